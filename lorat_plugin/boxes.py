@@ -1,0 +1,85 @@
+"""Box arithmetic for numpy arrays and torch tensors.
+
+A box is continuous: its four numbers are pixel edges, an image spans [0, width] x [0, height]. `xyxy` is left, top,
+right, bottom; `xywh` is left, top, width, height. Every function takes (..., 4) and works element by element.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+Boxes = TypeVar("Boxes", np.ndarray, torch.Tensor)
+
+# A right or bottom edge that lies less than this past a pixel border does not reach the next pixel (LoRAT's rule).
+RASTER_TOLERANCE = 1e-4
+
+
+def xywh_to_xyxy(boxes: Boxes) -> Boxes:
+    """Left, top, width, height -> left, top, right, bottom; shape (..., 4) and dtype stay."""
+    return _stack(boxes, boxes[..., 0], boxes[..., 1], boxes[..., 0] + boxes[..., 2], boxes[..., 1] + boxes[..., 3])
+
+
+def xyxy_to_xywh(boxes: Boxes) -> Boxes:
+    """Left, top, right, bottom -> left, top, width, height; shape (..., 4) and dtype stay."""
+    return _stack(boxes, boxes[..., 0], boxes[..., 1], boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1])
+
+
+def clip_to_image(boxes: Boxes, image_size: tuple[int, int]) -> Boxes:
+    """Clip xyxy boxes to an image of (height, width) pixels; a box outside becomes degenerate on the border."""
+    height, width = image_size
+    x, y = boxes[..., 0::2].clip(0, width), boxes[..., 1::2].clip(0, height)
+    return _stack(boxes, x[..., 0], y[..., 0], x[..., 1], y[..., 1])
+
+
+def rasterize(boxes: np.ndarray) -> np.ndarray:
+    """Integer cells that xyxy boxes touch, rounded outwards, end exclusive: (..., 4) float -> (..., 4) int64.
+
+    Source: LoRAT (left and top are floored, right and bottom are floor(v + 1 - 1e-4)).
+    """
+    return np.floor(boxes + np.array([0.0, 0.0, 1.0 - RASTER_TOLERANCE, 1.0 - RASTER_TOLERANCE])).astype(np.int64)
+
+
+def area(boxes: Boxes) -> Boxes:
+    """Area of xyxy boxes, (...,); 0 for a box that is empty or turned inside out."""
+    return (boxes[..., 2] - boxes[..., 0]).clip(0) * (boxes[..., 3] - boxes[..., 1]).clip(0)
+
+
+def iou(a: Boxes, b: Boxes, eps: float = 1e-6) -> Boxes:
+    """Intersection over union of xyxy boxes, element by element: (..., 4), (..., 4) -> (...,) in [0, 1].
+
+    `eps` is the least union, so two empty boxes overlap by 0. Source of eps: LoRAT's loss.
+    """
+    intersection, union = _intersection_and_union(a, b)
+    return intersection / union.clip(eps)
+
+
+def giou(a: Boxes, b: Boxes, eps: float = 1e-6) -> Boxes:
+    """Generalised IoU of xyxy boxes, element by element: (..., 4), (..., 4) -> (...,) in [-1, 1].
+
+    Source: Rezatofighi et al., CVPR 2019 (arXiv 1902.09630); `eps` is the least union and the least enclosing area.
+    """
+    xp = _namespace(a)
+    intersection, union = _intersection_and_union(a, b)
+    low, high = xp.minimum(a[..., :2], b[..., :2]), xp.maximum(a[..., 2:], b[..., 2:])
+    sides = (high - low).clip(0)
+    enclosing = (sides[..., 0] * sides[..., 1]).clip(eps)
+    return intersection / union.clip(eps) - (enclosing - union) / enclosing
+
+
+def _intersection_and_union(a: Boxes, b: Boxes) -> tuple[Boxes, Boxes]:
+    xp = _namespace(a)
+    low, high = xp.maximum(a[..., :2], b[..., :2]), xp.minimum(a[..., 2:], b[..., 2:])
+    sides = (high - low).clip(0)
+    intersection = sides[..., 0] * sides[..., 1]
+    return intersection, area(a) + area(b) - intersection
+
+
+def _stack(like: Boxes, *columns: Any) -> Any:
+    return torch.stack(columns, -1) if isinstance(like, torch.Tensor) else np.stack(columns, -1)
+
+
+def _namespace(boxes: Boxes) -> Any:
+    return torch if isinstance(boxes, torch.Tensor) else np

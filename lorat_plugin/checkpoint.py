@@ -1,0 +1,295 @@
+"""Weights: find, read, check, put together. The only place that opens a weights file; `saving` writes them.
+
+A tracker's weights are a backbone (DINOv2) and what LoRAT trains (adapters, token types, head). Files hold the one,
+the other or both; `load_checkpoint` puts together what it is given and merges adapters, without peft.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import pickle
+import re
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from lorat_plugin.errors import CheckpointError
+from lorat_plugin.layouts import Weights, recognise
+from lorat_plugin.lora import merge_tensors
+from lorat_plugin.network import LoRATNetwork
+from lorat_plugin.variants import Variant, get_variant, list_variants
+
+logger = logging.getLogger(__name__)
+
+DINOV2_GRID = 37  # cells along a side of DINOv2's own position table
+
+
+# --- find ------------------------------------------------------------------------------------------------------------
+
+
+def load_pretrained(model: str, weights: str | None = None, backbone: str | None = None) -> LoRATNetwork:
+    """A network with trained weights, merged and in eval mode.
+
+    Args:
+        model: a variant's name, a weights file, an adapter folder, or a hub id `owner/name[@revision]`.
+        weights: file, folder or hub id for a variant named by `model`; left out, the bundled weights.
+        backbone: DINOv2 file that completes weights with adapters only; left out, timm fetches it from the hub.
+    Raises CheckpointError (an InputError) that names the file or id and the remedy.
+    """
+    if weights is not None:
+        return load_checkpoint(weights, get_variant(model), backbone)
+    if Path(model).exists() or model.endswith((".safetensors", ".bin", ".pth", ".pt")) or "/" in model:
+        return load_checkpoint(model, None, backbone)
+    variant = get_variant(model)
+    bundled = bundled_weights(variant)
+    if bundled is None:
+        raise CheckpointError(f"{variant.name} has no bundled weights: give its file by weights= (--weights)")
+    return load_checkpoint(bundled, variant, backbone)
+
+
+def bundled_weights(variant: Variant) -> Path | None:
+    """Weights that come with the package, or None. They lie beside the package in a source tree, inside a wheel."""
+    package = Path(str(files("lorat_plugin")))
+    for folder in (package / "weights", package.parent / "weights"):
+        if (path := folder / f"{variant.name}.safetensors").is_file():
+            return path
+    return None
+
+
+def _locate(source: str | Path) -> Path:
+    """A file or folder, fetched from the hub if it is an id. Honours the hub's cache and offline variables."""
+    if (path := Path(source)).exists():
+        return path
+    match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", str(source))
+    if not match or str(source).endswith((".safetensors", ".bin", ".pth", ".pt")):
+        raise CheckpointError(f"weights '{source}' not found: give an existing file, an adapter folder or a hub id")
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(match[1], revision=match[2], allow_patterns=["*.json", "*.safetensors"]))
+    except Exception as error:  # the hub's client raises many kinds
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"'{source}' is no file here and could not be had from the hub ({reason}): check the name, go online, or "
+            "download it once into the hub's cache"
+        ) from error
+    for path in folder.glob("*.safetensors"):
+        _verify_checksum(path)
+    return folder if (folder / "adapter_config.json").exists() else _only_file(folder)
+
+
+def _only_file(folder: Path) -> Path:
+    candidates = [folder / "model.safetensors", *sorted(folder.glob("*.safetensors"))]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise CheckpointError(f"{folder}: holds no .safetensors file and no adapter_config.json: name the weights file")
+
+
+def _verify_checksum(path: Path) -> None:
+    """The hub's cache names large files by their SHA-256; compare it with the content."""
+    expected = path.resolve().name
+    if re.fullmatch(r"[0-9a-f]{64}", expected):
+        digest = hashlib.sha256()
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+        if digest.hexdigest() != expected:
+            raise CheckpointError(f"{path}: its SHA-256 is not the hub's: delete it and download it again")
+
+
+# --- read ------------------------------------------------------------------------------------------------------------
+
+
+def read_weights(source: str | Path) -> Weights:
+    """Read any weights file or adapter folder, or fetch a hub id, and recognise its layout.
+
+    Safetensors are known by their header under any suffix; everything else is read as a torch file that may hold only
+    tensors and plain containers. Raises CheckpointError for what is missing, cut short, foreign or needs code to load.
+    """
+    path = _locate(source)
+    if path.is_dir():
+        config_file, tensor_file = path / "adapter_config.json", path / "adapter_model.safetensors"
+        if not config_file.is_file():
+            return read_weights(_only_file(path))
+        if not tensor_file.is_file():
+            raise CheckpointError(f"{path}: has adapter_config.json but no adapter_model.safetensors: copy both")
+        raw, metadata = _read_tensors(tensor_file)
+        return recognise(str(source), raw, metadata | _read_adapter_config(config_file))
+    raw, metadata = _read_tensors(path)
+    return recognise(str(source), raw, metadata)
+
+
+def _read_adapter_config(path: Path) -> dict[str, str]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        settings = {"lora_alpha": str(float(config["lora_alpha"])), "rslora": str(bool(config.get("use_rslora", False)))}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: not a peft LoRA configuration ({error}): save the adapter again") from error
+    if config.get("rank_pattern") or config.get("alpha_pattern") or config.get("use_dora"):
+        raise CheckpointError(f"{path}: rank_pattern, alpha_pattern and DoRA are not supported: merge it with peft first")
+    return settings
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, object], dict[str, str]]:
+    with path.open("rb") as stream:
+        head = stream.read(512)
+    if not head:
+        raise CheckpointError(f"{path}: the file is empty: download it again")
+    if head.lstrip()[:1] == b"<":
+        raise CheckpointError(f"{path}: an HTML page, not weights; the download site answered with a page: download again")
+    try:
+        if head[8:9] == b"{":
+            with safe_open(path, framework="pt") as stream:
+                return {name: stream.get_tensor(name) for name in stream.keys()}, dict(stream.metadata() or {})  # noqa: SIM118
+        raw = torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: cut short or damaged ({error}): download or copy it again") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: a pickle that needs code to be loaded, which is refused: save its tensors alone (safetensors)"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: neither a safetensors nor a readable torch file ({reason})") from error
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{path}: holds a {type(raw).__name__}, not a dictionary of tensors: save the state dict")
+    return raw, {}
+
+
+# --- check and put together --------------------------------------------------------------------------------------------
+
+
+def load_checkpoint(
+    source: str | Path, variant: Variant | str | None = None, backbone: str | Path | None = None
+) -> LoRATNetwork:
+    """A network from LoRAT weights of any layout, merged and in eval mode.
+
+    Args:
+        source: file, adapter folder or hub id.
+        variant: left out, it is inferred from shapes and metadata.
+        backbone: DINOv2 file for weights that hold adapters only; left out, timm fetches it from the hub.
+    Raises CheckpointError with one sentence that names the file and the remedy.
+    """
+    weights = read_weights(source)
+    variant = get_variant(variant) if isinstance(variant, str) else variant or infer_variant(weights)
+    if weights.layout.startswith("DINOv2"):
+        raise CheckpointError(f"{source}: a DINOv2 backbone without LoRAT's trained part: give it by backbone= (--backbone)")
+    tensors = dict(weights.tensors)
+    base = ""
+    if not weights.has_backbone:
+        plain = backbone_tensors(variant, "pretrained" if backbone is None else str(backbone))
+        base = f", backbone from {backbone or 'timm'}"
+        tensors = plain | tensors
+    tensors = merged_tensors(weights, tensors)
+    check_fit(variant, tensors, str(source))
+    network = LoRATNetwork(variant)
+    network.load_state_dict(tensors)
+    logger.info("%s: %s loaded from %s%s", variant.name, weights.layout, source, base)
+    return network.requires_grad_(False).eval()
+
+
+def load_backbone(network: LoRATNetwork, source: str) -> None:
+    """Fill patch embedding, blocks, final norm and position table from DINOv2, in place.
+
+    `source` is "pretrained" (timm's name, through the hub) or a file in Meta's or timm's layout. More blocks than the
+    network has are left out. Raises CheckpointError if the file does not fit.
+    """
+    tensors = backbone_tensors(network.variant, source)
+    own = {name: tensor for name, tensor in network.state_dict().items() if name.startswith(("token_type_embed", "head."))}
+    check_fit(network.variant, tensors | own, source)
+    network.load_state_dict(tensors | own)
+
+
+def backbone_tensors(variant: Variant, source: str) -> dict[str, torch.Tensor]:
+    """DINOv2's tensors for a variant under the network's names, the position table resized. See `load_backbone`."""
+    if source == "pretrained":
+        import timm
+
+        name = f"{variant.backbone}.lvd142m"
+        try:
+            raw: dict[str, object] = dict(timm.create_model(name, pretrained=True, num_classes=0).state_dict())
+        except Exception as error:  # the hub's client raises many kinds
+            reason = str(error).strip().splitlines()[0]
+            raise CheckpointError(
+                f"the backbone {name} could not be downloaded ({reason}): go online or give a DINOv2 file by backbone= (--backbone)"
+            ) from error
+        weights = recognise(name, raw, {})
+    else:
+        weights = read_weights(source)
+    if not weights.layout.startswith("DINOv2"):
+        raise CheckpointError(f"{source}: {weights.layout} weights, not a DINOv2 backbone")
+    blocks = re.compile(r"blocks\.(\d+)\.")
+    tensors = {
+        name: tensor
+        for name, tensor in weights.tensors.items()
+        if name not in ("cls_token", "mask_token") and not ((m := blocks.match(name)) and int(m[1]) >= variant.depth)
+    }
+    tensors["pos_embed"] = resize_position_table(tensors["pos_embed"][:, 1:], variant.search_grid)
+    return tensors
+
+
+def resize_position_table(table: torch.Tensor, grid: int) -> torch.Tensor:
+    """(1, n * n, dim) -> (1, grid * grid, dim): bicubic, no antialias, no offset; the official LoRAT's way."""
+    side = round(table.shape[1] ** 0.5)
+    if side == grid:
+        return table
+    square = table.float().view(1, side, side, -1).permute(0, 3, 1, 2)
+    resized = nn.functional.interpolate(square, size=(grid, grid), mode="bicubic", align_corners=False)
+    return resized.permute(0, 2, 3, 1).reshape(1, grid * grid, -1)
+
+
+def merged_tensors(weights: Weights, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors with the adapters of `weights` folded in. CheckpointError if they do not fit."""
+    try:
+        return merge_tensors(tensors, weights.scaling)
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{weights.source}: its adapters do not fit the backbone ({error}): give the variant and backbone that they "
+            "were made for"
+        ) from error
+
+
+def infer_variant(weights: Weights) -> Variant:
+    """The variant that weights belong to, by metadata, else by shapes. CheckpointError if none or several fit."""
+    if (name := weights.metadata.get("variant")) in list_variants():
+        return get_variant(str(name))
+    tensors = weights.tensors
+    dim = tensors["token_type_embed.weight"].shape[1] if "token_type_embed.weight" in tensors else tensors["pos_embed"].shape[-1]
+    depth = 1 + max((int(m[1]) for m in (re.match(r"blocks\.(\d+)\.", name) for name in tensors) if m), default=-1)
+    cells = tensors["pos_embed"].shape[1] if "pos_embed" in tensors else None
+    fitting = [
+        v
+        for v in map(get_variant, list_variants())
+        if (v.dim, v.depth) == (dim, depth) and cells in (None, v.search_grid**2, 1 + DINOV2_GRID**2)
+    ]
+    if len(fitting) != 1:
+        found = f"width {dim}, {depth} blocks" + (f", {cells} positions" if cells else "")
+        remedy = "name one by --model: " + ", ".join(v.name for v in fitting) if fitting else "register its variant first"
+        raise CheckpointError(f"{weights.source}: {'several' if fitting else 'no'} variants have its sizes ({found}): {remedy}")
+    return fitting[0]
+
+
+def check_fit(variant: Variant, tensors: dict[str, torch.Tensor], source: str) -> None:
+    """Raise CheckpointError unless these tensors are just a plain network's of that variant, in shape and name."""
+    with torch.device("meta"):
+        wanted = LoRATNetwork(variant).state_dict()
+    misfits = [n for n, t in tensors.items() if n in wanted and t.shape != wanted[n].shape]
+    missing, foreign = [n for n in wanted if n not in tensors], [n for n in tensors if n not in wanted]
+    if misfits:
+        n = misfits[0]
+        example = f"{n} is {tuple(tensors[n].shape)}, wanted {tuple(wanted[n].shape)}"
+    elif missing or foreign:
+        example = f"{(missing or foreign)[0]} is {'missing' if missing else 'unknown'}"
+    else:
+        return
+    count = len(misfits) + len(missing) + len(foreign)
+    raise CheckpointError(
+        f"{source}: {count} of {len(wanted)} tensors do not fit {variant.name} (first: {example}): name the variant "
+        "that it was made for"
+    )

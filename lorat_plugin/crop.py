@@ -1,0 +1,131 @@
+"""From a frame to the network's input: a square, pixel-aligned crop around a box, and boxes back again.
+
+A wanted crop is crop = scale * frame + shift. It is not warped: the window of frame pixels and the window of crop
+pixels that it covers are both rounded outwards to whole pixels and the one is resized to the other, so the scale and
+shift really applied differ a little. All boxes are mapped with the applied ones. Source: LoRAT, official crops.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from lorat_plugin.boxes import clip_to_image, rasterize
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Size = int | tuple[int, int]  # side of a square, or (width, height), pixels
+
+
+def crop_parameters(box_xyxy: np.ndarray, area_factor: float, size: Size) -> tuple[np.ndarray, np.ndarray]:
+    """Wanted scale and shift of the crop centred on a box: crop = scale * frame + shift.
+
+    The crop covers (w + p) * (h + p) frame pixels with p = (area_factor - 1) * (w + h) / 2.
+
+    Args:
+        box_xyxy: (4,) float64, frame pixels, with area.
+        area_factor: no unit; 2 for the template, 4 or 5 for the search region.
+        size: side of the crop, or (width, height), pixels.
+    Returns scale (2,) and shift (2,), float64, order x, y; the two scales are equal.
+    Source: SiamFC's context margin (arXiv 1606.09549) with LoRAT's factor.
+    """
+    extent = np.array(size if isinstance(size, tuple) else (size, size), np.float64)
+    width, height = box_xyxy[2] - box_xyxy[0], box_xyxy[3] - box_xyxy[1]
+    pad = (area_factor - 1) * (width + height) / 2
+    scale = np.full(2, np.sqrt(extent.prod() / ((width + pad) * (height + pad))))
+    return scale, extent / 2 - scale * (box_xyxy[:2] + box_xyxy[2:]) / 2
+
+
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """A crop of one frame: which whole pixels go where, and the scale and shift that follow from that."""
+
+    size: tuple[int, int]  # (width, height) of the crop, pixels
+    source: tuple[int, int, int, int]  # xyxy in the frame, end exclusive
+    target: tuple[int, int, int, int]  # xyxy in the crop, end exclusive
+    scale: np.ndarray  # (2,) float64, crop pixels per frame pixel along x and y; NaN if the crop misses the frame
+    shift: np.ndarray  # (2,) float64, crop pixels
+
+    @classmethod
+    def around(cls, box_xyxy: np.ndarray, area_factor: float, size: Size, frame_size: tuple[int, int]) -> Crop:
+        """Crop centred on a box (xyxy, float64, frame pixels) in a frame of (height, width) pixels."""
+        return cls.aligned(*crop_parameters(box_xyxy, area_factor, size), size, frame_size)
+
+    @classmethod
+    def aligned(cls, scale: np.ndarray, shift: np.ndarray, size: Size, frame_size: tuple[int, int]) -> Crop:
+        """Crop closest to a wanted scale (2,) and shift (2,) that maps whole pixels to whole pixels."""
+        width, height = size if isinstance(size, tuple) else (size, size)
+        frame_height, frame_width = frame_size
+        wanted = np.array([0.0, 0.0, frame_width, frame_height]) * np.tile(scale, 2) + np.tile(shift, 2)
+        target = rasterize(clip_to_image(wanted, (height, width)))
+        inverse = target * np.tile(1 / scale, 2) + np.tile(-shift / scale, 2)
+        source = clip_to_image(rasterize(inverse), frame_size)
+        # The reference rounds the applied parameters to float32, and its boxes follow from the rounded values.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            source32, target32 = source.astype(np.float32), target.astype(np.float32)
+            applied = (target32[2:] - target32[:2]) / (source32[2:] - source32[:2])
+            offset = target32[:2] - source32[:2] * applied
+        if min(target[2:] - target[:2]) <= 0 or min(source[2:] - source[:2]) <= 0:
+            applied = offset = np.full(2, np.nan)
+            target = np.zeros(4, np.int64)
+        pixels = (tuple(int(v) for v in source), tuple(int(v) for v in target))
+        return cls((width, height), *pixels, applied.astype(np.float64), offset.astype(np.float64))  # type: ignore[arg-type]
+
+    def cut(self, frame: np.ndarray, fill: np.ndarray) -> np.ndarray:
+        """Cut the crop out of a frame.
+
+        Args:
+            frame: (H, W, 3) uint8 RGB.
+            fill: (3,) float32, the colour outside the frame, 0..255.
+        Returns (height, width, 3) float32 RGB, 0..255; bilinear, half-pixel centres, no antialias.
+        """
+        width, height = self.size
+        x1, y1, x2, y2 = self.target
+        if x2 <= x1 or y2 <= y1:
+            return np.full((height, width, 3), fill, np.float32)
+        left, top, right, bottom = self.source
+        window = frame[top:bottom, left:right].astype(np.float32)
+        window = cv2.resize(window, (x2 - x1, y2 - y1), interpolation=cv2.INTER_LINEAR)
+        if (x1, y1, x2, y2) == (0, 0, width, height):
+            return window
+        crop = np.full((height, width, 3), fill, np.float32)
+        crop[y1:y2, x1:x2] = window
+        return crop
+
+    def to_crop(self, boxes_xyxy: np.ndarray) -> np.ndarray:
+        """Boxes (..., 4) xyxy in frame pixels -> crop pixels, float64."""
+        return boxes_xyxy * np.tile(self.scale, 2) + np.tile(self.shift, 2)
+
+    def to_frame(self, boxes_xyxy: np.ndarray) -> np.ndarray:
+        """Boxes (..., 4) xyxy in crop pixels -> frame pixels, float64."""
+        return boxes_xyxy * np.tile(1 / self.scale, 2) + np.tile(-self.shift / self.scale, 2)
+
+
+def mean_colour(frame: np.ndarray) -> np.ndarray:
+    """Mean of each channel of an (H, W, 3) uint8 frame: (3,) float32, 0..255; the fill colour outside frames."""
+    return np.array(cv2.mean(frame)[:3], np.float32)
+
+
+def template_mask(box_xyxy: np.ndarray, crop: Crop, grid: int) -> np.ndarray:
+    """Cells of the template that the target touches: (grid, grid) int64, 1 foreground, 0 background.
+
+    Args:
+        box_xyxy: (4,) float64, frame pixels.
+        crop: the template's crop of that frame.
+        grid: cells along a side.
+    """
+    cells = rasterize(crop.to_crop(box_xyxy) / (crop.size[0] / grid))
+    x1, y1, x2, y2 = clip_to_image(cells, (grid, grid))
+    mask = np.zeros((grid, grid), np.int64)
+    mask[y1:y2, x1:x2] = 1
+    return mask
+
+
+def normalize(crops: torch.Tensor) -> torch.Tensor:
+    """(B, H, W, 3) float, 0..255 -> (B, 3, H, W) with ImageNet's mean removed and its deviation divided out."""
+    mean, std = crops.new_tensor(IMAGENET_MEAN), crops.new_tensor(IMAGENET_STD)
+    return ((crops / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,5 @@
+"""Inference engines: ways to run a network, behind the interface `lorat_plugin.tracking.Engine`."""
+
+from lorat_plugin.engines.select import list_engines, prepare
+
+__all__ = ["list_engines", "prepare"]

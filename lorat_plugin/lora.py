@@ -1,0 +1,139 @@
+"""Low-rank adapters on the frozen blocks (arXiv 2106.09685), by peft: inject, and merge without peft.
+
+The official method adapts q, k and v separately, each with rank r; peft on timm's fused `qkv` would give them one
+shared A. So the fused layer is split before peft sees it and put together again when the adapters are merged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import nn
+
+from lorat_plugin.network import LoRATNetwork
+from lorat_plugin.variants import Variant
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+TARGETS = r"blocks\.\d+\.(attn\.qkv\.(q|k|v)|attn\.proj|mlp\.fc1|mlp\.fc2)"
+ADAPTER = "default"  # peft's name of a model's only adapter
+
+
+class SplitQKV(nn.Module):
+    """timm's fused qkv layer as three linear layers; the output stays concatenated, so attention is unchanged."""
+
+    def __init__(self, fused: nn.Linear) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (
+            nn.Linear(fused.in_features, fused.out_features // 3, device=fused.weight.device, dtype=fused.weight.dtype)
+            for _ in range(3)
+        )
+        weights, biases = fused.weight.data.chunk(3), fused.bias.data.chunk(3)
+        for layer, weight, bias in zip((self.q, self.k, self.v), weights, biases, strict=True):
+            layer.weight.data, layer.bias.data = weight.clone(), bias.clone()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, N, dim) -> (B, N, 3 * dim)."""
+        return torch.cat([self.q(x), self.k(x), self.v(x)], -1)
+
+
+def split_qkv(network: LoRATNetwork) -> LoRATNetwork:
+    """Replace every block's fused qkv layer by three layers, in place: the base model that adapter files refer to."""
+    for block in network.blocks:
+        if isinstance(block.attn.qkv, nn.Linear):
+            block.attn.qkv = SplitQKV(block.attn.qkv)
+    return network
+
+
+def inject(network: LoRATNetwork, start: Literal["normal", "zero"] | None = None) -> LoRATNetwork:
+    """Add adapters to all linear layers of the blocks and freeze what LoRAT does not train, in place.
+
+    Args:
+        network: with plain blocks; its variant gives rank, alpha and the rsLoRA flag.
+        start: "normal" draws both factors from a truncated normal (0.02), as the official code does; "zero" is peft's
+            start (B = 0), from which the network equals its base at step 0. Left out: "zero" where the variant trains
+            the final norm, else "normal".
+    Trainable afterwards: adapters, token types, head, and the final norm if the variant says so.
+    """
+    from peft import inject_adapter_in_model
+
+    network = split_qkv(network).requires_grad_(False)
+    variant = network.variant
+    config = adapter_config(variant, variant.lora_rank, variant.lora_alpha, variant.rslora)
+    config.modules_to_save = None  # peft would copy them; here they are trained in place
+    inject_adapter_in_model(config, network)
+    if (start or ("zero" if variant.train_norm else "normal")) == "normal":
+        for name, parameter in network.named_parameters():
+            if "lora_A" in name or "lora_B" in name:
+                nn.init.trunc_normal_(parameter, std=0.02)
+    for name in trained_modules(variant):
+        network.get_submodule(name).requires_grad_(True)
+    return network
+
+
+def adapter_config(variant: Variant, rank: int, alpha: float, rslora: bool) -> LoraConfig:
+    """peft's configuration of a variant's adapters, with the modules that are trained whole."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=rank,
+        lora_alpha=int(alpha) if float(alpha).is_integer() else alpha,  # type: ignore[arg-type]  # peft accepts floats
+        use_rslora=rslora,
+        target_modules=TARGETS,
+        modules_to_save=trained_modules(variant),
+    )
+
+
+def trained_modules(variant: Variant) -> list[str]:
+    """Names of the modules that LoRAT trains whole."""
+    return ["token_type_embed", "head", *(["norm"] if variant.train_norm else [])]
+
+
+def network_tensors(network: LoRATNetwork) -> dict[str, torch.Tensor]:
+    """A network's state by name; adapters, if it has any, as `<layer>.lora_A.weight` and `.lora_B.weight`."""
+    return {
+        name.replace(".base_layer.", ".").replace(f".{ADAPTER}.weight", ".weight"): tensor.detach()
+        for name, tensor in network.state_dict().items()
+    }
+
+
+def merge(network: LoRATNetwork) -> LoRATNetwork:
+    """A plain network with the adapters folded in, in eval mode, that needs no peft; the one given is not changed."""
+    scaling = network.variant.lora_scaling
+    merged = LoRATNetwork(network.variant).to(network.pos_embed.device, network.pos_embed.dtype)
+    merged.load_state_dict(merge_tensors(network_tensors(network), lambda layer, rank: scaling))
+    return merged.requires_grad_(False).eval()
+
+
+def merge_tensors(
+    tensors: dict[str, torch.Tensor], scaling: Callable[[str, int], float]
+) -> dict[str, torch.Tensor]:
+    """Fold adapters into their layers and fuse q, k, v: the state dict of a plain network.
+
+    W + scaling * B A is computed in float32 and cast back to W's dtype.
+
+    Args:
+        tensors: by the names of `network_tensors`; q, k and v apart or fused.
+        scaling: (layer's name, rank) -> factor of B A.
+    Raises KeyError or ValueError, naming the layer, if an adapter has no layer or another shape.
+    """
+    plain = {name: tensor for name, tensor in tensors.items() if ".lora_" not in name}
+    for name in [name for name in plain if ".attn.qkv.q." in name]:
+        parts = [plain.pop(name.replace(".qkv.q.", f".qkv.{letter}.")) for letter in "qkv"]
+        plain[name.replace(".qkv.q.", ".qkv.")] = torch.cat(parts)
+    for name in [name for name in tensors if name.endswith(".lora_A.weight")]:
+        layer = name.removesuffix(".lora_A.weight")
+        a, b = tensors[name].float(), tensors[f"{layer}.lora_B.weight"].float()
+        attention, _, part = layer.rpartition(".qkv.")
+        key = f"{attention}.qkv.weight" if attention else f"{layer}.weight"
+        first = "qkv".index(part) * b.shape[0] if attention else 0
+        rows = slice(first, first + b.shape[0])
+        weight = plain[key].float().clone()
+        if weight[rows].shape != (b.shape[0], a.shape[1]):
+            raise ValueError(f"adapter of {layer} is {b.shape[0]}x{a.shape[1]}, its layer {tuple(weight.shape)}")
+        weight[rows] += scaling(layer, a.shape[0]) * (b @ a)
+        plain[key] = weight.to(plain[key].dtype)
+    return plain

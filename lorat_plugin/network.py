@@ -1,0 +1,151 @@
+"""The LoRAT network: template and search tokens through DINOv2's blocks, then an MLP head on the search tokens.
+
+Notable choices of the paper (arXiv 2403.05231): one frozen position table for both images, of which the template
+takes the top-left window; token types tell template background, template foreground and search apart; plain joint
+attention over all tokens; a head of two MLPs without convolutions or anchors. Parameter names are those of the
+official checkpoints, except timm's `mlp.fc1/fc2` for the giant's SwiGLU layers.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import timm
+import torch
+from torch import nn
+
+from lorat_plugin.variants import Variant, get_variant
+
+SEARCH_TYPE = 2  # row of the token type table; rows 0 and 1 are template background and foreground
+
+
+class Prediction(NamedTuple):
+    """What the network says about a batch of search regions."""
+
+    score_map: torch.Tensor  # (B, G, G) float32 logits
+    boxes: torch.Tensor  # (B, G, G, 4) float32 xyxy, fractions of the search region; may leave [0, 1]
+
+
+class MLP(nn.Module):
+    """Three linear layers with GELU between them; dim -> dim -> dim -> out."""
+
+    def __init__(self, dim: int, out: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, out)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., dim) -> (..., out)."""
+        for layer in self.layers[:-1]:
+            x = nn.functional.gelu(layer(x))
+        return self.layers[-1](x)
+
+
+class Head(nn.Module):
+    """Score map and boxes from search tokens: paper section 3.4, MLP-only anchor-free head."""
+
+    cell_centres: torch.Tensor
+
+    def __init__(self, dim: int, grid: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.cls_mlp, self.reg_mlp = MLP(dim, 1), MLP(dim, 4)
+        centres = (torch.arange(grid, dtype=torch.float32) + 0.5) / grid
+        y, x = torch.meshgrid(centres, centres, indexing="ij")
+        self.register_buffer("cell_centres", torch.stack([x, y], -1), persistent=False)  # (G, G, 2)
+
+    def forward(self, tokens: torch.Tensor) -> Prediction:
+        """(B, G * G, dim) -> Prediction; each box side lies within one crop size of its cell's centre."""
+        scores = self.cls_mlp(tokens).float().view(-1, self.grid, self.grid)
+        sides = self.reg_mlp(tokens).float().sigmoid().view(-1, self.grid, self.grid, 4)
+        boxes = torch.cat([self.cell_centres - sides[..., :2], self.cell_centres + sides[..., 2:]], -1)
+        return Prediction(scores, boxes)
+
+
+class LoRATNetwork(nn.Module):
+    """LoRAT of one variant. Its blocks are timm's; weights are random until a checkpoint is loaded.
+
+    It is the `eager` inference engine as it stands: `encode_template` once for each target, `predict` for each frame.
+    """
+
+    def __init__(self, variant: Variant) -> None:
+        super().__init__()
+        vit = timm.create_model(
+            variant.backbone,
+            embed_dim=variant.dim,
+            depth=variant.depth,
+            num_heads=variant.heads,
+            # timm's packed SwiGLU counts both halves in the ratio
+            mlp_ratio=variant.ffn_dim * (2 if variant.ffn == "swiglu" else 1) / variant.dim,
+            num_classes=0,
+        )
+        self.variant = variant
+        self.patch_embed, self.blocks, self.norm = vit.patch_embed, vit.blocks, vit.norm
+        self.pos_embed = nn.Parameter(torch.zeros(1, variant.search_grid**2, variant.dim))
+        self.token_type_embed = nn.Embedding(3, variant.dim)
+        self.head = Head(variant.dim, variant.search_grid)
+        self.initialize()
+
+    def initialize(self) -> None:
+        """Start values of the parts that DINOv2 does not have: truncated normal 0.02, biases 0."""
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        nn.init.trunc_normal_(self.token_type_embed.weight, std=0.02)
+        for layer in [*self.head.cls_mlp.layers, *self.head.reg_mlp.layers]:
+            assert isinstance(layer, nn.Linear)
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+
+    def encode_template(self, z: torch.Tensor, z_mask: torch.Tensor) -> torch.Tensor:
+        """Template tokens before the first block.
+
+        Args:
+            z: (B, 3, template_size, template_size) normalised RGB.
+            z_mask: (B, template_grid, template_grid) int64, 1 on target cells, else 0.
+        Returns (B, template_grid ** 2, dim).
+        """
+        grid, whole = self.variant.template_grid, self.variant.search_grid
+        position = self.pos_embed.view(1, whole, whole, -1)[:, :grid, :grid].reshape(1, grid * grid, -1)
+        return self._patches(z) + position + self.token_type_embed(z_mask.flatten(1))
+
+    def predict(self, template: torch.Tensor, x: torch.Tensor) -> Prediction:
+        """Score map and boxes for search regions.
+
+        Args:
+            template: (B, template_grid ** 2, dim) from `encode_template`.
+            x: (B, 3, search_size, search_size) normalised RGB.
+        """
+        search_type = self.token_type_embed(torch.full((1, 1), SEARCH_TYPE, device=x.device))
+        tokens = torch.cat([template, self._patches(x) + self.pos_embed + search_type], 1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.head(self.norm(tokens[:, template.shape[1] :]))
+
+    def forward(self, z: torch.Tensor, x: torch.Tensor, z_mask: torch.Tensor) -> Prediction:
+        """Template, search region and template mask (shapes as above) -> Prediction."""
+        return self.predict(self.encode_template(z, z_mask), x)
+
+    def _patches(self, images: torch.Tensor) -> torch.Tensor:
+        return self.patch_embed.proj(images.to(self.pos_embed.dtype)).flatten(2).transpose(1, 2)  # type: ignore[operator, union-attr]
+
+
+def create_model(variant: Variant | str, backbone: str = "random", lora: bool = False) -> LoRATNetwork:
+    """Make a network, as timm's function of that name does.
+
+    Args:
+        variant: a Variant or a name from `list_variants()`.
+        backbone: "random", "pretrained" (DINOv2 through timm and the hub), or the path of a DINOv2 file in Meta's or
+            timm's layout.
+        lora: add trainable adapters and freeze the rest, ready for training (needs peft).
+    Returns the network in eval mode, or in train mode with `lora`.
+    Raises InputError for an unknown variant, CheckpointError for a backbone file that does not fit.
+    """
+    variant = get_variant(variant) if isinstance(variant, str) else variant
+    network = LoRATNetwork(variant)
+    if backbone != "random":
+        from lorat_plugin.checkpoint import load_backbone
+
+        load_backbone(network, backbone)
+    if lora:
+        from lorat_plugin.lora import inject
+
+        return inject(network).train()
+    return network.requires_grad_(False).eval()

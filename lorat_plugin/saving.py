@@ -1,0 +1,178 @@
+"""Write weights: merged files, peft adapter folders and the official layouts; convert one into another."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import save_file
+
+from lorat_plugin.checkpoint import backbone_tensors, check_fit, infer_variant, merged_tensors, read_weights
+from lorat_plugin.errors import CheckpointError
+from lorat_plugin.layouts import TRAINED, Weights, to_official
+from lorat_plugin.lora import SplitQKV, adapter_config, network_tensors
+from lorat_plugin.network import LoRATNetwork
+from lorat_plugin.variants import Variant, get_variant
+
+Target = Literal["merged", "peft", "official", "official-full"]
+
+
+
+def save_checkpoint(
+    network: LoRATNetwork,
+    path: str | Path,
+    target: Target = "merged",
+    dtype: torch.dtype | None = None,
+    metadata: dict[str, str] | None = None,
+) -> Path:
+    """Write a network's weights.
+
+    Args:
+        network: with adapters or merged; it is not changed.
+        path: file, or folder for "peft".
+        target: "merged" (one file that needs nothing else), "peft" (adapter folder), "official" (adapters only) or
+            "official-full"; the last three need adapters.
+        dtype: of what is written; left out, as it is.
+        metadata: more strings for the header, such as the training recipe.
+    Returns the path. Written to a temporary name and renamed. Raises CheckpointError if there are no adapters to write.
+    """
+    variant = network.variant
+    split = any(isinstance(block.attn.qkv, SplitQKV) for block in network.blocks)
+    alpha = {"": variant.lora_alpha} if split else {}
+    weights = Weights(variant.name, "LoRAT merged", network_tensors(network), alpha, variant.rslora, metadata or {})
+    return write_weights(weights, variant, path, target, dtype)
+
+
+def write_weights(
+    weights: Weights, variant: Variant, path: str | Path, target: Target = "merged", dtype: torch.dtype | None = None
+) -> Path:
+    """Write weights in a layout; arguments as `save_checkpoint`. "merged" and "official-full" need the backbone's."""
+    path = Path(path)
+    if target != "merged" and not weights.has_adapters:
+        raise CheckpointError(f"{weights.source}: has no adapters (they are merged): it can only be written as merged")
+    if target in ("merged", "official-full") and not weights.has_backbone:
+        raise CheckpointError(f"{weights.source}: holds adapters only: give the DINOv2 file by --backbone to write '{target}'")
+    header = _header(weights, variant, adapters=target != "merged")
+    swiglu = variant.ffn == "swiglu"
+    if target == "merged":
+        return _save(to_official(merged_tensors(weights, weights.tensors), swiglu), path, header, dtype)
+    trained = {n: t for n, t in weights.tensors.items() if ".lora_" in n or n.startswith(_trained_names(variant))}
+    if target == "peft":
+        return _save_peft(trained, weights, variant, path, header, dtype)
+    tensors = to_official(weights.tensors if target == "official-full" else trained, swiglu, full=target == "official-full")
+    if any(scaling != 1 for scaling in _scalings(weights)):  # the official loader takes absence for 1
+        tensors["lora_alpha"] = torch.tensor(_single_alpha(weights))
+        tensors["use_rslora"] = torch.tensor(weights.rslora)
+    return _save(tensors, path, header, dtype)
+
+
+def _trained_names(variant: Variant) -> tuple[str, ...]:
+    return TRAINED if variant.train_norm else TRAINED[:2]
+
+
+def _scalings(weights: Weights) -> list[float]:
+    names = [name for name in weights.tensors if name.endswith(".lora_A.weight")]
+    return [weights.scaling(n.removesuffix(".lora_A.weight"), weights.tensors[n].shape[0]) for n in names]
+
+
+def _single_alpha(weights: Weights) -> float:
+    """One alpha for all layers, as files keep it; a file without any means scaling 1."""
+    ranks = {t.shape[0] for n, t in weights.tensors.items() if n.endswith(".lora_A.weight")}
+    if len(set(weights.alpha.values())) > 1 or len(ranks) > 1:
+        raise CheckpointError(f"{weights.source}: its layers differ in rank or alpha: write it as merged")
+    rank = ranks.pop()
+    return next(iter(weights.alpha.values()), rank**0.5 if weights.rslora else float(rank))
+
+
+def _header(weights: Weights, variant: Variant, adapters: bool) -> dict[str, str]:
+    header = {"format": "pt", **weights.metadata, "variant": variant.name}
+    for package in ("lorat_plugin", "torch", "timm", "peft"):
+        try:
+            header[f"version_{package}"] = version(package)
+        except PackageNotFoundError:
+            continue
+    for setting in ("lora_alpha", "rslora"):  # a merged file has nothing left to scale
+        header.pop(setting, None)
+    if adapters:
+        header |= {"lora_alpha": str(_single_alpha(weights)), "rslora": str(weights.rslora)}
+    return header
+
+
+def _save_peft(
+    tensors: dict[str, torch.Tensor],
+    weights: Weights,
+    variant: Variant,
+    folder: Path,
+    header: dict[str, str],
+    dtype: torch.dtype | None,
+) -> Path:
+    rank = next(t.shape[0] for n, t in tensors.items() if n.endswith(".lora_A.weight"))
+    config = adapter_config(variant, rank, _single_alpha(weights), weights.rslora)
+    folder.mkdir(parents=True, exist_ok=True)
+    _save({f"base_model.model.{n}": t for n, t in tensors.items()}, folder / "adapter_model.safetensors", header, dtype)
+    config.save_pretrained(folder)
+    return folder
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path, header: dict[str, str], dtype: torch.dtype | None) -> Path:
+    ready = {n: (t.to(dtype) if dtype and t.is_floating_point() else t).contiguous() for n, t in tensors.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        save_file(ready, temporary, metadata=header)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return path
+
+
+def convert(
+    source: str | Path,
+    destination: str | Path,
+    model: str | None = None,
+    backbone: str | None = None,
+    target: Target | None = None,
+    dtype: torch.dtype | None = None,
+) -> tuple[Weights, Variant, Target]:
+    """Write weights of any known layout in another one.
+
+    Args:
+        source: file, adapter folder or hub id.
+        destination: file, or folder for peft.
+        model: variant; left out, it is inferred.
+        backbone: DINOv2 file, or "pretrained", that completes adapters.
+        target: layout; left out, "peft" for a destination without suffix, else "merged".
+        dtype: of what is written; left out, as it is.
+    Returns what was recognised, the variant and the layout written. Raises CheckpointError.
+    """
+    weights = read_weights(source)
+    if weights.layout.startswith("DINOv2"):
+        raise CheckpointError(f"{source}: a DINOv2 backbone without LoRAT's trained part: there is nothing to convert")
+    variant = get_variant(model) if model else infer_variant(weights)
+    target = target or ("merged" if Path(destination).suffix else "peft")
+    if target in ("merged", "official-full") and not weights.has_backbone:
+        completed = _split_base(backbone_tensors(variant, backbone or "pretrained")) | weights.tensors
+        weights = replace(weights, tensors=completed)
+    if target == "merged":
+        check_fit(variant, merged_tensors(weights, weights.tensors), str(source))
+    write_weights(weights, variant, destination, target, dtype)
+    return weights, variant, target
+
+
+def _split_base(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """q, k and v of a backbone as layers of their own, as files with adapters have them."""
+    split = {}
+    for name, tensor in tensors.items():
+        if ".attn.qkv." in name:
+            parts = {name.replace(".qkv.", f".qkv.{x}."): t for x, t in zip("qkv", tensor.chunk(3), strict=True)}
+            split.update(parts)
+        else:
+            split[name] = tensor
+    return split

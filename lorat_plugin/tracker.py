@@ -1,0 +1,117 @@
+"""The trackers that people use: `LoRATTracker` for one target, `MultiObjectTracker` for many in the same video."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lorat_plugin.engines import prepare
+from lorat_plugin.errors import InputError
+from lorat_plugin.network import LoRATNetwork
+from lorat_plugin.tracking import Target, TrackResult, check_frame, start, step
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class _Tracker:
+    """What both trackers share: an engine with trained weights on a device."""
+
+    def __init__(
+        self, network: LoRATNetwork, device: str = "auto", engine: str = "auto", precision: str = "auto"
+    ) -> None:
+        """Track with a network (adapters merged or not); the names are those of `from_pretrained`."""
+        self.engine, self.device = prepare(network, device, engine, precision)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str = "lorat_tiny",
+        weights: str | None = None,
+        backbone: str | None = None,
+        device: str = "auto",
+        engine: str = "auto",
+        precision: str = "auto",
+    ) -> Self:
+        """Make a tracker from trained weights.
+
+        Args:
+            model: a variant's name, a weights file or adapter folder, or a hub id (`owner/name`).
+            weights: file or adapter folder for a variant; the bundled weights if left out.
+            backbone: DINOv2 file that completes weights which hold adapters only; left out, timm fetches it.
+            device: "auto" (CUDA, MPS or CPU, the first there is), or torch's name of one.
+            engine: "auto" or a name from `lorat_plugin.engines.list_engines()`.
+            precision: "auto" (fp32 on a CPU, bf16 or fp16 on a GPU), "fp32", "bf16" or "fp16".
+        Raises InputError (CheckpointError for weights) with one sentence that names the remedy.
+        """
+        from lorat_plugin.checkpoint import load_pretrained
+
+        return cls(load_pretrained(model, weights, backbone), device, engine, precision)
+
+class MultiObjectTracker(_Tracker):
+    """Tracks any number of targets through one video, all of them in one forward pass a frame.
+
+    Each target is followed exactly as `LoRATTracker` would follow it alone. Targets may be added and dropped at any
+    frame.
+    """
+
+    def __init__(
+        self, network: LoRATNetwork, device: str = "auto", engine: str = "auto", precision: str = "auto"
+    ) -> None:
+        """Track with a network (adapters merged or not); the names are those of `from_pretrained`."""
+        super().__init__(network, device, engine, precision)
+        self._targets: dict[int, Target] = {}
+        self._next_id = 0
+
+    def add(self, frame: np.ndarray, boxes: np.ndarray | Iterable[Iterable[float]]) -> list[int]:
+        """Add targets seen in a frame.
+
+        Args:
+            frame: (H, W, 3) uint8 RGB.
+            boxes: (N, 4) x, y, w, h in frame pixels, 0-based top-left.
+        Returns an id for each; ids are never used again. Raises InputError (nothing is added) as `tracking.start`.
+        """
+        targets = [start(self.engine, self.device, frame, np.asarray(box, np.float64)) for box in boxes]
+        ids = list(range(self._next_id, self._next_id + len(targets)))
+        self._next_id += len(targets)
+        self._targets.update(zip(ids, targets, strict=True))
+        return ids
+
+    def drop(self, target_id: int) -> None:
+        """Stop following a target. Raises InputError for an id that is not followed."""
+        if target_id not in self._targets:
+            raise InputError(f"target {target_id} is not tracked; tracked are {list(self._targets)}")
+        del self._targets[target_id]
+
+    def update(self, frame: np.ndarray) -> dict[int, TrackResult]:
+        """Follow all targets into the next frame, (H, W, 3) uint8 RGB: id -> result. Raises InputError for others."""
+        frame = check_frame(frame)
+        if not self._targets:
+            return {}
+        targets = list(self._targets.values())
+        results = step(self.engine, self.device, targets, [frame] * len(targets))
+        return dict(zip(self._targets, results, strict=True))
+
+
+class LoRATTracker(_Tracker):
+    """Tracks one target: `init` with its box in the first frame, then `update` with every further frame."""
+
+    _target: Target | None = None
+
+    def init(self, frame: np.ndarray, box: np.ndarray | Iterable[float]) -> None:
+        """Start on a target, forgetting the one before.
+
+        Args:
+            frame: (H, W, 3) uint8 RGB.
+            box: x, y, w, h in frame pixels, 0-based top-left.
+        Raises InputError for a frame of another kind, or a box that is not finite, has no area or misses the frame.
+        """
+        self._target = start(self.engine, self.device, frame, np.asarray(box, np.float64))
+
+    def update(self, frame: np.ndarray) -> TrackResult:
+        """Follow the target into the next frame, (H, W, 3) uint8 RGB. Raises InputError before `init`."""
+        if self._target is None:
+            raise InputError("no target yet: call init(frame, box) before update(frame)")
+        return step(self.engine, self.device, [self._target], [check_frame(frame)])[0]

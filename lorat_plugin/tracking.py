@@ -1,0 +1,156 @@
+"""The core: how a batch of targets advances by one frame each. Read `step` from top to bottom: frame -> crop ->
+tokens -> score map -> peak -> box -> state. One target is a batch of one; the same frame may serve many targets.
+
+Source: LoRAT's tracker (arXiv 2403.05231, section 3): the template never changes; the penalised score map
+(1 - w) * sigmoid(logits) + w * Hann window picks the cell, the raw score of that cell is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from lorat_plugin.boxes import area, clip_to_image, xywh_to_xyxy, xyxy_to_xywh
+from lorat_plugin.crop import Crop, mean_colour, normalize, template_mask
+from lorat_plugin.errors import InputError
+from lorat_plugin.network import Prediction
+from lorat_plugin.variants import Variant
+
+
+class Engine(Protocol):
+    """Runs a network. `LoRATNetwork` itself is one; see `lorat_plugin.engines`."""
+
+    variant: Variant
+
+    def encode_template(self, z: torch.Tensor, z_mask: torch.Tensor) -> torch.Tensor:
+        """(B, 3, Ht, Wt) normalised RGB, (B, gt, gt) int64 -> template tokens (B, Nt, dim), kept for each target."""
+        ...
+
+    def predict(self, template: torch.Tensor, x: torch.Tensor) -> Prediction:
+        """Template tokens (B, Nt, dim), search regions (B, 3, Hs, Ws) -> Prediction."""
+        ...
+
+
+class TrackResult(NamedTuple):
+    """What is reported for one target in one frame."""
+
+    box: np.ndarray  # (4,) float64: x, y, w, h in frame pixels, 0-based top-left, clipped to the frame
+    score: float  # in [0, 1]; how sure the network is at the chosen cell
+
+
+@dataclass
+class Target:
+    """State of one target between frames."""
+
+    box: np.ndarray  # (4,) float64 xyxy, frame pixels; always with area
+    fill: np.ndarray  # (3,) float32, mean colour of its first frame
+    template: torch.Tensor  # (1, Nt, dim) tokens
+
+
+@torch.inference_mode()
+def start(engine: Engine, device: torch.device, frame: np.ndarray, box_xywh: np.ndarray) -> Target:
+    """Begin a target in its first frame.
+
+    Args:
+        engine: with its weights on `device`.
+        device: where crops are sent.
+        frame: (H, W, 3) uint8 RGB.
+        box_xywh: (4,) numbers, x, y, w, h in frame pixels, 0-based top-left; may reach over the border.
+    Raises InputError for a frame of another kind, or a box that is not finite, has no area or misses the frame.
+    """
+    frame = check_frame(frame)
+    box = check_box(box_xywh, frame.shape[:2])
+    variant, fill = engine.variant, mean_colour(frame)
+    crop = Crop.around(box, variant.template_area_factor, variant.template_size, frame.shape[:2])
+    mask = torch.from_numpy(template_mask(box, crop, variant.template_grid)[None]).to(device)
+    z = normalize(torch.from_numpy(crop.cut(frame, fill)[None]).to(device))
+    return Target(box, fill, engine.encode_template(z, mask))
+
+
+@torch.inference_mode()
+def step(
+    engine: Engine, device: torch.device, targets: Sequence[Target], frames: Sequence[np.ndarray]
+) -> list[TrackResult]:
+    """Advance each target by its frame; the targets' state boxes are updated in place.
+
+    Args:
+        engine: with its weights on `device`.
+        device: where crops are sent.
+        targets: at least one, from `start` with the same engine.
+        frames: one for each target, (H, W, 3) uint8 RGB; sizes may differ and may change from frame to frame.
+    Returns one result for each target. Raises InputError for a frame of another kind.
+    """
+    variant = engine.variant
+    crops = [
+        Crop.around(_widened(t.box, variant.min_object_size), variant.search_area_factor, variant.search_size, f.shape[:2])
+        for t, f in zip(targets, frames, strict=True)
+    ]
+    pixels = np.stack([crop.cut(f, t.fill) for crop, t, f in zip(crops, targets, frames, strict=True)])
+    x = normalize(torch.from_numpy(pixels).to(device))
+    prediction = engine.predict(torch.cat([t.template for t in targets]), x)
+    boxes, scores = peak(prediction, hann_window(variant.search_grid, x.device), variant.window_weight)
+    in_crop = (boxes * variant.search_size).double().cpu().numpy()
+    results = []
+    for target, frame, crop, box, score in zip(targets, frames, crops, in_crop, scores.tolist(), strict=True):
+        box = clip_to_image(crop.to_frame(box), frame.shape[:2])
+        if np.isfinite(box).all() and area(box) > 0:
+            target.box = box
+        elif not np.isfinite(box).all():  # the crop missed the frame, which has shrunk: hold the last box
+            box = target.box
+        results.append(TrackResult(xyxy_to_xywh(box), score))
+    return results
+
+
+def peak(prediction: Prediction, window: torch.Tensor, window_weight: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Box and raw score at the best cell of the penalised score map.
+
+    Args:
+        prediction: of B search regions.
+        window: (G, G) float32.
+        window_weight: share of the window in the sum, 0 to 1.
+    Returns boxes (B, 4) xyxy in fractions of the search region, and scores (B,) in [0, 1], both float32.
+    """
+    scores = prediction.score_map.sigmoid().flatten(1)
+    cells = (scores * (1 - window_weight) + window.flatten() * window_weight).argmax(1)
+    rows = torch.arange(len(cells), device=cells.device)
+    return prediction.boxes.flatten(1, 2)[rows, cells], scores[rows, cells]
+
+
+def hann_window(grid: int, device: torch.device | str = "cpu") -> torch.Tensor:
+    """(grid, grid) float32: outer product of symmetric Hann windows, 0 on the border."""
+    line = torch.hann_window(grid, periodic=False, device=device)
+    return torch.outer(line, line)
+
+
+def check_frame(frame: np.ndarray) -> np.ndarray:
+    """The frame itself if it is (H, W, 3) uint8; else InputError says what to do."""
+    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        kind = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
+        raise InputError(
+            f"a frame must be an (H, W, 3) uint8 RGB array; got {kind}: convert grey, RGBA or 16-bit images first, "
+            "e.g. with cv2.cvtColor, or read them with lorat_plugin.video.open_source"
+        )
+    if 0 in frame.shape:
+        raise InputError(f"a frame must have pixels; got shape {frame.shape}")
+    return frame
+
+
+def check_box(box_xywh: np.ndarray, frame_size: tuple[int, int]) -> np.ndarray:
+    """A start box as (4,) float64 xyxy; InputError if it is not finite, has no area, or misses the frame (H, W)."""
+    box = np.asarray(box_xywh, np.float64)
+    if box.shape != (4,) or not np.isfinite(box).all() or min(box[2:]) <= 0:
+        raise InputError(f"a box must be x, y, w, h in pixels, finite, with w and h above 0; got {np.round(box, 3).tolist()}")
+    box = xywh_to_xyxy(box)
+    if area(clip_to_image(box, frame_size)) <= 0:
+        height, width = frame_size
+        raise InputError(f"box {xyxy_to_xywh(box).tolist()} (x, y, w, h) lies outside the frame of {width}x{height} pixels")
+    return box
+
+
+def _widened(box: np.ndarray, least: float) -> np.ndarray:
+    centre, half = (box[:2] + box[2:]) / 2, np.maximum(box[2:] - box[:2], least) / 2
+    return np.concatenate([centre - half, centre + half])

@@ -1,0 +1,105 @@
+"""The one table of LoRAT variants. Everything that follows from a row is a property."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lorat_plugin.errors import InputError
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Sizes of one LoRAT tracker; the defaults are the paper's (arXiv 2403.05231, section 4.1).
+
+    Sizes are sides of square crops in pixels. An area factor f sets the side of a crop around a w x h target to
+    sqrt((w + p) * (h + p)) with p = (f - 1) * (w + h) / 2: f times the target's side when it is square.
+    """
+
+    name: str
+    backbone: str  # timm's name of the DINOv2 model whose blocks are used
+    dim: int
+    depth: int  # blocks used; fewer than the backbone has means its first ones
+    heads: int
+    ffn: Literal["mlp", "swiglu"]
+    ffn_dim: int  # hidden width; of each half for SwiGLU
+    template_size: int
+    search_size: int
+    search_area_factor: float
+    template_area_factor: float = 2.0
+    patch_size: int = 14
+    lora_rank: int = 64
+    lora_alpha: float = 64.0
+    rslora: bool = False
+    train_norm: bool = False  # the final norm fits only the backbone's last block: train it when blocks are left out
+    window_weight: float = 0.45  # share of the Hann window in the penalised score map
+    min_object_size: float = 10.0  # frame pixels; a smaller state box is widened before the search crop
+
+    @property
+    def template_grid(self) -> int:
+        """Cells along a side of the template."""
+        return self.template_size // self.patch_size
+
+    @property
+    def search_grid(self) -> int:
+        """Cells along a side of the search region, and so of the score map."""
+        return self.search_size // self.patch_size
+
+    @property
+    def lora_scaling(self) -> float:
+        """Factor of B A in an adapted layer: alpha / r, or alpha / sqrt(r) with rsLoRA (arXiv 2312.03732)."""
+        return self.lora_alpha / (self.lora_rank**0.5 if self.rslora else self.lora_rank)
+
+
+_SIZES = {  # letter: (timm's name, dim, depth, heads, ffn, ffn_dim); DINOv2, arXiv 2304.07193, table 17
+    "s": ("vit_small_patch14_dinov2", 384, 12, 6, "mlp", 1536),
+    "b": ("vit_base_patch14_dinov2", 768, 12, 12, "mlp", 3072),
+    "l": ("vit_large_patch14_dinov2", 1024, 24, 16, "mlp", 4096),
+    "g": ("vit_giant_patch14_dinov2", 1536, 40, 24, "swiglu", 4096),
+}
+_GEOMETRIES = {"224": (112, 224, 4.0), "378": (196, 378, 5.0)}  # template, search px; search area factor
+
+_VARIANTS: dict[str, Variant] = {
+    f"lorat_{letter}_{name}": Variant(f"lorat_{letter}_{name}", *size, *geometry)  # type: ignore[arg-type]
+    for letter, size in _SIZES.items()
+    for name, geometry in _GEOMETRIES.items()
+}
+_VARIANTS["lorat_tiny"] = Variant(  # real time on two CPU cores; bundled weights
+    "lorat_tiny",
+    backbone="vit_small_patch14_dinov2",
+    dim=384,
+    depth=6,
+    heads=6,
+    ffn="mlp",
+    ffn_dim=1536,
+    template_size=70,
+    search_size=140,
+    search_area_factor=4.0,
+    lora_rank=32,
+    lora_alpha=32.0,
+    train_norm=True,
+)
+
+
+def list_variants() -> list[str]:
+    """Names of all variants, registered ones included."""
+    return list(_VARIANTS)
+
+
+def get_variant(name: str) -> Variant:
+    """The variant of that name; `LoRAT-B-224` and `lorat_b224` are understood too. Raises InputError if unknown."""
+    plain = {_plain(known): variant for known, variant in _VARIANTS.items()}
+    if _plain(name) not in plain:
+        raise InputError(f"unknown model '{name}': use one of {', '.join(_VARIANTS)}")
+    return plain[_plain(name)]
+
+
+def register_variant(variant: Variant) -> None:
+    """Make a variant of another package known by its name. Raises InputError if the name is taken by another."""
+    if _VARIANTS.get(variant.name, variant) != variant:
+        raise InputError(f"variant '{variant.name}' exists already with other sizes: choose another name")
+    _VARIANTS[variant.name] = variant
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
