@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 DINOV2_GRID = 37  # cells along a side of DINOv2's own position table
 
 
-# --- find ------------------------------------------------------------------------------------------------------------
+# --- find ----------------------------------------------------------------------------------------------------------
 
 
 def load_pretrained(model: str, weights: str | None = None, backbone: str | None = None) -> LoRATNetwork:
@@ -103,7 +103,7 @@ def _verify_checksum(path: Path) -> None:
             raise CheckpointError(f"{path}: its SHA-256 is not the hub's: delete it and download it again")
 
 
-# --- read ------------------------------------------------------------------------------------------------------------
+# --- read ----------------------------------------------------------------------------------------------------------
 
 
 def read_weights(source: str | Path) -> Weights:
@@ -128,11 +128,16 @@ def read_weights(source: str | Path) -> Weights:
 def _read_adapter_config(path: Path) -> dict[str, str]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        settings = {"lora_alpha": str(float(config["lora_alpha"])), "rslora": str(bool(config.get("use_rslora", False)))}
+        settings = {
+            "lora_alpha": str(float(config["lora_alpha"])),
+            "rslora": str(bool(config.get("use_rslora", False))),
+        }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: not a peft LoRA configuration ({error}): save the adapter again") from error
     if config.get("rank_pattern") or config.get("alpha_pattern") or config.get("use_dora"):
-        raise CheckpointError(f"{path}: rank_pattern, alpha_pattern and DoRA are not supported: merge it with peft first")
+        raise CheckpointError(
+            f"{path}: rank_pattern, alpha_pattern and DoRA are not supported: merge it with peft first"
+        )
     return settings
 
 
@@ -142,7 +147,9 @@ def _read_tensors(path: Path) -> tuple[dict[str, object], dict[str, str]]:
     if not head:
         raise CheckpointError(f"{path}: the file is empty: download it again")
     if head.lstrip()[:1] == b"<":
-        raise CheckpointError(f"{path}: an HTML page, not weights; the download site answered with a page: download again")
+        raise CheckpointError(
+            f"{path}: an HTML page, not weights; the download site answered with a page: download again"
+        )
     try:
         if head[8:9] == b"{":
             with safe_open(path, framework="pt") as stream:
@@ -162,7 +169,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, object], dict[str, str]]:
     return raw, {}
 
 
-# --- check and put together --------------------------------------------------------------------------------------------
+# --- check and put together ----------------------------------------------------------------------------------------
 
 
 def load_checkpoint(
@@ -179,7 +186,9 @@ def load_checkpoint(
     weights = read_weights(source)
     variant = get_variant(variant) if isinstance(variant, str) else variant or infer_variant(weights)
     if weights.layout.startswith("DINOv2"):
-        raise CheckpointError(f"{source}: a DINOv2 backbone without LoRAT's trained part: give it by backbone= (--backbone)")
+        raise CheckpointError(
+            f"{source}: a DINOv2 backbone without LoRAT's trained part: give it by backbone= (--backbone)"
+        )
     tensors = dict(weights.tensors)
     base = ""
     if not weights.has_backbone:
@@ -201,7 +210,9 @@ def load_backbone(network: LoRATNetwork, source: str) -> None:
     network has are left out. Raises CheckpointError if the file does not fit.
     """
     tensors = backbone_tensors(network.variant, source)
-    own = {name: tensor for name, tensor in network.state_dict().items() if name.startswith(("token_type_embed", "head."))}
+    own = {
+        name: tensor for name, tensor in network.state_dict().items() if name.startswith(("token_type_embed", "head."))
+    }
     check_fit(network.variant, tensors | own, source)
     network.load_state_dict(tensors | own)
 
@@ -217,7 +228,8 @@ def backbone_tensors(variant: Variant, source: str) -> dict[str, torch.Tensor]:
         except Exception as error:  # the hub's client raises many kinds
             reason = str(error).strip().splitlines()[0]
             raise CheckpointError(
-                f"the backbone {name} could not be downloaded ({reason}): go online or give a DINOv2 file by backbone= (--backbone)"
+                f"the backbone {name} could not be downloaded ({reason}): go online or give a DINOv2 file by backbone= "
+                "(--backbone)"
             ) from error
         weights = recognise(name, raw, {})
     else:
@@ -260,7 +272,11 @@ def infer_variant(weights: Weights) -> Variant:
     if (name := weights.metadata.get("variant")) in list_variants():
         return get_variant(str(name))
     tensors = weights.tensors
-    dim = tensors["token_type_embed.weight"].shape[1] if "token_type_embed.weight" in tensors else tensors["pos_embed"].shape[-1]
+    dim = (
+        tensors["token_type_embed.weight"].shape[1]
+        if "token_type_embed.weight" in tensors
+        else tensors["pos_embed"].shape[-1]
+    )
     depth = 1 + max((int(m[1]) for m in (re.match(r"blocks\.(\d+)\.", name) for name in tensors) if m), default=-1)
     cells = tensors["pos_embed"].shape[1] if "pos_embed" in tensors else None
     fitting = [
@@ -270,8 +286,12 @@ def infer_variant(weights: Weights) -> Variant:
     ]
     if len(fitting) != 1:
         found = f"width {dim}, {depth} blocks" + (f", {cells} positions" if cells else "")
-        remedy = "name one by --model: " + ", ".join(v.name for v in fitting) if fitting else "register its variant first"
-        raise CheckpointError(f"{weights.source}: {'several' if fitting else 'no'} variants have its sizes ({found}): {remedy}")
+        remedy = (
+            "name one by --model: " + ", ".join(v.name for v in fitting) if fitting else "register its variant first"
+        )
+        raise CheckpointError(
+            f"{weights.source}: {'several' if fitting else 'no'} variants have its sizes ({found}): {remedy}"
+        )
     return fitting[0]
 
 

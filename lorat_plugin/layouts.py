@@ -15,7 +15,12 @@ import torch
 from lorat_plugin.errors import CheckpointError
 
 Layout = Literal[
-    "DINOv2 (Meta)", "DINOv2 (timm)", "LoRAT adapters (official)", "LoRAT full (official)", "LoRAT merged", "LoRAT adapters (peft)"
+    "DINOv2 (Meta)",
+    "DINOv2 (timm)",
+    "LoRAT adapters (official)",
+    "LoRAT full (official)",
+    "LoRAT merged",
+    "LoRAT adapters (peft)",
 ]
 TRAINED = ("token_type_embed", "head.", "norm.")  # beside the adapters; `norm.` only where the variant trains it
 _PREFIX = re.compile(r"^((module|model|net|network|ema|ema_model|base_model\.model)\.)+")
@@ -93,7 +98,7 @@ def recognise(source: str, raw: dict[str, object], metadata: dict[str, str]) -> 
 
 
 def to_official(tensors: dict[str, torch.Tensor], swiglu: bool, full: bool = False) -> dict[str, torch.Tensor]:
-    """Common names -> the official ones; `full` marks base weights of adapted layers as `.linear.`"""
+    """Common names -> the official ones; `full` marks base weights of adapted layers by `.linear.` in the name."""
     renamed = {}
     for name, tensor in tensors.items():
         if full and (match := _ADAPTED.match(name)):

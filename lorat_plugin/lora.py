@@ -75,12 +75,12 @@ def inject(network: LoRATNetwork, start: Literal["normal", "zero"] | None = None
 
 
 def adapter_config(variant: Variant, rank: int, alpha: float, rslora: bool) -> LoraConfig:
-    """peft's configuration of a variant's adapters, with the modules that are trained whole."""
+    """Peft's configuration of a variant's adapters, with the modules that are trained whole."""
     from peft import LoraConfig
 
     return LoraConfig(
         r=rank,
-        lora_alpha=int(alpha) if float(alpha).is_integer() else alpha,  # type: ignore[arg-type]  # peft accepts floats
+        lora_alpha=int(alpha) if float(alpha).is_integer() else alpha,
         use_rslora=rslora,
         target_modules=TARGETS,
         modules_to_save=trained_modules(variant),
@@ -108,9 +108,7 @@ def merge(network: LoRATNetwork) -> LoRATNetwork:
     return merged.requires_grad_(False).eval()
 
 
-def merge_tensors(
-    tensors: dict[str, torch.Tensor], scaling: Callable[[str, int], float]
-) -> dict[str, torch.Tensor]:
+def merge_tensors(tensors: dict[str, torch.Tensor], scaling: Callable[[str, int], float]) -> dict[str, torch.Tensor]:
     """Fold adapters into their layers and fuse q, k, v: the state dict of a plain network.
 
     W + scaling * B A is computed in float32 and cast back to W's dtype.

@@ -124,7 +124,7 @@ class LoRATNetwork(nn.Module):
         return self.predict(self.encode_template(z, z_mask), x)
 
     def _patches(self, images: torch.Tensor) -> torch.Tensor:
-        return self.patch_embed.proj(images.to(self.pos_embed.dtype)).flatten(2).transpose(1, 2)  # type: ignore[operator, union-attr]
+        return self.patch_embed.proj(images.to(self.pos_embed.dtype)).flatten(2).transpose(1, 2)
 
 
 def create_model(variant: Variant | str, backbone: str = "random", lora: bool = False) -> LoRATNetwork:

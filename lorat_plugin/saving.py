@@ -22,7 +22,6 @@ from lorat_plugin.variants import Variant, get_variant
 Target = Literal["merged", "peft", "official", "official-full"]
 
 
-
 def save_checkpoint(
     network: LoRATNetwork,
     path: str | Path,
@@ -56,7 +55,9 @@ def write_weights(
     if target != "merged" and not weights.has_adapters:
         raise CheckpointError(f"{weights.source}: has no adapters (they are merged): it can only be written as merged")
     if target in ("merged", "official-full") and not weights.has_backbone:
-        raise CheckpointError(f"{weights.source}: holds adapters only: give the DINOv2 file by --backbone to write '{target}'")
+        raise CheckpointError(
+            f"{weights.source}: holds adapters only: give the DINOv2 file by --backbone to write '{target}'"
+        )
     header = _header(weights, variant, adapters=target != "merged")
     swiglu = variant.ffn == "swiglu"
     if target == "merged":
@@ -64,7 +65,9 @@ def write_weights(
     trained = {n: t for n, t in weights.tensors.items() if ".lora_" in n or n.startswith(_trained_names(variant))}
     if target == "peft":
         return _save_peft(trained, weights, variant, path, header, dtype)
-    tensors = to_official(weights.tensors if target == "official-full" else trained, swiglu, full=target == "official-full")
+    tensors = to_official(
+        weights.tensors if target == "official-full" else trained, swiglu, full=target == "official-full"
+    )
     if any(scaling != 1 for scaling in _scalings(weights)):  # the official loader takes absence for 1
         tensors["lora_alpha"] = torch.tensor(_single_alpha(weights))
         tensors["use_rslora"] = torch.tensor(weights.rslora)

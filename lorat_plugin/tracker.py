@@ -50,6 +50,7 @@ class _Tracker:
 
         return cls(load_pretrained(model, weights, backbone), device, engine, precision)
 
+
 class MultiObjectTracker(_Tracker):
     """Tracks any number of targets through one video, all of them in one forward pass a frame.
 

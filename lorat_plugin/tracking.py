@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -86,13 +87,16 @@ def step(
     """
     variant = engine.variant
     crops = [
-        Crop.around(_widened(t.box, variant.min_object_size), variant.search_area_factor, variant.search_size, f.shape[:2])
+        Crop.around(
+            _widened(t.box, variant.min_object_size), variant.search_area_factor, variant.search_size, f.shape[:2]
+        )
         for t, f in zip(targets, frames, strict=True)
     ]
     pixels = np.stack([crop.cut(f, t.fill) for crop, t, f in zip(crops, targets, frames, strict=True)])
     x = normalize(torch.from_numpy(pixels).to(device))
     prediction = engine.predict(torch.cat([t.template for t in targets]), x)
-    boxes, scores = peak(prediction, hann_window(variant.search_grid, x.device), variant.window_weight)
+    window = hann_window(prediction.score_map.shape[-1], device)
+    boxes, scores = peak(prediction, window, variant.window_weight)
     in_crop = (boxes * variant.search_size).double().cpu().numpy()
     results = []
     for target, frame, crop, box, score in zip(targets, frames, crops, in_crop, scores.tolist(), strict=True):
@@ -120,6 +124,7 @@ def peak(prediction: Prediction, window: torch.Tensor, window_weight: float) -> 
     return prediction.boxes.flatten(1, 2)[rows, cells], scores[rows, cells]
 
 
+@lru_cache
 def hann_window(grid: int, device: torch.device | str = "cpu") -> torch.Tensor:
     """(grid, grid) float32: outer product of symmetric Hann windows, 0 on the border."""
     line = torch.hann_window(grid, periodic=False, device=device)
@@ -143,11 +148,15 @@ def check_box(box_xywh: np.ndarray, frame_size: tuple[int, int]) -> np.ndarray:
     """A start box as (4,) float64 xyxy; InputError if it is not finite, has no area, or misses the frame (H, W)."""
     box = np.asarray(box_xywh, np.float64)
     if box.shape != (4,) or not np.isfinite(box).all() or min(box[2:]) <= 0:
-        raise InputError(f"a box must be x, y, w, h in pixels, finite, with w and h above 0; got {np.round(box, 3).tolist()}")
+        raise InputError(
+            f"a box must be x, y, w, h in pixels, finite, with w and h above 0; got {np.round(box, 3).tolist()}"
+        )
     box = xywh_to_xyxy(box)
     if area(clip_to_image(box, frame_size)) <= 0:
         height, width = frame_size
-        raise InputError(f"box {xyxy_to_xywh(box).tolist()} (x, y, w, h) lies outside the frame of {width}x{height} pixels")
+        raise InputError(
+            f"box {xyxy_to_xywh(box).tolist()} (x, y, w, h) lies outside the frame of {width}x{height} pixels"
+        )
     return box
 
 

@@ -21,7 +21,6 @@ from lorat_plugin.errors import CheckpointError, InputError
 from lorat_plugin.lora import inject, split_qkv
 from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.saving import convert
-from lorat_plugin.variants import get_variant
 from tests.small_variants import CASES, variant_of
 from tests.test_network import assert_equal, inputs
 
@@ -121,7 +120,11 @@ def test_names_and_shapes_equal_the_official_ones(golden, letter):
     full = to_official(network_tensors(adapted), swiglu, full=True)
     trained = {n for n, p in adapted.named_parameters() if p.requires_grad}
     adapters = to_official(
-        {n: t for n, t in network_tensors(adapted).items() if n.replace(".weight", ".default.weight") in trained or n in trained},
+        {
+            n: t
+            for n, t in network_tensors(adapted).items()
+            if n.replace(".weight", ".default.weight") in trained or n in trained
+        },
         swiglu,
     )
     for ours, layout in ((merged, "merged_inference"), (full, "full_lora"), (adapters, "adapters")):
@@ -162,7 +165,9 @@ def test_a_network_in_training_is_saved_in_each_layout(tmp_path, folder):
 
 
 def test_timm_and_meta_layouts_give_the_same_backbone(tmp_path, folder):
-    meta = backbone_tensors(variant_of("swiglu_224_rslora"), str(folder / "swiglu_224_rslora.backbone_meta.safetensors"))
+    meta = backbone_tensors(
+        variant_of("swiglu_224_rslora"), str(folder / "swiglu_224_rslora.backbone_meta.safetensors")
+    )
     raw = load_file(folder / "swiglu_224_rslora.backbone_meta.safetensors")
     raw.pop("mask_token")
     save_file({n.replace("w12", "fc1").replace("w3", "fc2"): t for n, t in raw.items()}, tmp_path / "timm.safetensors")
@@ -238,11 +243,18 @@ def test_a_pickle_that_needs_code_is_refused_and_not_run(tmp_path, monkeypatch):
 def test_wrong_variants_backbones_and_foreign_files_are_refused(tmp_path, tiny_weights, folder):
     refuse(tiny_weights, "tensors do not fit lorat_s_224", variant="lorat_s_224")
     case = "mlp_224_lora"
-    refuse(folder / f"{case}.full.safetensors", "pos_embed is .*wanted", variant=replace(variant_of(case), search_size=378))
+    refuse(
+        folder / f"{case}.full.safetensors", "pos_embed is .*wanted", variant=replace(variant_of(case), search_size=378)
+    )
     refuse(folder / f"{case}.backbone_meta.safetensors", "a DINOv2 backbone without", variant=variant_of(case))
     other = folder / "swiglu_224_rslora.backbone_meta.safetensors"
     refuse(folder / f"{case}.adapters.safetensors", "do not fit", variant=variant_of(case), backbone=other)
-    refuse(folder / f"{case}.adapters.safetensors", "not a DINOv2 backbone", variant=variant_of(case), backbone=tiny_weights)
+    refuse(
+        folder / f"{case}.adapters.safetensors",
+        "not a DINOv2 backbone",
+        variant=variant_of(case),
+        backbone=tiny_weights,
+    )
     save_file({"fc.weight": torch.zeros(3)}, tmp_path / "resnet.safetensors")
     refuse(tmp_path / "resnet.safetensors", "neither LoRAT nor DINOv2 weights .it holds fc.weight")
     torch.save(torch.zeros(3), tmp_path / "tensor.pth")
@@ -272,9 +284,7 @@ def test_hub_ids_come_from_the_offline_cache_with_their_checksum(tmp_path, tiny_
     (repo / "refs/main").write_text(revision)
     (repo / "blobs" / digest).write_bytes(tiny_weights.read_bytes())
     (repo / "snapshots" / revision / "model.safetensors").symlink_to(repo / "blobs" / digest)
-    code = (
-        "from lorat_plugin.checkpoint import load_pretrained; print(load_pretrained('someone/lorat').variant.name)"
-    )
+    code = "from lorat_plugin.checkpoint import load_pretrained; print(load_pretrained('someone/lorat').variant.name)"
     environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     run = [sys.executable, "-c", code]
     done = subprocess.run(run, capture_output=True, text=True, env=environment)
@@ -284,7 +294,9 @@ def test_hub_ids_come_from_the_offline_cache_with_their_checksum(tmp_path, tiny_
     (repo / "blobs" / digest).write_bytes(damaged)
     done = subprocess.run(run, capture_output=True, text=True, env=environment)
     assert "SHA-256 is not the hub's" in done.stderr
-    done = subprocess.run([*run[:2], code.replace("someone", "nobody")], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [*run[:2], code.replace("someone", "nobody")], capture_output=True, text=True, env=environment
+    )
     assert "could not be had from the hub" in done.stderr
 
 

@@ -84,7 +84,9 @@ def test_position_table_equals_the_reference(golden, grid):
 
 @pytest.mark.parametrize("name", [n for n in list_variants() if n != "lorat_tiny"])
 def test_parameter_counts_equal_the_reference(golden, name):
-    counts = json.loads((golden / "network/param_counts.json").read_text())[name[6].upper().replace("G", "g") + "-" + name[8:]]
+    counts = json.loads((golden / "network/param_counts.json").read_text())[
+        name[6].upper().replace("G", "g") + "-" + name[8:]
+    ]
     with torch.device("meta"):
         plain = create_model(name)
         adapted = create_model(name, lora=True)
@@ -121,5 +123,5 @@ def test_a_batch_equals_its_members(tiny_network):
 
 def test_variant_names_are_forgiving():
     assert get_variant("LoRAT-B-224") is get_variant("lorat_b_224") is get_variant("lorat_b224")
-    with pytest.raises(ValueError, match="unknown model 'lorat_x'.*lorat_tiny"):
+    with pytest.raises(ValueError, match=r"unknown model 'lorat_x'.*lorat_tiny"):
         get_variant("lorat_x")

@@ -46,7 +46,9 @@ def follow(engine, frames, init_box):
         half = np.maximum(target.box[2:] - target.box[:2], 10) / 2
         centre = (target.box[:2] + target.box[2:]) / 2
         around = np.concatenate([centre - half, centre + half])
-        crops.append(Crop.around(around, engine.variant.search_area_factor, engine.variant.search_size, frame.shape[:2]))
+        crops.append(
+            Crop.around(around, engine.variant.search_area_factor, engine.variant.search_size, frame.shape[:2])
+        )
         results += step(engine, CPU, [target], [frame])
         states.append(target.box)
     return results, np.stack(states), crops
@@ -169,8 +171,14 @@ def test_a_box_outside_the_frame_is_refused_and_one_over_the_border_is_not():
 
 @pytest.mark.parametrize(
     "frame",
-    [np.zeros((9, 9), np.uint8), np.zeros((9, 9, 4), np.uint8), np.zeros((9, 9, 3), np.uint16), np.zeros((0, 9, 3), np.uint8), None],
-)  # fmt: skip
+    [
+        np.zeros((9, 9), np.uint8),
+        np.zeros((9, 9, 4), np.uint8),
+        np.zeros((9, 9, 3), np.uint16),
+        np.zeros((0, 9, 3), np.uint8),
+        None,
+    ],
+)
 def test_frames_of_another_kind_are_refused(tiny_network, frames, frame):
     tracker = LoRATTracker(tiny_network, device="cpu")
     with pytest.raises(InputError, match="a frame must"):

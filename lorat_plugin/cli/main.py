@@ -1,0 +1,75 @@
+"""Entry point of `lorat`: registers the commands and turns errors into exit codes.
+
+Exit codes: 0 done, 1 failed while running, 2 bad input (one sentence on stderr names it and the remedy).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from lorat_plugin.cli.convert import convert_command
+from lorat_plugin.cli.demo import demo_command
+from lorat_plugin.cli.doctor import doctor_command
+from lorat_plugin.cli.track import track_command
+from lorat_plugin.cli.train import train_command
+from lorat_plugin.cli.vot import vot_app
+from lorat_plugin.errors import InputError
+
+app = typer.Typer(
+    name="lorat",
+    help="LoRAT single-object tracking: track videos, evaluate, train, convert weights.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("track")(track_command)
+app.command("demo")(demo_command)
+app.command("doctor")(doctor_command)
+app.command("train")(train_command)
+app.command("convert")(convert_command)
+app.add_typer(vot_app, name="vot")
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"lorat_plugin {installed('lorat_plugin')}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line on `sys.argv` and exit."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments or bool(os.environ.get("LORAT_DEBUG"))
+    arguments = [a for a in arguments if a != "--debug"]  # accepted before and after the command's name
+    logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, format="%(message)s", stream=sys.stderr)
+    sys.exit(run(arguments, debug))
+
+
+def run(arguments: list[str], debug: bool = False) -> int:
+    """Run one command line. Returns the exit code; with `debug` errors keep their traceback."""
+    try:
+        app(arguments, prog_name="lorat")  # leaves by SystemExit, with code 2 for an option or command that is wrong
+        return 0
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0
+    except KeyboardInterrupt:
+        typer.echo("lorat: stopped", err=True)
+        return 130
+    except InputError as error:
+        if debug:
+            raise
+        typer.echo(f"lorat: {error}", err=True)
+        return 2
+    except Exception as error:
+        if debug:
+            raise
+        typer.echo(f"lorat: {type(error).__name__}: {error} (--debug shows where)", err=True)
+        return 1

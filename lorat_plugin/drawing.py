@@ -1,0 +1,63 @@
+"""Boxes with labels on a frame."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+if TYPE_CHECKING:
+    from lorat_plugin.tracker import TrackResult
+
+MIN_SIDE = 360  # pixels; smaller frames are enlarged so that a label can be read
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+def object_colour(number: int) -> tuple[int, int, int]:
+    """RGB colour of an object's id. Neighbouring ids get hues far apart: steps of the golden angle."""
+    red, green, blue = colorsys.hsv_to_rgb((0.36 + number * 0.381966) % 1.0, 0.9, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def draw_results(image: np.ndarray, results: Mapping[int, TrackResult]) -> np.ndarray:
+    """Draw each object's box, id and score.
+
+    Args:
+        image: (H, W, 3) uint8 RGB; it is not changed.
+        results: id -> result with box x, y, w, h in frame pixels. A box that is not finite is left out.
+
+    Returns a (k H, k W, 3) uint8 RGB picture, k >= 1 an integer: frames with a side below 360 pixels are enlarged.
+    """
+    zoom = max(1, -(-MIN_SIDE // min(image.shape[:2])))
+    if max(image.shape[:2]) * zoom > 4096:  # thin strips stay within what video encoders take
+        zoom = max(1, 4096 // max(image.shape[:2]))
+    canvas = np.ascontiguousarray(image.repeat(zoom, axis=0).repeat(zoom, axis=1))
+    line = max(2, round(min(canvas.shape[:2]) / 400))
+    for number, result in results.items():
+        if not np.isfinite(result.box).all():
+            continue
+        x, y, w, h = np.clip(np.asarray(result.box) * zoom, -1e6, 1e6)
+        corner, opposite = (round(x), round(y)), (round(x + w) - 1, round(y + h) - 1)
+        colour = object_colour(number)
+        cv2.rectangle(canvas, corner, opposite, colour, line)
+        _draw_label(canvas, f"{number}  {result.score:.2f}", corner, colour)
+    return canvas
+
+
+def _draw_label(canvas: np.ndarray, text: str, corner: tuple[int, int], colour: tuple[int, int, int]) -> None:
+    """Text on a filled ground above the corner of a box, or below it where the frame leaves no room."""
+    scale = max(0.4, min(canvas.shape[:2]) / 1400)
+    line = max(1, round(1.5 * scale))
+    (width, height), base = cv2.getTextSize(text, FONT, scale, line)
+    margin = max(2, height // 3)
+    full_width, full_height = width + 2 * margin, height + base + margin
+    left = max(0, min(corner[0], canvas.shape[1] - full_width))
+    top = corner[1] - full_height if corner[1] >= full_height else corner[1]
+    top = max(0, min(top, canvas.shape[0] - full_height))
+    cv2.rectangle(canvas, (left, top), (left + full_width, top + full_height), colour, cv2.FILLED)
+    light = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 128
+    ink = (0, 0, 0) if light else (255, 255, 255)
+    cv2.putText(canvas, text, (left + margin, top + height + margin // 2), FONT, scale, ink, line, cv2.LINE_AA)

@@ -1,0 +1,277 @@
+"""Where frames come from: a video file, a folder of images, a camera or a stream.
+
+`open_source` gives a `FrameSource`, which decodes in a thread of its own. A file or folder is decoded a few frames
+ahead and every frame is delivered; of a camera or stream only the newest frame is kept, so that a slow tracker skips
+frames instead of falling behind. Memory does not grow with the length of the source.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import re
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import cv2
+import numpy as np
+
+from lorat_plugin.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+READ_AHEAD = 4  # decoded frames waiting: enough to even out decoding times, 100 MB of 4K frames
+POLL_SECONDS = 0.1  # how soon a waiting thread notices that the source was stopped
+IMAGE_NAME = re.compile(
+    r"[^.].*\.(avif|bmp|dib|exr|gif|hdr|jp2|jpe|jpeg|jpg|pbm|pfm|pgm|pic|png|pnm|ppm|pxm|ras|sr|tif|tiff|webp)",
+    re.IGNORECASE,
+)
+
+
+class Frame(NamedTuple):
+    """One decoded frame: its number in the source (0-based), where it came from, (H, W, 3) uint8 RGB."""
+
+    number: int
+    origin: str
+    image: np.ndarray
+
+
+class FrameSource:
+    """The frames of one source, decoded in a thread. Use it in a `with` block and iterate once.
+
+    Attributes:
+        name: short name of the source, fit for a folder's name.
+        length: number of frames to expect, or None if unknown (cameras, streams, some videos).
+        fps: frames per second of the source, or None if unknown.
+        live: only the newest frame is kept; `Frame.number` counts the dropped ones too.
+
+    Iterating raises InputError for a frame that cannot be read or that has another size than the frames before.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        frames: Generator[Frame, None, None],
+        *,
+        length: int | None = None,
+        fps: float | None = None,
+        live: bool = False,
+    ) -> None:
+        """Start to decode `frames` in a thread."""
+        self.name, self.length, self.fps, self.live = name, length, fps, live
+        self._queue: queue.Queue[Frame | Exception | None] = queue.Queue(maxsize=1 if live else READ_AHEAD)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._decode, args=(frames,), name=f"decode {name}", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Frames in order, until the source ends or `stop` is called."""
+        while not self._stopped.is_set():
+            try:
+                item = self._queue.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                continue
+            if item is None:
+                return
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+    def stop(self) -> None:
+        """End the iteration before its next frame. Safe to call from a signal handler or another thread."""
+        self._stopped.set()
+
+    def close(self) -> None:
+        """Stop decoding and wait for the thread, at most two seconds: a camera may block."""
+        self.stop()
+        self._thread.join(timeout=2)
+
+    def __enter__(self) -> FrameSource:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.close()
+
+    def _decode(self, frames: Generator[Frame, None, None]) -> None:
+        try:
+            with contextlib.closing(frames):
+                for frame in _of_one_size(frames):
+                    self._put(frame)
+                    if self._stopped.is_set():
+                        return
+            self._put(None)
+        except Exception as error:  # raised again in the thread that iterates
+            self._put(error)
+
+    def _put(self, item: Frame | Exception | None) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._queue.put(item, timeout=0 if self.live else POLL_SECONDS)
+                return
+            except queue.Full:
+                if self.live:
+                    with contextlib.suppress(queue.Empty):
+                        self._queue.get_nowait()
+
+
+def open_source(source: str | int | Path, start: int = 0, end: int | None = None) -> FrameSource:
+    """Open a video file, a folder of images, a camera or a stream.
+
+    Args:
+        source: path of a video; path of a folder, whose images are taken in natural order (2 before 10); a camera's
+            index; a URL (rtsp, http, ...). A path that exists wins over a camera's index of the same name.
+        start: first frame, 0-based.
+        end: frame to stop before (exclusive); None for all.
+
+    Videos with rotation metadata come upright. 16-bit images keep their high byte, grey and palette images become RGB,
+    alpha is dropped. A video that ends early gives the frames that it has and logs a warning.
+
+    Raises InputError if the source does not exist, cannot be opened, has no frame, or if `start` is beyond its end; the
+    latter two for videos when the first frame is asked for.
+    """
+    if start < 0 or (end is not None and end <= start):
+        raise InputError(f"frames {start} to {end}: start must be 0 or more, and end (exclusive) greater than start")
+    path = Path(str(source)).expanduser()
+    if not isinstance(source, int) and path.is_dir():
+        return _open_folder(path, start, end)
+    if not isinstance(source, int) and path.exists():
+        if IMAGE_NAME.fullmatch(path.name) and path.suffix.lower() != ".gif":
+            raise InputError(f"{path}: is a single image; give the folder of frames or a video")
+        capture = _open_capture(str(path), str(path), "it is damaged, incomplete or of an unknown format")
+        return _capture_source(capture, path.stem, str(path), start, end, live=not path.is_file())
+    text = str(source)
+    if re.fullmatch("[0-9]+", text):
+        shown = f"camera {text}"
+        capture = _open_capture(int(text), shown, "is it connected, free, and may this user read it?")
+        return _capture_source(capture, f"camera{text}", shown, start, end, live=True)
+    if "://" in text:
+        parts = urlsplit(text)
+        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # neither password nor token
+        name = re.sub(r"[^A-Za-z0-9.-]+", "_", shown.partition("://")[2]).strip("_.") or "stream"
+        capture = _open_capture(text, shown, "is the address right and reachable?")
+        return _capture_source(capture, name, shown, start, end, live=True)
+    raise InputError(f"{text}: no such video or folder, and neither a camera's index nor a URL")
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read one image of any type that OpenCV reads as (H, W, 3) uint8 RGB.
+
+    16-bit images keep their high byte, grey and palette images become RGB, alpha is dropped. Raises InputError if the
+    file is missing, truncated, not an image, or has floating-point pixels.
+    """
+    try:
+        data = path.read_bytes()  # not cv2.imread, which prints its own messages and fails on some names on Windows
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    if _is_truncated(data):
+        raise InputError(f"{path}: the image is incomplete; copy or extract it again")
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH) if data else None
+    if image is None:
+        raise InputError(f"{path}: cannot be decoded as an image")
+    if image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    if image.dtype != np.uint8:
+        raise InputError(f"{path}: has {image.dtype} pixels; convert it to 8 or 16 bits per channel")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _is_truncated(data: bytes) -> bool:
+    """Whether a JPEG or PNG lacks its end. OpenCV decodes the first part of such a JPEG and leaves the rest grey."""
+    if data.startswith(b"\xff\xd8"):
+        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")  # end of image after the last start of scan
+    return data.startswith(b"\x89PNG") and b"IEND" not in data[-4096:]
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Image files of a folder by their suffix, in natural order: 2.png before 10.png. Hidden files are left out."""
+
+    def natural(path: Path) -> list[tuple[int, str]]:
+        parts = re.findall("[0-9]+|[^0-9]+", path.name.lower())
+        return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+
+    images = (path for path in folder.iterdir() if IMAGE_NAME.fullmatch(path.name))
+    return sorted((path for path in images if not path.is_dir()), key=natural)
+
+
+def _open_folder(folder: Path, start: int, end: int | None) -> FrameSource:
+    paths = list_images(folder)
+    if not paths:
+        inside = sorted(path.name for path in folder.iterdir() if path.is_dir() and list_images(path))
+        hint = f"; its folder {inside[0]} has some" if inside else ""
+        raise InputError(f"{folder}: no images in this folder{hint}")
+    if start >= len(paths):
+        raise InputError(f"{folder}: start {start} is beyond its end, it has {len(paths)} frames")
+    end = min(len(paths), len(paths) if end is None else end)
+    return FrameSource(folder.resolve().name, _folder_frames(paths, start, end), length=end - start)
+
+
+def _folder_frames(paths: Sequence[Path], start: int, end: int) -> Generator[Frame, None, None]:
+    for number in range(start, end):
+        try:
+            yield Frame(number, str(paths[number]), read_image(paths[number]))
+        except InputError as error:
+            raise InputError(f"frame {number}: {error}") from error
+
+
+def _open_capture(source: str | int, shown: str, remedy: str) -> cv2.VideoCapture:
+    capture = cv2.VideoCapture(source)
+    if not capture.isOpened():
+        raise InputError(f"{shown}: cannot be opened; {remedy}")
+    return capture
+
+
+def _capture_source(
+    capture: cv2.VideoCapture, name: str, shown: str, start: int, end: int | None, *, live: bool
+) -> FrameSource:
+    announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    count = int(announced) if 0 < announced < 1e9 else None  # containers without an index announce absurd numbers
+    length = None if count is None else max(0, min(count, count if end is None else end) - start)
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    return FrameSource(
+        name,
+        _capture_frames(capture, shown, start, end, count),
+        length=length,
+        fps=fps if 1 <= fps <= 240 else None,
+        live=live and count is None,  # a URL with a known number of frames is a file: deliver them all
+    )
+
+
+def _capture_frames(
+    capture: cv2.VideoCapture, shown: str, start: int, end: int | None, count: int | None
+) -> Generator[Frame, None, None]:
+    try:
+        for skipped in range(start):  # seeking is inexact in many formats, decoding is not
+            if not capture.grab():
+                raise InputError(f"{shown}: start {start} is beyond its end, it has {skipped} frames")
+        number = start
+        while end is None or number < end:
+            good, image = capture.read()
+            if not good:
+                break
+            yield Frame(number, shown, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+            number += 1
+        if number == start:
+            raise InputError(f"{shown}: {f'start {start} is beyond its end' if start else 'no frame can be decoded'}")
+        expected = min(count or 0, count or 0 if end is None else end)
+        if expected - number > max(2, expected // 100):  # the announced number may be an estimate
+            logger.warning("%s: ends after %d of %d frames; it is damaged or incomplete", shown, number, expected)
+    finally:
+        capture.release()
+
+
+def _of_one_size(frames: Iterator[Frame]) -> Iterator[Frame]:
+    """The same frames; raises InputError at the first whose size differs, as boxes would lose their meaning."""
+    size = None
+    for frame in frames:
+        height, width = frame.image.shape[:2]
+        if size is not None and size != (width, height):
+            raise InputError(
+                f"frame {frame.number} ({frame.origin}): is {width}x{height} pixels, the frames before are"
+                f" {size[0]}x{size[1]}; frames of one source must have one size"
+            )
+        size = (width, height)
+        yield frame
