@@ -48,7 +48,9 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device '{name}' cannot be used here ({str(error).splitlines()[0]}): use auto or cpu") from error
+        raise InputError(
+            f"device '{name}' cannot be used here ({str(error).splitlines()[0]}): use auto or cpu"
+        ) from error
     return device
 
 

@@ -1,0 +1,221 @@
+"""`lorat track`: follow objects through a video, a folder of frames, a camera or a stream."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from lorat_plugin.cli.options import (
+    BackboneOption,
+    DeviceOption,
+    EngineOption,
+    ModelOption,
+    PrecisionOption,
+    WeightsOption,
+)
+from lorat_plugin.cli.progress import progress
+from lorat_plugin.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lorat_plugin.outputs import Output
+    from lorat_plugin.tracker import MultiObjectTracker
+    from lorat_plugin.video import FrameSource
+
+Box = tuple[float, float, float, float]  # x, y, w, h in pixels
+
+
+class Summary(NamedTuple):
+    """What `lorat track` did; printed by --json."""
+
+    frames: int
+    frames_per_second: float  # while tracking; decoding and writing not counted
+    objects: list[int]
+    files: list[str]
+    interrupted: bool
+
+
+def track_command(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="Video, folder of frames, camera index or stream URL.")
+    ],
+    box: Annotated[
+        list[str] | None,
+        typer.Option("--box", metavar="X,Y,W,H", help="Object in the first frame; repeat for several."),
+    ] = None,
+    select: Annotated[bool, typer.Option("--select", help="Draw the boxes with the mouse instead.")] = False,
+    model: ModelOption = "lorat_tiny",
+    weights: WeightsOption = None,
+    backbone: BackboneOption = None,
+    device: DeviceOption = "auto",
+    engine: EngineOption = "auto",
+    precision: PrecisionOption = "auto",
+    start: Annotated[int, typer.Option("--start", help="First frame, 0-based; --box is meant for it.")] = 0,
+    end: Annotated[int | None, typer.Option("--end", help="Frame to stop before (exclusive).")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Folder for the results; lorat_track/NAME_OF_SOURCE if left out.")
+    ] = None,
+    save: Annotated[bool, typer.Option("--save", help="Write video.mp4 with the boxes drawn.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Show the frames while tracking; q stops.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Track one or several objects through a video.
+
+    Example: lorat track video.mp4 --box 120,80,64,48 --save
+
+    Boxes are x,y,w,h in pixels, 0-based from the top left corner. Writes
+    boxes.txt (GOT-10k text, a row a frame; boxes_ID.txt for each of several
+    objects) and track.jsonl (frame, id, box_xywh, score, time_ms). Ctrl-C
+    stops and keeps what is done.
+    """
+    boxes = [parse_box(text) for text in box or []]
+    if bool(boxes) == select:
+        raise InputError("say where the object is in the first frame: either --box X,Y,W,H or --select, not both")
+    _quiet_opencv()
+    from lorat_plugin.outputs import require_display, select_boxes
+    from lorat_plugin.video import open_source
+
+    if show or select:
+        require_display()
+    with open_source(source, start, end) as frames:
+        from lorat_plugin.tracker import MultiObjectTracker
+
+        folder = Path("lorat_track") / frames.name if output is None else output
+        _spare_source(source, folder, save)
+        tracker = MultiObjectTracker.from_pretrained(
+            model, weights=weights, backbone=backbone, device=device, engine=engine, precision=precision
+        )
+        summary = _track(tracker, frames, boxes or select_boxes, folder, save, show)
+    if as_json:
+        typer.echo(json.dumps(summary._asdict()))
+    else:
+        typer.echo(f"{summary.frames} frames, {summary.frames_per_second:.1f} frames/s while tracking")
+        for path in summary.files:
+            typer.echo(path)
+    if summary.interrupted:
+        raise typer.Exit(130)
+
+
+def parse_box(text: str) -> Box:
+    """x,y,w,h from `--box`: four finite numbers with w, h > 0. Raises InputError."""
+    try:
+        x, y, w, h = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--box {text}: must be four numbers x,y,w,h with commas between and no blanks") from None
+    if not all(map(math.isfinite, (x, y, w, h))) or w <= 0 or h <= 0:
+        raise InputError(f"--box {text}: x,y,w,h must be finite pixels, w and h greater than 0")
+    return x, y, w, h
+
+
+def _track(
+    tracker: MultiObjectTracker,
+    source: FrameSource,
+    boxes: Sequence[Box] | Callable[[np.ndarray], Sequence[Box]],
+    folder: Path,
+    save: bool,
+    show: bool,
+) -> Summary:
+    """Follow `boxes` (or what the callable picks in the first frame) to the end of the source and write the results."""
+    import numpy as np
+
+    from lorat_plugin.outputs import output_folder
+    from lorat_plugin.tracker import TrackResult
+
+    frames = iter(source)
+    frame = next(frames)
+    given = boxes(frame.image) if callable(boxes) else boxes
+    began = time.perf_counter()
+    try:
+        ids = tracker.add(frame.image, given)
+    except InputError as error:
+        raise InputError(f"frame {frame.number} ({frame.origin}): {error}") from error
+    seconds = time.perf_counter() - began
+    results = {number: TrackResult(np.asarray(box), 1.0) for number, box in zip(ids, given, strict=True)}
+    done, spent = 0, 0.0
+    with contextlib.ExitStack() as stack:
+        stopped = stack.enter_context(_stopped_by_signal(source))
+        stack.enter_context(output_folder(folder))
+        files, outputs = _outputs(source, folder, ids, save, show)
+        for output in outputs:
+            stack.enter_context(output)
+        advance = stack.enter_context(progress("tracking", source.length))
+        while True:
+            for output in outputs:
+                output.write(frame, results, seconds)
+            advance()
+            done, spent = done + 1, spent + seconds
+            try:
+                frame = next(frames)
+            except StopIteration:
+                break
+            except InputError as error:
+                raise InputError(f"{error}; --end {frame.number + 1} tracks up to there") from error
+            began = time.perf_counter()
+            results = tracker.update(frame.image)
+            seconds = time.perf_counter() - began
+    interrupted = bool(stopped) and not source.live  # Ctrl-C is how a camera's track ends
+    return Summary(done, done / spent, ids, [str(path) for path in files], interrupted)
+
+
+def _outputs(
+    source: FrameSource, folder: Path, ids: Sequence[int], save: bool, show: bool
+) -> tuple[list[Path], list[Output]]:
+    """The files that will be written, and the outputs in the order in which they are to be opened."""
+    from lorat_plugin.outputs import AnnotatedVideo, TextFile, Window, box_lines, json_lines
+
+    names = {number: "boxes.txt" if len(ids) == 1 else f"boxes_{number}.txt" for number in ids}
+    outputs: list[Output] = [TextFile(folder / name, box_lines(number)) for number, name in names.items()]
+    outputs.append(TextFile(folder / "track.jsonl", json_lines))
+    files = [*(folder / name for name in names.values()), folder / "track.jsonl"]
+    if save:
+        outputs.append(AnnotatedVideo(folder / "video.mp4", source.fps))
+        files.append(folder / "video.mp4")
+    if show:
+        outputs.append(Window(source.stop))
+    return files, outputs
+
+
+@contextlib.contextmanager
+def _stopped_by_signal(source: FrameSource) -> Iterator[list[int]]:
+    """Ctrl-C (or SIGTERM) ends the source after the frame in work, so that files are whole; a second one aborts.
+
+    Yields a list that gets the signal's number.
+    """
+    caught: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        caught.append(number)
+        signal.signal(number, previous[number])
+        source.stop()
+
+    previous = {int(number): signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _spare_source(source: str, folder: Path, save: bool) -> None:
+    """Raise InputError if the annotated video would replace the source."""
+    target = folder / "video.mp4"
+    if save and target.exists() and Path(source).exists() and target.samefile(source):
+        raise InputError(f"{source}: --save would overwrite it with {target}; choose another folder with --output")
+
+
+def _quiet_opencv() -> None:
+    """Keep OpenCV's and FFmpeg's own messages off stderr, where our sentence says the same; not when debugging."""
+    if not logging.getLogger().isEnabledFor(logging.DEBUG):
+        os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")

@@ -1,0 +1,90 @@
+"""Pairs of frames from labelled clips: folders of `0000.jpg`, `0001.jpg`, ... with a `groundtruth.txt`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+
+from lorat_plugin.boxes import area, clip_to_image, xywh_to_xyxy
+from lorat_plugin.data.material import PHOTO_TYPES, Cache, read_image
+from lorat_plugin.data.synthetic import FramePair
+from lorat_plugin.errors import InputError
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A labelled clip: frame files in order, boxes (n, 4) float64 xyxy in frame pixels, present (n,) bool."""
+
+    name: str
+    frames: tuple[Path, ...]
+    boxes: np.ndarray
+    present: np.ndarray
+
+
+def read_clips(folder: Path, exclude: Sequence[str] = (), labels: Path | None = None) -> list[Clip]:
+    """Read every labelled clip of a folder, sorted by name; clips without `groundtruth.txt` are passed over.
+
+    Args:
+        folder: holds `<clip>/0000.jpg` and so on, `<clip>/groundtruth.txt` beside the frames.
+        exclude: clips whose names start so are left out.
+        labels: folder of more targets in these clips, `<clip>__<target>.txt`, in the format of a `groundtruth.txt`.
+    Raises InputError if a folder is absent, no labelled clip is found, or rows and frames of a clip differ in number.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; name a folder of clips or leave the option out")
+    found = [p for p in sorted(folder.iterdir()) if (p / "groundtruth.txt").is_file()]
+    clips = [read_clip(p) for p in found if not p.name.startswith(tuple(exclude))]
+    if labels and not labels.is_dir():
+        raise InputError(f"{labels} is no folder; name a folder of <clip>__<target>.txt files or leave the option out")
+    for path in sorted(labels.glob("*__*.txt")) if labels else []:
+        clip = folder / path.name.partition("__")[0]
+        if clip.is_dir() and not clip.name.startswith(tuple(exclude)):
+            clips.append(read_clip(clip, path))
+    if not clips:
+        raise InputError(f"{folder} holds no clip with a groundtruth.txt; expected {folder}/<clip>/0000.jpg beside it")
+    return clips
+
+
+def read_clip(folder: Path, labels: Path | None = None) -> Clip:
+    """Read one clip with its own or other labels; a row `0,0,0,0` marks an absent target. Raises as `read_clips`."""
+    labels = labels or folder / "groundtruth.txt"
+    frames = tuple(sorted(p for p in folder.iterdir() if p.suffix.lower() in PHOTO_TYPES))
+    rows = labels.read_text().replace(",", " ").split()
+    try:
+        boxes = np.array(rows, dtype=np.float64).reshape(-1, 4)
+    except ValueError as error:
+        raise InputError(f"{labels} must hold x,y,w,h on each line ({error})") from error
+    if len(boxes) != len(frames):
+        raise InputError(f"{folder}: {len(frames)} frames but {len(boxes)} rows in {labels.name}; they must agree")
+    present = np.asarray(np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > 0).all(axis=1))
+    name = folder.name if labels.name == "groundtruth.txt" else labels.stem
+    return Clip(name, frames, xywh_to_xyxy(boxes), present)
+
+
+class ClipPairs:
+    """Two frames of one clip, at most `max_gap` frames apart, in either order."""
+
+    def __init__(self, clips: Sequence[Clip], max_gap: int = 100, cached: int = 1024) -> None:
+        """Draw from clips in which the target is present at least once; decoded frames stay in memory."""
+        self.clips = [c for c in clips if c.present.any()]
+        self.max_gap = max_gap
+        self._read = Cache(partial(read_image, flags=cv2.IMREAD_COLOR, longest=1 << 30), cached)
+
+    def sample(self, rng: Generator) -> FramePair | None:
+        """Draw one pair; None if a box lies outside its frame."""
+        clip = self.clips[int(rng.integers(len(self.clips)))]
+        present = np.flatnonzero(clip.present)
+        first = int(rng.choice(present))
+        near = present[(np.abs(present - first) <= self.max_gap) & (present != first)]
+        second = int(rng.choice(near)) if len(near) else first
+        frames = [self._read(clip.frames[i]) for i in (first, second)]
+        boxes = [clip_to_image(clip.boxes[i], f.shape[:2]) for i, f in zip((first, second), frames, strict=True)]
+        if min(area(boxes[0]), area(boxes[1])) <= 0:
+            return None
+        return FramePair(frames[0], boxes[0], frames[1], boxes[1])

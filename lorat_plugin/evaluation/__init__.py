@@ -1,0 +1,34 @@
+"""Benchmarks with the interfaces of the GOT-10k toolkit, baselines, and the demonstration.
+
+The names load on first use, so that importing this package needs neither got10k nor matplotlib.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lorat_plugin.evaluation.baselines import BASELINES, create_baseline
+    from lorat_plugin.evaluation.clips import link_clips
+    from lorat_plugin.evaluation.lasot import ExperimentLaSOT, LaSOT
+
+__all__ = ["BASELINES", "ExperimentLaSOT", "LaSOT", "create_baseline", "link_clips"]
+
+_HOMES = {
+    "BASELINES": "baselines",
+    "ExperimentLaSOT": "lasot",
+    "LaSOT": "lasot",
+    "create_baseline": "baselines",
+    "link_clips": "clips",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
