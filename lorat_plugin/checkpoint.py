@@ -262,8 +262,8 @@ def merged_tensors(weights: Weights, tensors: dict[str, torch.Tensor]) -> dict[s
         return merge_tensors(tensors, weights.scaling)
     except (KeyError, ValueError) as error:
         raise CheckpointError(
-            f"{weights.source}: its adapters do not fit the backbone ({error}): give the variant and backbone that they "
-            "were made for"
+            f"{weights.source}: its adapters do not fit the backbone ({error}): give the variant and backbone that "
+            "they were made for"
         ) from error
 
 

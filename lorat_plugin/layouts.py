@@ -91,8 +91,8 @@ def recognise(source: str, raw: dict[str, object], metadata: dict[str, str]) -> 
     else:
         some = ", ".join(list(tensors)[:3]) or "no tensors"
         raise CheckpointError(
-            f"{source}: neither LoRAT nor DINOv2 weights (it holds {some}): give a LoRAT file, a peft adapter folder or "
-            "a DINOv2 ViT/14 backbone"
+            f"{source}: neither LoRAT nor DINOv2 weights (it holds {some}): give a LoRAT file, a peft adapter folder "
+            "or a DINOv2 ViT/14 backbone"
         )
     return Weights(source, layout, tensors, alpha, rslora, metadata)
 

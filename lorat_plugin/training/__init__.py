@@ -1,0 +1,1 @@
+"""Training: from a pair of frames to updated weights."""

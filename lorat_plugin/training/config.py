@@ -1,0 +1,120 @@
+"""Settings of a training run: one frozen dataclass, filled from a YAML recipe and typed overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+from lorat_plugin.errors import InputError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Every setting of a run. Defaults are the paper's where it names a value (arXiv 2403.05231, section 4.1)."""
+
+    variant: str = "lorat_b_224"
+    backbone: str = "pretrained"  # "random", "pretrained", or a DINOv2 file
+    cutouts: str = ""  # folder of RGBA cut-outs; empty: procedural shapes
+    photos: str = ""  # folder of photos; empty: procedural scenes
+    clips: str = ""  # folder of labelled clips; empty: none
+    clip_labels: str = ""  # folder of labels for more targets in these clips; empty: none
+    exclude: tuple[str, ...] = ()  # files whose names start so are left out
+    object_weight: float = 1.0  # shares of the three sources; a source without material has none
+    patch_weight: float = 0.0
+    clip_weight: float = 0.0
+    validation_clips: str = ""  # folder of labelled clips to track through; empty: none
+    max_gap: int = 100  # frames between the two frames of a clip's pair
+    scale_jitter: float = 0.25  # deviation of the log of the search crop's scale
+    translation_jitter: float = 3.0  # largest shift of the search crop either way, in mean target sides
+    flip_chance: float = 0.5
+    third_chance: float = 1.0  # share of pairs turned grey, solarised or blurred
+    seed: int = 42
+    steps: int = 174_080
+    batch_size: int = 128
+    micro_batch: int = 0  # pairs sent through the network at once; 0: the whole batch
+    lr: float = 1e-4
+    final_lr: float = 1e-6
+    warmup_steps: int = 2048
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+    workers: int = 1  # processes that make pairs; 0: none beside the trainer
+    threads: int = 0  # compute threads; 0: torch decides
+    device: str = "cpu"
+    log_every: int = 10
+    checkpoint_every: int = 100
+    validate_every: int = 500
+    validation_pairs: int = 256
+
+    def save(self, path: Path) -> None:
+        """Write all settings as YAML, a recipe that `load_config` reads back."""
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("lorat_plugin.training") / "recipes"
+    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+
+
+def load_config(recipe: str, overrides: Mapping[str, Any] | None = None) -> TrainConfig:
+    """Read a recipe and apply overrides; None among the overrides means "as in the recipe".
+
+    Args:
+        recipe: name of a bundled recipe, or path of a YAML file.
+        overrides: field name -> value; strings are converted to the field's type.
+    Raises InputError for an unknown recipe or field, or a value of the wrong type or range.
+    """
+    path = Path(recipe)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise InputError(f"recipe {recipe} is no file; give an existing YAML file or one of {recipe_names()}")
+        text = path.read_text(encoding="utf-8")
+    elif recipe in recipe_names():
+        bundled = resources.files("lorat_plugin.training") / "recipes" / f"{recipe}.yaml"
+        text = bundled.read_text(encoding="utf-8")
+    else:
+        raise InputError(f"unknown recipe {recipe!r}; use one of {recipe_names()} or the path of a YAML file")
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"recipe {recipe} is no valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"recipe {recipe} must hold `name: value` lines")
+    values |= {k: v for k, v in (overrides or {}).items() if v is not None}
+    hints = get_type_hints(TrainConfig)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise InputError(f"recipe {recipe}: unknown setting {unknown[0]!r}; known are {sorted(hints)}")
+    return checked(TrainConfig(**{k: _convert(k, v, hints[k]) for k, v in values.items()}))
+
+
+def checked(config: TrainConfig) -> TrainConfig:
+    """Return the config if its values make sense together; raises InputError naming the first that does not."""
+    positive = ("steps", "batch_size", "lr", "clip_norm", "log_every", "checkpoint_every", "validate_every")
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, (int, float)) and (value < 0 or (value == 0 and field.name in positive)):
+            bound = "above 0" if field.name in positive else "at least 0"
+            raise InputError(f"setting {field.name} must be {bound}; got {value}")
+    if config.object_weight + config.patch_weight + config.clip_weight <= 0:
+        raise InputError("object_weight, patch_weight and clip_weight are all 0; one source of pairs is needed")
+    return config
+
+
+def _convert(name: str, value: Any, kind: Any) -> Any:
+    try:
+        if kind in (int, float, str):
+            converted = kind(value)
+            if kind is int and float(value) != converted:
+                raise ValueError
+            return converted
+        return tuple(str(v) for v in ([value] if isinstance(value, str) else value))
+    except (TypeError, ValueError) as error:
+        wanted = getattr(kind, "__name__", "a list of names")
+        raise InputError(f"setting {name} must be {wanted}; got {value!r}") from error
