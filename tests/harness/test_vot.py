@@ -233,6 +233,7 @@ def evaluated(clips: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPath
 
 
 @pytest.mark.toolkit
+@pytest.mark.slow
 @pytest.mark.parametrize("tracker", ["LoRATPython", "LoRATTraX"])
 def test_toolkit_evaluates(evaluated: Path, clips: Path, tiny_network: LoRATNetwork, tracker: str) -> None:
     results = evaluated / "results" / tracker / "baseline"
@@ -254,6 +255,7 @@ def test_toolkit_evaluates(evaluated: Path, clips: Path, tiny_network: LoRATNetw
 
 
 @pytest.mark.toolkit
+@pytest.mark.slow
 def test_example_ends_with_analysis_and_report(evaluated: Path) -> None:
     assert "Accuracy" in (evaluated / "analysis" / "example.json").read_text()
     assert (evaluated / "reports" / "example" / "report.html").stat().st_size > 0

@@ -1,0 +1,288 @@
+"""LoRAT for the VOT toolkit: the class for `protocol = python`, and a TraX server for `protocol = trax`.
+
+    python -m lorat_plugin.harness.vot --model lorat_tiny      # what the toolkit starts for a TraX entry
+
+Both follow all objects of a sequence at once, in the order in which the toolkit names them; one object is the case
+of one. The model is loaded and has run once before the toolkit sends the first frame, and one process serves any
+number of sequences. Boxes are x, y, w, h in pixels, 0-based; each answer carries the score as `confidence`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lorat_plugin.errors import InputError
+from lorat_plugin.video import read_image
+
+if TYPE_CHECKING:
+    from lorat_plugin.tracker import MultiObjectTracker
+
+logger = logging.getLogger(__name__)
+
+Box = tuple[float, float, float, float]
+Answer = tuple[Box, dict[str, float]]  # the form in which the python protocol wants an object: region, properties
+
+WARM_UP_SIZE = (480, 640)  # height, width; what the network sees does not depend on it
+WARM_UP_BOX = (280.0, 200.0, 80.0, 80.0)
+
+
+class SequenceTracker:
+    """All objects of the current sequence, answered in the order in which they were named."""
+
+    def __init__(self, tracker: MultiObjectTracker) -> None:
+        self._tracker = tracker
+        self._ids: list[int] = []
+
+    def initialize(self, frame: np.ndarray, boxes: Sequence[np.ndarray]) -> list[Answer]:
+        """Forget the former sequence and start with these objects.
+
+        Args:
+            frame: (H, W, 3) uint8 RGB.
+            boxes: one (4,) x, y, w, h in frame pixels for each object; may be empty.
+        Returns the boxes as given, confidence 1. Raises InputError if the frame or a box cannot be used.
+        """
+        for key in self._ids:
+            self._tracker.drop(key)
+        self._ids = []
+        return self._add(frame, boxes)
+
+    def update(self, frame: np.ndarray, new_boxes: Sequence[np.ndarray] = ()) -> list[Answer]:
+        """Follow all objects into the frame, then add those that appear in it. Arguments as for `initialize`."""
+        results = self._tracker.update(frame) if self._ids else {}
+        known = [_answer(results[key].box, results[key].score) for key in self._ids]
+        return known + self._add(frame, new_boxes)
+
+    def _add(self, frame: np.ndarray, boxes: Sequence[np.ndarray]) -> list[Answer]:
+        if boxes:
+            self._ids += self._tracker.add(frame, np.stack(boxes))
+        return [_answer(box, 1.0) for box in boxes]
+
+
+def _answer(box: np.ndarray, score: float) -> Answer:
+    x, y, w, h = (float(value) for value in box)
+    return (x, y, w, h), {"confidence": float(score)}
+
+
+def load_tracker(
+    model: str,
+    *,
+    weights: str | None = None,
+    backbone: str | None = None,
+    device: str = "auto",
+    engine: str = "auto",
+    precision: str = "auto",
+) -> SequenceTracker:
+    """Load a model and track one dummy frame, so that no measured frame pays for lazy loading or compiling.
+
+    Arguments as for `LoRATTracker.from_pretrained`. Raises InputError (CheckpointError) for a model, file or device
+    that cannot be used.
+    """
+    from lorat_plugin.tracker import MultiObjectTracker
+
+    tracker = SequenceTracker(
+        MultiObjectTracker.from_pretrained(
+            model, weights=weights, backbone=backbone, device=device, engine=engine, precision=precision
+        )
+    )
+    frame = np.random.default_rng(0).integers(0, 256, (*WARM_UP_SIZE, 3), dtype=np.uint8)
+    tracker.initialize(frame, [np.array(WARM_UP_BOX)])
+    tracker.update(frame)
+    tracker.initialize(frame, [])
+    return tracker
+
+
+def region_to_box(region: Any) -> np.ndarray:
+    """The upright box around a region as the python protocol encodes it.
+
+    Args:
+        region: rectangle, a tuple x, y, w, h; polygon, a list of (x, y) points; or mask, an (H, W) array, not 0 inside.
+            Points that are all whole numbers count as pixels, whose far edges belong to the box: so the toolkit hands
+            over a mask with `convert = rectangle`, which makes plain rectangles of polygons.
+    Returns (4,) float64 x, y, w, h in frame pixels. Raises InputError for anything else and for an empty mask.
+    """
+    if isinstance(region, np.ndarray) and region.ndim == 2:
+        rows, columns = np.nonzero(region)
+        if rows.size == 0:
+            raise InputError("the mask of a target is empty: it has to be visible in its first frame")
+        left, top = columns.min(), rows.min()
+        return np.array([left, top, columns.max() + 1 - left, rows.max() + 1 - top], dtype=np.float64)
+    try:
+        numbers = np.asarray(region, dtype=np.float64)
+    except (TypeError, ValueError):
+        numbers = np.empty(0)
+    if numbers.shape == (4,):
+        return numbers
+    if numbers.ndim == 2 and numbers.shape[0] >= 3 and numbers.shape[1] == 2:
+        corner = numbers.min(axis=0)
+        edge = 1 if (numbers == np.round(numbers)).all() else 0
+        return np.concatenate([corner, numbers.max(axis=0) + edge - corner])
+    raise InputError(f"a target must be given as a rectangle, polygon or mask; got {region!r:.80}")
+
+
+class LoRATPython:
+    """The tracker that the toolkit loads itself: `protocol = python`, `command = lorat_plugin.harness.vot:LoRATPython`.
+
+    The constructor's keywords are the `arg_<name>` keys of trackers.ini, so they come as text; an empty value counts
+    as left out. Every failure leaves as a RuntimeError of one sentence, because the toolkit reports only a few types
+    and turns the others into a timeout that hides the cause.
+    """
+
+    multiobject = True
+
+    def __init__(
+        self,
+        model: str = "lorat_tiny",
+        weights: str = "",
+        backbone: str = "",
+        device: str = "auto",
+        engine: str = "auto",
+        precision: str = "auto",
+    ) -> None:
+        with _reported():
+            self._tracker = load_tracker(
+                model,
+                weights=weights or None,
+                backbone=backbone or None,
+                device=device,
+                engine=engine,
+                precision=precision,
+            )
+
+    def init(self, frame: Any, new: list[tuple[Any, dict[str, Any]]], properties: dict[str, Any]) -> list[Answer]:
+        """Start a sequence.
+
+        Args:
+            frame: path of the image, or a dict of channels (path or RGB array), of which `color` is used.
+            new: (region, properties) of each object; see `region_to_box`.
+            properties: not used.
+        Returns ((x, y, w, h), {"confidence": score}) of each object.
+        """
+        with _reported():
+            return self._tracker.initialize(_colour_image(frame), [region_to_box(region) for region, _ in new])
+
+    def update(self, frame: Any, new: list[tuple[Any, dict[str, Any]]], properties: dict[str, Any]) -> list[Answer]:
+        """Track all objects into the next frame and add those that appear in it. Arguments and answer as for `init`."""
+        with _reported():
+            return self._tracker.update(_colour_image(frame), [region_to_box(region) for region, _ in new])
+
+
+@contextlib.contextmanager
+def _reported() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise RuntimeError(_sentence(error)) from error
+
+
+def _sentence(error: Exception) -> str:
+    text = " ".join(str(error).split())  # one line: TraX sends it inside a line
+    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
+
+
+def _colour_image(frame: Any) -> np.ndarray:
+    if isinstance(frame, Mapping):
+        if "color" not in frame:
+            raise InputError(f"a frame needs a channel named color; this one has {', '.join(map(str, frame))}")
+        frame = frame["color"]
+    return frame if isinstance(frame, np.ndarray) else read_image(Path(frame))
+
+
+def serve(tracker: SequenceTracker, *, multiobject: bool = True) -> int:
+    """Answer TraX requests on stdin and stdout until the toolkit quits or closes the pipe.
+
+    Args:
+        tracker: loaded and warm.
+        multiobject: announce that all objects of a sequence are tracked at once; otherwise the toolkit runs the
+            sequence again for each of them.
+    Returns the exit code: 0 after a quit or a closed pipe; after a failure 2 (bad input) or 1, with the traceback
+    logged and the reason sent to the toolkit.
+    """
+    import trax
+
+    server = _open_server(multiobject)
+    try:
+        for request in _requests(server):
+            frame = read_image(Path(request.image["color"].path()))
+            boxes = [np.array(region.bounds(), dtype=np.float64) for region, _ in request.objects or ()]
+            answers = tracker.initialize(frame, boxes) if request.type == "initialize" else tracker.update(frame, boxes)
+            server.status([(trax.Rectangle.create(*box), properties) for box, properties in answers])
+    except trax.TraxException as error:
+        logger.info("the connection ended: %s", error)
+    except Exception as error:
+        logger.exception("stopped: %s", _sentence(error))
+        with contextlib.suppress(trax.TraxException):
+            server.quit(_sentence(error))
+        return _exit_code(error)
+    return 0
+
+
+def refuse(reason: str) -> None:
+    """Answer the first TraX request with the reason why there is no tracker.
+
+    The toolkit shows this sentence; of a process that ends before the handshake it says only that it cannot connect.
+    """
+    import trax
+
+    with contextlib.suppress(trax.TraxException):
+        server = _open_server(multiobject=True)
+        server.wait()
+        server.quit(reason)
+
+
+def _open_server(multiobject: bool) -> Any:
+    import trax
+
+    # without the metadata key `vot`, with which the toolkit restarts the process for every object
+    return trax.Server(
+        [trax.Region.RECTANGLE], [trax.Image.PATH], [trax.ImageChannel.COLOR], "LoRAT", multiobject=multiobject
+    )
+
+
+def _requests(server: Any) -> Iterator[Any]:
+    while (request := server.wait()).type != "quit":
+        yield request
+
+
+def _exit_code(error: Exception) -> int:
+    return 2 if isinstance(error, InputError) else 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the TraX server with the command line's options. Returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lorat_plugin.harness.vot",
+        description="LoRAT as a TraX server; the VOT toolkit starts it (`lorat vot init` writes its trackers.ini).",
+    )
+    parser.add_argument("--model", default="lorat_tiny", help="variant, e.g. lorat_tiny, lorat_b_224, or a hub id")
+    parser.add_argument("--weights", help="file or adapter folder; the bundled weights if left out")
+    parser.add_argument("--backbone", help="DINOv2 file that completes weights without a backbone")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument("--engine", default="auto", help="inference engine: auto or eager")
+    parser.add_argument("--precision", default="auto", help="auto, fp32, bf16 or fp16")
+    parser.add_argument(
+        "--sequential", action="store_true", help="one object at a time: the toolkit repeats the sequence for each"
+    )
+    options = vars(parser.parse_args(arguments))
+    multiobject = not options.pop("sequential")
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
+    with contextlib.redirect_stdout(sys.stderr):  # stdout belongs to the protocol
+        try:
+            tracker = load_tracker(**options)
+        except Exception as error:
+            logger.exception("cannot start: %s", _sentence(error))
+            if not sys.stdin.isatty():
+                refuse(_sentence(error))
+            return _exit_code(error)
+        return serve(tracker, multiobject=multiobject)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
