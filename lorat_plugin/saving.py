@@ -58,7 +58,9 @@ def write_weights(
         raise CheckpointError(
             f"{weights.source}: holds adapters only: give the DINOv2 file by --backbone to write '{target}'"
         )
-    header = _header(weights, variant, adapters=target != "merged")
+    if target != "merged" and _single_alpha(weights) is None:
+        raise CheckpointError(f"{weights.source}: its layers differ in rank or alpha: write it as merged")
+    header = _header(weights, variant)
     swiglu = variant.ffn == "swiglu"
     if target == "merged":
         return _save(to_official(merged_tensors(weights, weights.tensors), swiglu), path, header, dtype)
@@ -69,7 +71,7 @@ def write_weights(
         weights.tensors if target == "official-full" else trained, swiglu, full=target == "official-full"
     )
     if any(scaling != 1 for scaling in _scalings(weights)):  # the official loader takes absence for 1
-        tensors["lora_alpha"] = torch.tensor(_single_alpha(weights))
+        tensors["lora_alpha"] = torch.tensor(float(header["lora_alpha"]))
         tensors["use_rslora"] = torch.tensor(weights.rslora)
     return _save(tensors, path, header, dtype)
 
@@ -83,26 +85,24 @@ def _scalings(weights: Weights) -> list[float]:
     return [weights.scaling(n.removesuffix(".lora_A.weight"), weights.tensors[n].shape[0]) for n in names]
 
 
-def _single_alpha(weights: Weights) -> float:
-    """One alpha for all layers, as files keep it; a file without any means scaling 1."""
+def _single_alpha(weights: Weights) -> float | None:
+    """The alpha of all layers, or None if they differ; a file without any means scaling 1."""
     ranks = {t.shape[0] for n, t in weights.tensors.items() if n.endswith(".lora_A.weight")}
     if len(set(weights.alpha.values())) > 1 or len(ranks) > 1:
-        raise CheckpointError(f"{weights.source}: its layers differ in rank or alpha: write it as merged")
+        return None
     rank = ranks.pop()
     return next(iter(weights.alpha.values()), rank**0.5 if weights.rslora else float(rank))
 
 
-def _header(weights: Weights, variant: Variant, adapters: bool) -> dict[str, str]:
+def _header(weights: Weights, variant: Variant) -> dict[str, str]:
     header = {"format": "pt", **weights.metadata, "variant": variant.name}
+    if weights.has_adapters and (alpha := _single_alpha(weights)) is not None:
+        header |= {"lora_alpha": str(alpha), "rslora": str(weights.rslora)}
     for package in ("lorat_plugin", "torch", "timm", "peft"):
         try:
             header[f"version_{package}"] = version(package)
         except PackageNotFoundError:
             continue
-    for setting in ("lora_alpha", "rslora"):  # a merged file has nothing left to scale
-        header.pop(setting, None)
-    if adapters:
-        header |= {"lora_alpha": str(_single_alpha(weights)), "rslora": str(weights.rslora)}
     return header
 
 
@@ -115,7 +115,7 @@ def _save_peft(
     dtype: torch.dtype | None,
 ) -> Path:
     rank = next(t.shape[0] for n, t in tensors.items() if n.endswith(".lora_A.weight"))
-    config = adapter_config(variant, rank, _single_alpha(weights), weights.rslora)
+    config = adapter_config(variant, rank, float(header["lora_alpha"]), weights.rslora)
     folder.mkdir(parents=True, exist_ok=True)
     _save({f"base_model.model.{n}": t for n, t in tensors.items()}, folder / "adapter_model.safetensors", header, dtype)
     config.save_pretrained(folder)

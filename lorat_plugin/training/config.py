@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib import resources
@@ -54,6 +55,11 @@ class TrainConfig:
         """Write all settings as YAML, a recipe that `load_config` reads back."""
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
         path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+
+    def portable(self) -> str:
+        """All settings as JSON with the last part of each path alone: what goes into weights that others get."""
+        paths = ("backbone", "cutouts", "photos", "clips", "clip_labels", "validation_clips")
+        return json.dumps({k: Path(v).name if k in paths else v for k, v in asdict(self).items()})
 
 
 def recipe_names() -> list[str]:

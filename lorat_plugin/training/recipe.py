@@ -261,7 +261,7 @@ def train(
             clock, since = time.perf_counter(), done
         if done % config.checkpoint_every == 0 or last:
             save_state(network, optimizer, done, config, out)
-            save_checkpoint(network, weights, metadata={"steps": str(done)})
+            save_checkpoint(network, weights, metadata={"steps": str(done), "recipe": config.portable()})
         if done % config.validate_every == 0 or last:
             success = clip_success(network, clips, device) if clips else None
             figures = journal.write_validation(done, peak_overlaps(network, fixed, device), success)
