@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from lorat_plugin import create_model, save_checkpoint
 from lorat_plugin.network import LoRATNetwork
 
 torch.set_num_threads(1)  # tests are small: threads only cost them time
+settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
+settings.load_profile("no deadline")
 
 GOLDEN = Path(__file__).parent / "golden"
 
