@@ -69,6 +69,16 @@ def giou(a: Boxes, b: Boxes, eps: float = 1e-6) -> Boxes:
     return intersection / union.clip(eps) - (enclosing - union) / enclosing
 
 
+def success_auc(overlaps: np.ndarray) -> float:
+    """Area under the success curve: mean over the 21 thresholds 0, 0.05 ... 1 of the share of overlaps above it.
+
+    Args:
+        overlaps: (N,), N > 0, IoU of each frame that counts.
+    Source: OTB (Wu et al., CVPR 2013); strict, as in the GOT-10k and STARK toolkits.
+    """
+    return float((overlaps[:, None] > np.linspace(0, 1, 21)).mean())
+
+
 def _intersection_and_union(a: Boxes, b: Boxes) -> tuple[Boxes, Boxes]:
     xp = _namespace(a)
     low, high = xp.maximum(a[..., :2], b[..., :2]), xp.minimum(a[..., 2:], b[..., 2:])

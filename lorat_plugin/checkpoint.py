@@ -18,14 +18,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from lorat_plugin.errors import CheckpointError
+from lorat_plugin.errors import CheckpointError, first_line
 from lorat_plugin.layouts import Weights, recognise
-from lorat_plugin.lora import merge_tensors
+from lorat_plugin.lora import merge_tensors, trained_modules
 from lorat_plugin.network import LoRATNetwork
-from lorat_plugin.variants import Variant, get_variant, list_variants
+from lorat_plugin.variants import Variant, get_variant, is_variant, list_variants
 
 logger = logging.getLogger(__name__)
 
+SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 DINOV2_GRID = 37  # cells along a side of DINOv2's own position table
 
 
@@ -43,13 +44,18 @@ def load_pretrained(model: str, weights: str | None = None, backbone: str | None
     """
     if weights is not None:
         return load_checkpoint(weights, get_variant(model), backbone)
-    if Path(model).exists() or model.endswith((".safetensors", ".bin", ".pth", ".pt")) or "/" in model:
+    if is_weights(model):
         return load_checkpoint(model, None, backbone)
     variant = get_variant(model)
     bundled = bundled_weights(variant)
     if bundled is None:
         raise CheckpointError(f"{variant.name} has no bundled weights: give its file by weights= (--weights)")
     return load_checkpoint(bundled, variant, backbone)
+
+
+def is_weights(model: str) -> bool:
+    """Whether a model's name is that of weights (file, folder or hub id) rather than a variant's."""
+    return not is_variant(model) and ("/" in model or model.endswith(SUFFIXES) or Path(model).exists())
 
 
 def bundled_weights(variant: Variant) -> Path | None:
@@ -66,17 +72,16 @@ def _locate(source: str | Path) -> Path:
     if (path := Path(source)).exists():
         return path
     match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", str(source))
-    if not match or str(source).endswith((".safetensors", ".bin", ".pth", ".pt")):
+    if not match or str(source).endswith(SUFFIXES):
         raise CheckpointError(f"weights '{source}' not found: give an existing file, an adapter folder or a hub id")
     from huggingface_hub import snapshot_download
 
     try:
         folder = Path(snapshot_download(match[1], revision=match[2], allow_patterns=["*.json", "*.safetensors"]))
     except Exception as error:  # the hub's client raises many kinds
-        reason = str(error).strip().splitlines()[0]
         raise CheckpointError(
-            f"'{source}' is no file here and could not be had from the hub ({reason}): check the name, go online, or "
-            "download it once into the hub's cache"
+            f"'{source}' is no file here and could not be had from the hub ({first_line(error)}): check the name, go "
+            "online, or download it once into the hub's cache"
         ) from error
     for path in folder.glob("*.safetensors"):
         _verify_checksum(path)
@@ -161,8 +166,8 @@ def _read_tensors(path: Path) -> tuple[dict[str, object], dict[str, str]]:
         raise CheckpointError(
             f"{path}: a pickle that needs code to be loaded, which is refused: save its tensors alone (safetensors)"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # a damaged pickle can raise anything
+        reason = first_line(error)
         raise CheckpointError(f"{path}: neither a safetensors nor a readable torch file ({reason})") from error
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path}: holds a {type(raw).__name__}, not a dictionary of tensors: save the state dict")
@@ -189,16 +194,18 @@ def load_checkpoint(
         raise CheckpointError(
             f"{source}: a DINOv2 backbone without LoRAT's trained part: give it by backbone= (--backbone)"
         )
+    check_trained(weights, variant)
     tensors = dict(weights.tensors)
     base = ""
     if not weights.has_backbone:
         plain = backbone_tensors(variant, "pretrained" if backbone is None else str(backbone))
-        base = f", backbone from {backbone or 'timm'}"
+        base = f", backbone from {backbone or 'the hub'}"
         tensors = plain | tensors
-    tensors = merged_tensors(weights, tensors)
+    tensors = merged_tensors(weights, {name: tensor.float() for name, tensor in tensors.items()})
     check_fit(variant, tensors, str(source))
-    network = LoRATNetwork(variant)
-    network.load_state_dict(tensors)
+    with torch.device("meta"):  # random start values would only be thrown away
+        network = LoRATNetwork(variant)
+    network.load_state_dict(tensors, assign=True)
     logger.info("%s: %s loaded from %s%s", variant.name, weights.layout, source, base)
     return network.requires_grad_(False).eval()
 
@@ -220,18 +227,13 @@ def load_backbone(network: LoRATNetwork, source: str) -> None:
 def backbone_tensors(variant: Variant, source: str) -> dict[str, torch.Tensor]:
     """DINOv2's tensors for a variant under the network's names, the position table resized. See `load_backbone`."""
     if source == "pretrained":
-        import timm
-
-        name = f"{variant.backbone}.lvd142m"
+        name = f"timm/{variant.backbone}.lvd142m"  # where timm fetches it from
         try:
-            raw: dict[str, object] = dict(timm.create_model(name, pretrained=True, num_classes=0).state_dict())
-        except Exception as error:  # the hub's client raises many kinds
-            reason = str(error).strip().splitlines()[0]
+            weights = read_weights(name)
+        except CheckpointError as error:
             raise CheckpointError(
-                f"the backbone {name} could not be downloaded ({reason}): go online or give a DINOv2 file by backbone= "
-                "(--backbone)"
+                f"the backbone is missing: give a DINOv2 file by backbone= (--backbone); {error}"
             ) from error
-        weights = recognise(name, raw, {})
     else:
         weights = read_weights(source)
     if not weights.layout.startswith("DINOv2"):
@@ -267,16 +269,31 @@ def merged_tensors(weights: Weights, tensors: dict[str, torch.Tensor]) -> dict[s
         ) from error
 
 
+def trained_names(variant: Variant) -> tuple[str, ...]:
+    """How the names of tensors begin that LoRAT trains, adapters aside."""
+    return tuple(f"{module}." for module in trained_modules(variant))
+
+
+def check_trained(weights: Weights, variant: Variant) -> None:
+    """Raise CheckpointError unless LoRAT's own parts are there, and all that is there fits the variant."""
+    with torch.device("meta"):
+        plain = LoRATNetwork(variant).state_dict()
+    absent = [name for name in plain if name.startswith(trained_names(variant)) and name not in weights.tensors]
+    if absent:
+        raise CheckpointError(
+            f"{weights.source}: holds no {absent[0]}: adapters alone do not track; save head and token types with them"
+        )
+    rest = {name: tensor.to("meta") for name, tensor in weights.tensors.items()}
+    check_fit(variant, merged_tensors(weights, rest if weights.has_backbone else plain | rest), weights.source)
+
+
 def infer_variant(weights: Weights) -> Variant:
     """The variant that weights belong to, by metadata, else by shapes. CheckpointError if none or several fit."""
     if (name := weights.metadata.get("variant")) in list_variants():
         return get_variant(str(name))
     tensors = weights.tensors
-    dim = (
-        tensors["token_type_embed.weight"].shape[1]
-        if "token_type_embed.weight" in tensors
-        else tensors["pos_embed"].shape[-1]
-    )
+    widths = (tensors[n].shape[-1] for n in ("token_type_embed.weight", "norm.weight", "pos_embed") if n in tensors)
+    dim = next(widths, 0)
     depth = 1 + max((int(m[1]) for m in (re.match(r"blocks\.(\d+)\.", name) for name in tensors) if m), default=-1)
     cells = tensors["pos_embed"].shape[1] if "pos_embed" in tensors else None
     fitting = [

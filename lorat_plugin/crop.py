@@ -110,19 +110,21 @@ def mean_colour(frame: np.ndarray) -> np.ndarray:
     return np.array(cv2.mean(frame)[:3], np.float32)
 
 
-def template_mask(box_xyxy: np.ndarray, crop: Crop, grid: int) -> np.ndarray:
-    """Cells of the template that the target touches: (grid, grid) int64, 1 foreground, 0 background.
+def cells_on_target(box_xyxy: np.ndarray, size: int, grid: int) -> np.ndarray:
+    """Cells of a crop's grid that the target touches, (grid, grid) bool.
+
+    They are the template's foreground cells, and the positive cells of a search region: all of them.
 
     Args:
-        box_xyxy: (4,) float64, frame pixels.
-        crop: the template's crop of that frame.
+        box_xyxy: (4,) float64, crop pixels.
+        size: side of the crop, pixels.
         grid: cells along a side.
+    Source: LoRAT (arXiv 2403.05231).
     """
-    cells = rasterize(crop.to_crop(box_xyxy) / (crop.size[0] / grid))
-    x1, y1, x2, y2 = clip_to_image(cells, (grid, grid))
-    mask = np.zeros((grid, grid), np.int64)
-    mask[y1:y2, x1:x2] = 1
-    return mask
+    x1, y1, x2, y2 = clip_to_image(rasterize(box_xyxy / (size / grid)), (grid, grid))
+    cells = np.zeros((grid, grid), bool)
+    cells[y1:y2, x1:x2] = True
+    return cells
 
 
 def normalize(crops: torch.Tensor) -> torch.Tensor:

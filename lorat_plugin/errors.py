@@ -7,3 +7,9 @@ class InputError(ValueError):
 
 class CheckpointError(InputError):
     """A weights file or a model id cannot be used."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, in one line, for use inside a sentence."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -22,7 +22,6 @@ Layout = Literal[
     "LoRAT merged",
     "LoRAT adapters (peft)",
 ]
-TRAINED = ("token_type_embed", "head.", "norm.")  # beside the adapters; `norm.` only where the variant trains it
 _PREFIX = re.compile(r"^((module|model|net|network|ema|ema_model|base_model\.model)\.)+")
 _CONTAINERS = ("state_dict", "model", "model_state_dict", "net", "network", "ema", "state_dict_ema", "model_ema")
 _OFFICIAL = (  # official name -> common name

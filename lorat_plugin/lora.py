@@ -111,7 +111,7 @@ def merge(network: LoRATNetwork) -> LoRATNetwork:
 def merge_tensors(tensors: dict[str, torch.Tensor], scaling: Callable[[str, int], float]) -> dict[str, torch.Tensor]:
     """Fold adapters into their layers and fuse q, k, v: the state dict of a plain network.
 
-    W + scaling * B A is computed in float32 and cast back to W's dtype.
+    W + scaling * B A is computed in float32 and cast back to the wider of their types.
 
     Args:
         tensors: by the names of `network_tensors`; q, k and v apart or fused.
@@ -133,5 +133,5 @@ def merge_tensors(tensors: dict[str, torch.Tensor], scaling: Callable[[str, int]
         if weight[rows].shape != (b.shape[0], a.shape[1]):
             raise ValueError(f"adapter of {layer} is {b.shape[0]}x{a.shape[1]}, its layer {tuple(weight.shape)}")
         weight[rows] += scaling(layer, a.shape[0]) * (b @ a)
-        plain[key] = weight.to(plain[key].dtype)
+        plain[key] = weight.to(torch.promote_types(plain[key].dtype, tensors[name].dtype))
     return plain

@@ -8,12 +8,14 @@ official checkpoints, except timm's `mlp.fc1/fc2` for the giant's SwiGLU layers.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import timm
 import torch
 from torch import nn
 
+from lorat_plugin.errors import InputError
 from lorat_plugin.variants import Variant, get_variant
 
 SEARCH_TYPE = 2  # row of the token type table; rows 0 and 1 are template background and foreground
@@ -43,22 +45,29 @@ class MLP(nn.Module):
 class Head(nn.Module):
     """Score map and boxes from search tokens: paper section 3.4, MLP-only anchor-free head."""
 
-    cell_centres: torch.Tensor
-
     def __init__(self, dim: int, grid: int) -> None:
         super().__init__()
         self.grid = grid
         self.cls_mlp, self.reg_mlp = MLP(dim, 1), MLP(dim, 4)
-        centres = (torch.arange(grid, dtype=torch.float32) + 0.5) / grid
-        y, x = torch.meshgrid(centres, centres, indexing="ij")
-        self.register_buffer("cell_centres", torch.stack([x, y], -1), persistent=False)  # (G, G, 2)
 
     def forward(self, tokens: torch.Tensor) -> Prediction:
         """(B, G * G, dim) -> Prediction; each box side lies within one crop size of its cell's centre."""
         scores = self.cls_mlp(tokens).float().view(-1, self.grid, self.grid)
         sides = self.reg_mlp(tokens).float().sigmoid().view(-1, self.grid, self.grid, 4)
-        boxes = torch.cat([self.cell_centres - sides[..., :2], self.cell_centres + sides[..., 2:]], -1)
-        return Prediction(scores, boxes)
+        centres = cell_centres(self.grid, sides.device)
+        return Prediction(scores, torch.cat([centres - sides[..., :2], centres + sides[..., 2:]], -1))
+
+
+@lru_cache
+@torch.inference_mode(False)
+def cell_centres(grid: int, device: torch.device) -> torch.Tensor:
+    """Centres of the score map's cells, (grid, grid, 2) float32, x and y in fractions of the search region.
+
+    No buffer of the network: its half precision would move the boxes by up to a pixel.
+    """
+    line = (torch.arange(grid, dtype=torch.float32, device=device) + 0.5) / grid
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    return torch.stack([x, y], -1)
 
 
 class LoRATNetwork(nn.Module):
@@ -69,6 +78,8 @@ class LoRATNetwork(nn.Module):
 
     def __init__(self, variant: Variant) -> None:
         super().__init__()
+        if not timm.is_model(variant.backbone):
+            raise InputError(f"variant '{variant.name}': timm has no model '{variant.backbone}': give one of its names")
         vit = timm.create_model(
             variant.backbone,
             embed_dim=variant.dim,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import functools
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,9 +11,18 @@ from typing import Literal
 import torch
 from safetensors.torch import save_file
 
-from lorat_plugin.checkpoint import backbone_tensors, check_fit, infer_variant, merged_tensors, read_weights
+from lorat_plugin.checkpoint import (
+    backbone_tensors,
+    check_fit,
+    check_trained,
+    infer_variant,
+    merged_tensors,
+    read_weights,
+    trained_names,
+)
 from lorat_plugin.errors import CheckpointError
-from lorat_plugin.layouts import TRAINED, Weights, to_official
+from lorat_plugin.files import whole_file, whole_folder
+from lorat_plugin.layouts import Weights, to_official
 from lorat_plugin.lora import SplitQKV, adapter_config, network_tensors
 from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.variants import Variant, get_variant
@@ -36,7 +44,7 @@ def save_checkpoint(
         path: file, or folder for "peft".
         target: "merged" (one file that needs nothing else), "peft" (adapter folder), "official" (adapters only) or
             "official-full"; the last three need adapters.
-        dtype: of what is written; left out, as it is.
+        dtype: of what is written; left out, the widest of what there is.
         metadata: more strings for the header, such as the training recipe.
     Returns the path. Written to a temporary name and renamed. Raises CheckpointError if there are no adapters to write.
     """
@@ -64,7 +72,7 @@ def write_weights(
     swiglu = variant.ffn == "swiglu"
     if target == "merged":
         return _save(to_official(merged_tensors(weights, weights.tensors), swiglu), path, header, dtype)
-    trained = {n: t for n, t in weights.tensors.items() if ".lora_" in n or n.startswith(_trained_names(variant))}
+    trained = {n: t for n, t in weights.tensors.items() if ".lora_" in n or n.startswith(trained_names(variant))}
     if target == "peft":
         return _save_peft(trained, weights, variant, path, header, dtype)
     tensors = to_official(
@@ -74,10 +82,6 @@ def write_weights(
         tensors["lora_alpha"] = torch.tensor(float(header["lora_alpha"]))
         tensors["use_rslora"] = torch.tensor(weights.rslora)
     return _save(tensors, path, header, dtype)
-
-
-def _trained_names(variant: Variant) -> tuple[str, ...]:
-    return TRAINED if variant.train_norm else TRAINED[:2]
 
 
 def _scalings(weights: Weights) -> list[float]:
@@ -116,23 +120,20 @@ def _save_peft(
 ) -> Path:
     rank = next(t.shape[0] for n, t in tensors.items() if n.endswith(".lora_A.weight"))
     config = adapter_config(variant, rank, float(header["lora_alpha"]), weights.rslora)
-    folder.mkdir(parents=True, exist_ok=True)
-    _save({f"base_model.model.{n}": t for n, t in tensors.items()}, folder / "adapter_model.safetensors", header, dtype)
-    config.save_pretrained(folder)
+    with whole_folder(folder) as part:
+        _save(
+            {f"base_model.model.{n}": t for n, t in tensors.items()}, part / "adapter_model.safetensors", header, dtype
+        )
+        config.save_pretrained(part)
     return folder
 
 
 def _save(tensors: dict[str, torch.Tensor], path: Path, header: dict[str, str], dtype: torch.dtype | None) -> Path:
-    ready = {n: (t.to(dtype) if dtype and t.is_floating_point() else t).contiguous() for n, t in tensors.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        save_file(ready, temporary, metadata=header)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    floats = [tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()]
+    dtype = dtype or functools.reduce(torch.promote_types, floats)  # half-precision backbones meet float32 adapters
+    ready = {n: (t.to(dtype) if t.is_floating_point() else t).contiguous() for n, t in tensors.items()}
+    with whole_file(path) as part:
+        save_file(ready, part, metadata=header)
     return path
 
 
@@ -152,20 +153,22 @@ def convert(
         model: variant; left out, it is inferred.
         backbone: DINOv2 file, or "pretrained", that completes adapters.
         target: layout; left out, "peft" for a destination without suffix, else "merged".
-        dtype: of what is written; left out, as it is.
-    Returns what was recognised, the variant and the layout written. Raises CheckpointError.
+        dtype: of what is written; left out, the widest of what there is.
+    Returns what was recognised in the source, the variant and the layout written. Raises CheckpointError.
     """
     weights = read_weights(source)
     if weights.layout.startswith("DINOv2"):
         raise CheckpointError(f"{source}: a DINOv2 backbone without LoRAT's trained part: there is nothing to convert")
     variant = get_variant(model) if model else infer_variant(weights)
+    check_trained(weights, variant)
     target = target or ("merged" if Path(destination).suffix else "peft")
+    complete = weights
     if target in ("merged", "official-full") and not weights.has_backbone:
-        completed = _split_base(backbone_tensors(variant, backbone or "pretrained")) | weights.tensors
-        weights = replace(weights, tensors=completed)
+        tensors = _split_base(backbone_tensors(variant, backbone or "pretrained")) | weights.tensors
+        complete = replace(weights, tensors=tensors)
     if target == "merged":
-        check_fit(variant, merged_tensors(weights, weights.tensors), str(source))
-    write_weights(weights, variant, destination, target, dtype)
+        check_fit(variant, merged_tensors(complete, complete.tensors), str(source))
+    write_weights(complete, variant, destination, target, dtype)
     return weights, variant, target
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from lorat_plugin.engines import prepare
+from lorat_plugin.engines import check_options, prepare
 from lorat_plugin.errors import InputError
 from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.tracking import Target, TrackResult, check_frame, start, step
@@ -43,11 +44,12 @@ class _Tracker:
             backbone: DINOv2 file that completes weights which hold adapters only; left out, timm fetches it.
             device: "auto" (CUDA, MPS or CPU, the first there is), or torch's name of one.
             engine: "auto" or a name from `lorat_plugin.engines.list_engines()`.
-            precision: "auto" (fp32 on a CPU, bf16 or fp16 on a GPU), "fp32", "bf16" or "fp16".
+            precision: "auto" (bf16, else fp16, on a CUDA GPU; fp32 elsewhere), "fp32", "bf16" or "fp16".
         Raises InputError (CheckpointError for weights) with one sentence that names the remedy.
         """
         from lorat_plugin.checkpoint import load_pretrained
 
+        check_options(device, engine, precision)  # before the weights take their time
         return cls(load_pretrained(model, weights, backbone), device, engine, precision)
 
 
@@ -66,7 +68,7 @@ class MultiObjectTracker(_Tracker):
         self._targets: dict[int, Target] = {}
         self._next_id = 0
 
-    def add(self, frame: np.ndarray, boxes: np.ndarray | Iterable[Iterable[float]]) -> list[int]:
+    def add(self, frame: np.ndarray, boxes: np.ndarray | Sequence[Sequence[float]]) -> list[int]:
         """Add targets seen in a frame.
 
         Args:
@@ -74,7 +76,9 @@ class MultiObjectTracker(_Tracker):
             boxes: (N, 4) x, y, w, h in frame pixels, 0-based top-left.
         Returns an id for each; ids are never used again. Raises InputError (nothing is added) as `tracking.start`.
         """
-        targets = [start(self.engine, self.device, frame, np.asarray(box, np.float64)) for box in boxes]
+        if any(np.ndim(box) != 1 for box in boxes):
+            raise InputError(f"boxes must be (N, 4): a list of x, y, w, h; got {boxes!r:.80}")
+        targets = [start(self.engine, self.device, frame, box) for box in boxes]
         ids = list(range(self._next_id, self._next_id + len(targets)))
         self._next_id += len(targets)
         self._targets.update(zip(ids, targets, strict=True))
@@ -101,7 +105,7 @@ class LoRATTracker(_Tracker):
 
     _target: Target | None = None
 
-    def init(self, frame: np.ndarray, box: np.ndarray | Iterable[float]) -> None:
+    def init(self, frame: np.ndarray, box: ArrayLike) -> None:
         """Start on a target, forgetting the one before.
 
         Args:
@@ -109,7 +113,7 @@ class LoRATTracker(_Tracker):
             box: x, y, w, h in frame pixels, 0-based top-left.
         Raises InputError for a frame of another kind, or a box that is not finite, has no area or misses the frame.
         """
-        self._target = start(self.engine, self.device, frame, np.asarray(box, np.float64))
+        self._target = start(self.engine, self.device, frame, box)
 
     def update(self, frame: np.ndarray) -> TrackResult:
         """Follow the target into the next frame, (H, W, 3) uint8 RGB. Raises InputError before `init`."""

@@ -14,9 +14,10 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from lorat_plugin.boxes import area, clip_to_image, xywh_to_xyxy, xyxy_to_xywh
-from lorat_plugin.crop import Crop, mean_colour, normalize, template_mask
+from lorat_plugin.crop import Crop, cells_on_target, mean_colour, normalize
 from lorat_plugin.errors import InputError
 from lorat_plugin.network import Prediction
 from lorat_plugin.variants import Variant
@@ -53,7 +54,7 @@ class Target:
 
 
 @torch.inference_mode()
-def start(engine: Engine, device: torch.device, frame: np.ndarray, box_xywh: np.ndarray) -> Target:
+def start(engine: Engine, device: torch.device, frame: np.ndarray, box_xywh: ArrayLike) -> Target:
     """Begin a target in its first frame.
 
     Args:
@@ -67,7 +68,8 @@ def start(engine: Engine, device: torch.device, frame: np.ndarray, box_xywh: np.
     box = check_box(box_xywh, frame.shape[:2])
     variant, fill = engine.variant, mean_colour(frame)
     crop = Crop.around(box, variant.template_area_factor, variant.template_size, frame.shape[:2])
-    mask = torch.from_numpy(template_mask(box, crop, variant.template_grid)[None]).to(device)
+    cells = cells_on_target(crop.to_crop(box), variant.template_size, variant.template_grid)
+    mask = torch.from_numpy(cells[None].astype(np.int64)).to(device)
     z = normalize(torch.from_numpy(crop.cut(frame, fill)[None]).to(device))
     return Target(box, fill, engine.encode_template(z, mask))
 
@@ -103,8 +105,10 @@ def step(
         box = clip_to_image(crop.to_frame(box), frame.shape[:2])
         if np.isfinite(box).all() and area(box) > 0:
             target.box = box
-        elif not np.isfinite(box).all():  # the crop missed the frame, which has shrunk: hold the last box
-            box = target.box
+        elif not np.isfinite(
+            box
+        ).all():  # hold the last box: the crop missed a frame that has shrunk, or fp16 overflowed
+            box, score = target.box, score if np.isfinite(score) else 0.0
         results.append(TrackResult(xyxy_to_xywh(box), score))
     return results
 
@@ -144,9 +148,12 @@ def check_frame(frame: np.ndarray) -> np.ndarray:
     return frame
 
 
-def check_box(box_xywh: np.ndarray, frame_size: tuple[int, int]) -> np.ndarray:
+def check_box(box_xywh: ArrayLike, frame_size: tuple[int, int]) -> np.ndarray:
     """A start box as (4,) float64 xyxy; InputError if it is not finite, has no area, or misses the frame (H, W)."""
-    box = np.asarray(box_xywh, np.float64)
+    try:
+        box = np.asarray(box_xywh, np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"a box must be four numbers x, y, w, h in pixels; got {box_xywh!r:.80}") from None
     if box.shape != (4,) or not np.isfinite(box).all() or min(box[2:]) <= 0:
         raise InputError(
             f"a box must be x, y, w, h in pixels, finite, with w and h above 0; got {np.round(box, 3).tolist()}"

@@ -35,6 +35,20 @@ class Variant:
     window_weight: float = 0.45  # share of the Hann window in the penalised score map
     min_object_size: float = 10.0  # frame pixels; a smaller state box is widened before the search crop
 
+    def __post_init__(self) -> None:
+        """Raise InputError for sizes that cannot work together."""
+        for name in ("template_size", "search_size"):
+            if getattr(self, name) < self.patch_size or getattr(self, name) % self.patch_size:
+                raise InputError(
+                    f"variant '{self.name}': {name} {getattr(self, name)} must be a multiple of {self.patch_size}"
+                )
+        if self.template_size > self.search_size:
+            raise InputError(f"variant '{self.name}': the template must not be larger than the search region")
+        if min(self.depth, self.heads, self.lora_rank) < 1 or self.dim % self.heads:
+            raise InputError(
+                f"variant '{self.name}': depth, heads and rank must be above 0, and dim a multiple of heads"
+            )
+
     @property
     def template_grid(self) -> int:
         """Cells along a side of the template."""
@@ -88,15 +102,19 @@ def list_variants() -> list[str]:
 
 def get_variant(name: str) -> Variant:
     """The variant of that name; `LoRAT-B-224` and `lorat_b224` are understood too. Raises InputError if unknown."""
-    plain = {_plain(known): variant for known, variant in _VARIANTS.items()}
-    if _plain(name) not in plain:
+    if not is_variant(name):
         raise InputError(f"unknown model '{name}': use one of {', '.join(_VARIANTS)}")
-    return plain[_plain(name)]
+    return next(variant for known, variant in _VARIANTS.items() if _plain(known) == _plain(name))
+
+
+def is_variant(name: str) -> bool:
+    """Whether `get_variant` knows the name."""
+    return _plain(name) in map(_plain, _VARIANTS)
 
 
 def register_variant(variant: Variant) -> None:
     """Make a variant of another package known by its name. Raises InputError if the name is taken by another."""
-    if _VARIANTS.get(variant.name, variant) != variant:
+    if is_variant(variant.name) and get_variant(variant.name) != variant:
         raise InputError(f"variant '{variant.name}' exists already with other sizes: choose another name")
     _VARIANTS[variant.name] = variant
 

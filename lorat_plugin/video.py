@@ -167,34 +167,54 @@ def read_image(path: Path) -> np.ndarray:
         data = path.read_bytes()  # not cv2.imread, which prints its own messages and fails on some names on Windows
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    return decode_image(data, str(path))
+
+
+def decode_image(data: bytes, shown: str) -> np.ndarray:
+    """Decode the content of an image file as `read_image` does; errors name it `shown`."""
     if _is_truncated(data):
-        raise InputError(f"{path}: the image is incomplete; copy or extract it again")
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH) if data else None
+        raise InputError(f"{shown}: the image is incomplete; copy or extract it again")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH) if data else None
+    except cv2.error as error:
+        raise InputError(f"{shown}: cannot be decoded as an image ({error.err})") from error
     if image is None:
-        raise InputError(f"{path}: cannot be decoded as an image")
+        raise InputError(f"{shown}: cannot be decoded as an image")
     if image.dtype == np.uint16:
         image = (image >> 8).astype(np.uint8)
     if image.dtype != np.uint8:
-        raise InputError(f"{path}: has {image.dtype} pixels; convert it to 8 or 16 bits per channel")
+        raise InputError(f"{shown}: has {image.dtype} pixels; convert it to 8 or 16 bits per channel")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def _is_truncated(data: bytes) -> bool:
     """Whether a JPEG or PNG lacks its end. OpenCV decodes the first part of such a JPEG and leaves the rest grey."""
     if data.startswith(b"\xff\xd8"):
-        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")  # end of image after the last start of scan
-    return data.startswith(b"\x89PNG") and b"IEND" not in data[-4096:]
+        return data.find(b"\xff\xd9", _start_of_scan(data)) < 0  # pixels never hold an end marker; more may follow it
+    return data.startswith(b"\x89PNG") and b"IEND\xaeB`\x82" not in data
+
+
+def _start_of_scan(jpeg: bytes) -> int:
+    """Where the pixels of a JPEG begin, behind its headers, which may hold a thumbnail with markers of its own."""
+    position = 2
+    while position + 4 <= len(jpeg) and jpeg[position] == 0xFF and jpeg[position + 1] != 0xDA:
+        position += 2 + int.from_bytes(jpeg[position + 2 : position + 4], "big")
+    return position
 
 
 def list_images(folder: Path) -> list[Path]:
     """Image files of a folder by their suffix, in natural order: 2.png before 10.png. Hidden files are left out."""
+    return [path for path in map(folder.joinpath, image_names([p.name for p in folder.iterdir()])) if not path.is_dir()]
 
-    def natural(path: Path) -> list[tuple[int, str]]:
-        parts = re.findall("[0-9]+|[^0-9]+", path.name.lower())
-        return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
-    images = (path for path in folder.iterdir() if IMAGE_NAME.fullmatch(path.name))
-    return sorted((path for path in images if not path.is_dir()), key=natural)
+def image_names(names: Sequence[str]) -> list[str]:
+    """Those of some file names that are an image's, in natural order; hidden files are left out."""
+
+    def natural(name: str) -> tuple[list[tuple[int, str]], str]:
+        parts = re.findall("[0-9]+|[^0-9]+", name.lower())
+        return [(int(part), "") if part[0] in "0123456789" else (-1, part) for part in parts], name
+
+    return sorted((name for name in names if IMAGE_NAME.fullmatch(name)), key=natural)
 
 
 def _open_folder(folder: Path, start: int, end: int | None) -> FrameSource:

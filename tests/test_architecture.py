@@ -19,7 +19,7 @@ HEAVY = {"vot", "trax", "got10k", "peft", "accelerate", "transformers", "matplot
 
 # A module may import, when it is loaded, modules of its own row and of the rows above it.
 LAYERS = [
-    {"errors", "boxes", "variants"},
+    {"errors", "boxes", "variants", "files", "devices"},
     {"crop"},
     {"network"},
     {"lora", "layouts", "checkpoint", "saving"},
@@ -30,7 +30,20 @@ LAYERS = [
     {"doctor"},
     {"cli"},
 ]
-BELOW_TRAINING = {"errors", "boxes", "variants", "crop", "network", "lora", "layouts", "checkpoint", "saving", "data"}
+BELOW_TRAINING = {
+    "errors",
+    "boxes",
+    "variants",
+    "files",
+    "devices",
+    "crop",
+    "network",
+    "lora",
+    "layouts",
+    "checkpoint",
+    "saving",
+    "data",
+}
 
 
 def part(module: str) -> str:

@@ -13,16 +13,23 @@ from typing import Annotated
 import typer
 
 from lorat_plugin.cli.convert import convert_command
+from lorat_plugin.cli.data import data_app
 from lorat_plugin.cli.demo import demo_command
 from lorat_plugin.cli.doctor import doctor_command
+from lorat_plugin.cli.lmdb import lmdb_app
 from lorat_plugin.cli.track import track_command
 from lorat_plugin.cli.train import train_command
 from lorat_plugin.cli.vot import vot_app
 from lorat_plugin.errors import InputError
 
+_EXTRAS = {  # optional package -> the extra that brings it
+    "peft": "train", "accelerate": "train", "lmdb": "train", "matplotlib": "train",
+    "got10k": "got10k", "six": "got10k", "vot": "vot", "trax": "vot",
+}  # fmt: skip
 app = typer.Typer(
     name="lorat",
-    help="LoRAT single-object tracking: track videos, evaluate, train, convert weights.",
+    help="LoRAT single-object tracking: track videos, evaluate, train, convert weights. "
+    "With --debug an error keeps its traceback.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -32,6 +39,8 @@ app.command("demo")(demo_command)
 app.command("doctor")(doctor_command)
 app.command("train")(train_command)
 app.command("convert")(convert_command)
+app.add_typer(lmdb_app, name="lmdb")
+app.add_typer(data_app, name="data")
 app.add_typer(vot_app, name="vot")
 
 
@@ -71,5 +80,8 @@ def run(arguments: list[str], debug: bool = False) -> int:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
+            typer.echo(f"lorat: this needs {error.name}: pip install 'lorat_plugin[{_EXTRAS[error.name]}]'", err=True)
+            return 2
         typer.echo(f"lorat: {type(error).__name__}: {error} (--debug shows where)", err=True)
         return 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -12,19 +11,10 @@ import numpy as np
 from numpy.random import Generator
 
 from lorat_plugin.boxes import area, clip_to_image, xywh_to_xyxy
-from lorat_plugin.data.material import PHOTO_TYPES, Cache, read_image
+from lorat_plugin.data.clips import Clip, read_clip
+from lorat_plugin.data.material import Cache, read_image
 from lorat_plugin.data.synthetic import FramePair
 from lorat_plugin.errors import InputError
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A labelled clip: frame files in order, boxes (n, 4) float64 xyxy in frame pixels, present (n,) bool."""
-
-    name: str
-    frames: tuple[Path, ...]
-    boxes: np.ndarray
-    present: np.ndarray
 
 
 def read_clips(folder: Path, exclude: Sequence[str] = (), labels: Path | None = None) -> list[Clip]:
@@ -51,22 +41,6 @@ def read_clips(folder: Path, exclude: Sequence[str] = (), labels: Path | None = 
     return clips
 
 
-def read_clip(folder: Path, labels: Path | None = None) -> Clip:
-    """Read one clip with its own or other labels; a row `0,0,0,0` marks an absent target. Raises as `read_clips`."""
-    labels = labels or folder / "groundtruth.txt"
-    frames = tuple(sorted(p for p in folder.iterdir() if p.suffix.lower() in PHOTO_TYPES))
-    rows = labels.read_text().replace(",", " ").split()
-    try:
-        boxes = np.array(rows, dtype=np.float64).reshape(-1, 4)
-    except ValueError as error:
-        raise InputError(f"{labels} must hold x,y,w,h on each line ({error})") from error
-    if len(boxes) != len(frames):
-        raise InputError(f"{folder}: {len(frames)} frames but {len(boxes)} rows in {labels.name}; they must agree")
-    present = np.asarray(np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > 0).all(axis=1))
-    name = folder.name if labels.name == "groundtruth.txt" else labels.stem
-    return Clip(name, frames, xywh_to_xyxy(boxes), present)
-
-
 class ClipPairs:
     """Two frames of one clip, at most `max_gap` frames apart, in either order."""
 
@@ -84,7 +58,10 @@ class ClipPairs:
         near = present[(np.abs(present - first) <= self.max_gap) & (present != first)]
         second = int(rng.choice(near)) if len(near) else first
         frames = [self._read(clip.frames[i]) for i in (first, second)]
-        boxes = [clip_to_image(clip.boxes[i], f.shape[:2]) for i, f in zip((first, second), frames, strict=True)]
+        boxes = [
+            clip_to_image(xywh_to_xyxy(clip.boxes[i]), f.shape[:2])
+            for i, f in zip((first, second), frames, strict=True)
+        ]
         if min(area(boxes[0]), area(boxes[1])) <= 0:
             return None
         return FramePair(frames[0], boxes[0], frames[1], boxes[1])

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lorat_plugin.devices import find_device
 from lorat_plugin.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,26 +33,18 @@ def prepare(
         precision: "auto" (fp32 on a CPU and MPS; bf16, else fp16, on a CUDA GPU), "fp32", "bf16" or "fp16".
     Returns the engine and its device. Raises InputError for a name that is unknown or a device that is not there.
     """
-    if engine not in ("auto", *list_engines()):
-        raise InputError(f"unknown engine '{engine}': use auto or {', '.join(list_engines())}")
-    if precision not in ("auto", *PRECISIONS):
-        raise InputError(f"unknown precision '{precision}': use auto, {', '.join(PRECISIONS)}")
-    place = _device(device)
+    place = check_options(device, engine, precision)
     dtype = _best_precision(place) if precision == "auto" else PRECISIONS[precision]
     return network.to(place, dtype).eval(), place
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"device '{name}' cannot be used here ({str(error).splitlines()[0]}): use auto or cpu"
-        ) from error
-    return device
+def check_options(device: str, engine: str, precision: str) -> torch.device:
+    """The device that a name stands for. Raises InputError as `prepare`, which see for the names."""
+    if engine not in ("auto", *list_engines()):
+        raise InputError(f"unknown engine '{engine}': use auto or {', '.join(list_engines())}")
+    if precision not in ("auto", *PRECISIONS):
+        raise InputError(f"unknown precision '{precision}': use auto, {', '.join(PRECISIONS)}")
+    return find_device(device)
 
 
 def _best_precision(device: torch.device) -> torch.dtype:

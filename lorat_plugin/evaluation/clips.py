@@ -6,91 +6,39 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from lorat_plugin.data.clips import Clip, find_clips
 from lorat_plugin.errors import InputError
-from lorat_plugin.video import list_images, read_image
+from lorat_plugin.files import link_or_copy, whole_file
+from lorat_plugin.video import read_image
 
-LAYOUT = "DIR/<clip>/ with the frames (00000001.jpg ...) and groundtruth.txt (x,y,w,h, one row per frame)"
 FULLY_VISIBLE = 8  # GOT-10k's cover label counts visible eighths
 
 
-@dataclass(frozen=True)
-class Clip:
-    """A folder of frames with a box for each.
+def find_scorable_clips(folder: str | Path) -> list[Clip]:
+    """Clips of a folder (see `data.clips.find_clips`) on which a tracker can be run and scored.
 
-    boxes: (N, 4) float64 x, y, w, h in pixels, NaN where the target is absent.
+    Raises InputError for what `find_clips` refuses, a first frame without a box, no box after it, or two clips that
+    would have one name in the toolkit.
     """
-
-    name: str
-    frames: tuple[Path, ...]
-    boxes: np.ndarray
-
-
-def read_boxes(path: Path) -> np.ndarray:
-    """Read a text file of boxes, one row `x y w h` a line, separated by commas, tabs or spaces.
-
-    Returns (N, 4) float64; "nan" is understood. Raises InputError that names the file and the line.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").strip().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as text: {error}") from error
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = [float(value) for value in re.split(r"[,\s]+", line.strip())]
-        except ValueError:
-            row = []
-        if len(row) != 4:
-            raise InputError(f"{path}, line {number}: '{line.strip()}' is not a box; write x,y,w,h")
-        rows.append(row)
-    if not rows:
-        raise InputError(f"{path}: is empty; write one row x,y,w,h per frame")
-    return np.array(rows, dtype=np.float64)
-
-
-def find_clips(folder: str | Path) -> list[Clip]:
-    """Clips of a folder: the folder itself if it has a groundtruth.txt, else those of its sub-folders that have one.
-
-    Frames are the images beside groundtruth.txt or in `img/`, in natural order; any image type. Rows with a NaN or
-    without area say that the target is absent. Raises InputError for a missing folder, a folder without clips, a
-    number of rows other than the number of frames, a first frame without a box, and no box after it.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; wanted {LAYOUT}")
-    if (folder / "val" / "list.txt").is_file():
-        folder = folder / "val"
-    homes = [folder] if (folder / "groundtruth.txt").is_file() else sorted(folder.iterdir())
-    homes = [home for home in homes if (home / "groundtruth.txt").is_file()]
-    if not homes:
-        raise InputError(f"{folder}: no clip with a groundtruth.txt in it; wanted {LAYOUT}")
-    return [_read_clip(home.resolve()) for home in homes]
-
-
-def _read_clip(home: Path) -> Clip:
-    boxes = read_boxes(home / "groundtruth.txt")
-    frames = list_images(home) or (list_images(home / "img") if (home / "img").is_dir() else [])
-    if len(frames) != len(boxes):
-        raise InputError(f"{home}: {len(frames)} frames but {len(boxes)} rows in groundtruth.txt; one row per frame")
-    with np.errstate(invalid="ignore"):
-        present = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > 0).all(axis=1)
-    if not present[0]:
-        raise InputError(f"{home}: the first row of groundtruth.txt is no box, and a tracker starts from it")
-    if not present[1:].any():
-        raise InputError(f"{home}: no frame after the first has a box, so nothing can be scored; leave the clip out")
-    boxes[~present] = np.nan
-    name = re.sub(r"[\[\]*?]", "_", home.name)  # the toolkit uses names in glob patterns
-    return Clip(name, tuple(frames), boxes)
+    clips = []
+    for clip in find_clips(folder):
+        if not clip.present[0]:
+            raise InputError(f"{clip.name}: the first row of groundtruth.txt is no box, and a tracker starts from it")
+        if not clip.present[1:].any():
+            raise InputError(f"{clip.name}: no frame after the first has a box, so nothing can be scored; leave it out")
+        clips.append(replace(clip, name=re.sub(r"[\[\]*?]", "_", clip.name)))  # the toolkit uses names in glob patterns
+        if clips[-1].name in [other.name for other in clips[:-1]]:
+            raise InputError(f"{clip.name}: another clip is called {clips[-1].name} too: rename one of them")
+    return clips
 
 
 def link_clips(clips: Sequence[Clip], root: str | Path) -> None:
@@ -101,13 +49,13 @@ def link_clips(clips: Sequence[Clip], root: str | Path) -> None:
     absent get the box 0,0,0,0, cover 0 and absence 1, and the toolkit's report leaves them out.
 
     Args:
-        clips: from `find_clips`; names must differ.
+        clips: from `find_scorable_clips`.
         root: folder to write to.
     Raises InputError if a first frame cannot be decoded, or the frames lie in the folder that would be replaced.
     """
     subset = Path(root) / "val"
     for clip in clips:
-        if any(frame.is_relative_to(subset.resolve()) for frame in clip.frames):
+        if any(frame.resolve().is_relative_to(subset.resolve()) for frame in clip.frames):
             raise InputError(f"{clip.name}: its frames lie in {subset}, which is written anew; move them elsewhere")
     sizes = [read_image(clip.frames[0]).shape[:2] for clip in clips]
     shutil.rmtree(subset, ignore_errors=True)
@@ -115,7 +63,7 @@ def link_clips(clips: Sequence[Clip], root: str | Path) -> None:
         home = subset / clip.name
         home.mkdir(parents=True)
         for number, frame in enumerate(clip.frames, start=1):
-            _link(frame, home / f"{number:08d}.jpg")
+            link_or_copy(frame, home / f"{number:08d}.jpg")
         _write_labels(home, clip.boxes, size)
     _write_list(subset, [clip.name for clip in clips])
 
@@ -139,13 +87,6 @@ def write_sequences(sequences: Mapping[str, tuple[Sequence[np.ndarray], np.ndarr
     _write_list(subset, list(sequences))
 
 
-def _link(source: Path, target: Path) -> None:
-    try:
-        target.symlink_to(source)
-    except OSError:  # Windows without the right to make links, or a file system that has none
-        shutil.copyfile(source, target)
-
-
 def _write_labels(home: Path, boxes: np.ndarray, frame_size: tuple[int, int]) -> None:
     height, width = frame_size
     absent = np.isnan(boxes).any(axis=1)
@@ -161,8 +102,5 @@ def _write_labels(home: Path, boxes: np.ndarray, frame_size: tuple[int, int]) ->
 
 
 def _write_list(subset: Path, names: Sequence[str]) -> None:
-    part = (
-        subset / f".list.{os.getpid()}.part"
-    )  # written last and whole: with it the toolkit takes the root as complete
-    part.write_text("\n".join(names) + "\n", encoding="utf-8")
-    os.replace(part, subset / "list.txt")
+    with whole_file(subset / "list.txt") as part:  # written last: with it the toolkit takes the root as complete
+        part.write_text("\n".join(names) + "\n", encoding="utf-8")

@@ -26,10 +26,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from lorat_plugin.boxes import iou, xywh_to_xyxy
+from lorat_plugin.boxes import iou, success_auc, xywh_to_xyxy
+from lorat_plugin.data.clips import read_boxes
 from lorat_plugin.data.synthetic import render_sequence
 from lorat_plugin.errors import InputError
-from lorat_plugin.evaluation.clips import find_clips, link_clips, read_boxes, write_sequences
+from lorat_plugin.evaluation.clips import find_scorable_clips, link_clips, write_sequences
 from lorat_plugin.evaluation.demo_video import write_video
 from lorat_plugin.harness.got10k import FrameTracker
 
@@ -45,7 +46,6 @@ SCENES: dict[str, tuple[str, str, tuple[str, ...]]] = {  # name: photo, target, 
     "dog_chelsea": ("chelsea.jpg", "dog.png", ("cat.png", "car.png")),
     "cat_coffee": ("coffee.jpg", "cat.png", ("dog.png", "car.png")),
 }
-THRESHOLDS = np.linspace(0, 1, 21)
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,13 @@ def prepare_sequences(folder: Path, data: Path | None = None) -> dict[str, int]:
 
     Args:
         folder: the demonstration's folder, made if need be.
-        data: folder of the user's clips (see `find_clips`); None renders five from the images in the package.
+        data: folder of the user's clips (see `find_scorable_clips`); None renders five from the images in the package.
     Returns frames by sequence. Raises InputError if `folder` is a file or the clips are unusable.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: a file of that name is in the way; remove it or work in another folder")
     if data is not None:
-        clips = find_clips(data)
+        clips = find_scorable_clips(data)
         link_clips(clips, folder / "sequences")
         lengths = {clip.name: len(clip.frames) for clip in clips}
     else:
@@ -230,8 +230,3 @@ def _score(experiment: Any, tracker: str, overall: dict[str, Any]) -> Score:
         fps=float(1 / np.concatenate(seconds).mean()),
         sequence_auc=aucs,
     )
-
-
-def success_auc(overlaps: np.ndarray) -> float:
-    """Mean over the 21 thresholds 0, 0.05 ... 1 of the share of overlaps (N,), N > 0, above the threshold."""
-    return float((overlaps[:, None] > THRESHOLDS).mean())

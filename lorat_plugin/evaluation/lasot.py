@@ -21,8 +21,8 @@ import numpy as np
 from got10k.experiments import ExperimentOTB
 from got10k.utils.metrics import rect_iou
 
+from lorat_plugin.data.clips import read_boxes
 from lorat_plugin.errors import InputError
-from lorat_plugin.evaluation.clips import read_boxes
 from lorat_plugin.video import list_images
 
 LAYOUT = "ROOT/airplane/airplane-1/ (or ROOT/airplane-1/) with img/00000001.jpg ... and groundtruth.txt"

@@ -18,9 +18,10 @@ from typing import Literal
 import numpy as np
 import yaml
 
+from lorat_plugin.data.clips import Clip, find_clips
 from lorat_plugin.errors import InputError
+from lorat_plugin.files import link_or_copy
 from lorat_plugin.variants import get_variant
-from lorat_plugin.video import list_images
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,6 @@ IDENTIFIERS: dict[Protocol, str] = {"python": "LoRATPython", "trax": "LoRATTraX"
 TIMEOUT = 120  # seconds for the start and for each frame; the toolkit's own 30 do not cover a large model's loading
 FRAMES_PER_SECOND = 30  # only real-time experiments read it
 IMAGE_ENDINGS = {".jpg": ".jpg", ".jpeg": ".jpg", ".png": ".png"}  # the toolkit takes no others
-WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 STACK = {
     "title": "Local sequences",
     "experiments": {
@@ -61,14 +61,16 @@ class TrackerSettings:
 
         Raises InputError for a model without weights and for a file that does not exist.
         """
+        from lorat_plugin.checkpoint import bundled_weights, is_weights  # imports torch
+        from lorat_plugin.engines import check_options
+
+        check_options(self.device, self.engine, self.precision)
         model = self.model
         if self.weights is not None:
             get_variant(model)
-        elif Path(model).exists() or "/" in model or model.endswith(WEIGHTS_SUFFIXES):
+        elif is_weights(model):
             model = _absolute("--model", model)
         else:
-            from lorat_plugin.checkpoint import bundled_weights  # imports torch
-
             if bundled_weights(get_variant(model)) is None:
                 raise InputError(f"{model} has no bundled weights: give its file by --weights")
         weights = None if self.weights is None else _absolute("--weights", self.weights)
@@ -78,15 +80,6 @@ class TrackerSettings:
     def given(self) -> dict[str, str]:
         """Name -> value of those that are set."""
         return {name: value for name, value in vars(self).items() if value is not None}
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One sequence: frames in order and a box for each."""
-
-    name: str
-    frames: list[Path]
-    boxes: np.ndarray  # (N, 4) float64 x, y, w, h, pixels, 0-based; NaN or no area: absent
 
 
 def create_workspace(
@@ -116,7 +109,7 @@ def create_workspace(
     occupied = _check_target(workspace, force)
     settings = settings.checked()
     stack_file = None if stack is None else _find_stack(stack)
-    found = [read_clip(folder) for folder in _clip_folders(clips)]
+    found = [usable(clip) for clip in find_clips(clips)]
 
     workspace.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=workspace.parent, prefix=f".{workspace.name}-"))
@@ -161,22 +154,16 @@ def tracker_entries(settings: TrackerSettings, protocols: Sequence[Protocol]) ->
     return entries
 
 
-def read_clip(folder: Path) -> Clip:
-    """Read a clip's list of frames and its boxes. Raises InputError that names the file and line at fault."""
-    frames = list_images(folder)
-    if not frames:
-        raise InputError(f"clip {folder} has no frames (.jpg or .png images) beside groundtruth.txt")
-    kinds = {IMAGE_ENDINGS.get(frame.suffix.lower(), frame.suffix) for frame in frames}
+def usable(clip: Clip) -> Clip:
+    """The clip itself if the toolkit can run it; else InputError says why not."""
+    kinds = {IMAGE_ENDINGS.get(frame.suffix.lower(), frame.suffix) for frame in clip.frames}
     if len(kinds) > 1 or not kinds <= set(IMAGE_ENDINGS.values()):
-        raise InputError(f"clip {folder} has {', '.join(sorted(kinds))} images: the toolkit needs all .jpg or all .png")
-    truth = folder / "groundtruth.txt"
-    lines = truth.read_text(encoding="utf-8", errors="replace").splitlines()
-    boxes = np.array([_box(line, f"{truth}, line {i}") for i, line in enumerate(lines, 1) if line.strip()])
-    if len(boxes) != len(frames):
-        raise InputError(f"{truth} has {len(boxes)} boxes for {len(frames)} frames: it needs a line for each frame")
-    if _absent(boxes[0]):
-        raise InputError(f"{truth}, line 1: the target must be visible in the first frame; got {lines[0]!r}")
-    return Clip(Path(os.path.abspath(folder)).name, frames, boxes)
+        raise InputError(
+            f"clip {clip.name} has {', '.join(sorted(kinds))} images: the toolkit needs all .jpg or all .png"
+        )
+    if not clip.present[0]:
+        raise InputError(f"clip {clip.name}: line 1 of groundtruth.txt is no box: the target must be visible at first")
+    return clip
 
 
 def write_sequence(folder: Path, clip: Clip) -> None:
@@ -185,33 +172,20 @@ def write_sequence(folder: Path, clip: Clip) -> None:
     colour.mkdir(parents=True)
     ending = IMAGE_ENDINGS[clip.frames[0].suffix.lower()]
     for number, frame in enumerate(clip.frames, 1):
-        target = colour / f"{number:08d}{ending}"
-        try:
-            target.symlink_to(frame.resolve())
-        except OSError:
-            shutil.copyfile(frame, target)
-    rows = ["0" if _absent(box) else ",".join(f"{value:.4f}" for value in box) for box in clip.boxes]  # 0: unknown
+        link_or_copy(frame, colour / f"{number:08d}{ending}")
+    rows = ["0" if np.isnan(box[0]) else ",".join(f"{value:.4f}" for value in box) for box in clip.boxes]  # 0: unknown
     _write_text(folder / "groundtruth.txt", "".join(f"{row}\n" for row in rows))
     facts = {"name": clip.name, "fps": FRAMES_PER_SECOND, "format": "default", "channel.default": "color"}
     facts["channels.color"] = f"color/%08d{ending}"
     _write_text(folder / "sequence", "".join(f"{key}={value}\n" for key, value in facts.items()))
 
 
-def _clip_folders(root: Path) -> list[Path]:
-    if not root.is_dir():
-        raise InputError(f"--sequences {root} is not a folder: give the folder that holds the clips")
-    if (root / "groundtruth.txt").is_file():
-        return [root]
-    folders = sorted(path for path in root.iterdir() if (path / "groundtruth.txt").is_file())
-    if not folders:
-        raise InputError(f"no clips in {root}: each must be a folder with frames (.jpg, .png) and groundtruth.txt")
-    return folders
-
-
 def _absolute(option: str, source: str) -> str:
+    from lorat_plugin.checkpoint import SUFFIXES
+
     if Path(source).exists():
         return str(Path(source).absolute())
-    if "/" not in source or source.endswith(WEIGHTS_SUFFIXES):
+    if "/" not in source or source.endswith(SUFFIXES):
         raise InputError(f"{option} {source} does not exist: give a file, an adapter folder or a hub id")
     return source  # a hub id
 
@@ -261,20 +235,6 @@ def _set_aside(workspace: Path) -> Path:
         number += 1
     os.replace(workspace, former)
     return former
-
-
-def _box(line: str, where: str) -> list[float]:
-    try:
-        numbers = [float(part) for part in line.replace(",", " ").split()]
-    except ValueError:
-        numbers = []
-    if len(numbers) != 4:
-        raise InputError(f"{where}: wanted x,y,w,h; got {line!r:.60}")
-    return numbers
-
-
-def _absent(box: np.ndarray) -> bool:
-    return not np.isfinite(box).all() or bool((box[2:] <= 0).any())
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib import resources
@@ -45,7 +46,7 @@ class TrainConfig:
     clip_norm: float = 1.0
     workers: int = 1  # processes that make pairs; 0: none beside the trainer
     threads: int = 0  # compute threads; 0: torch decides
-    device: str = "cpu"
+    device: str = "auto"  # CUDA, MPS or CPU, the first there is
     log_every: int = 10
     checkpoint_every: int = 100
     validate_every: int = 500
@@ -92,6 +93,7 @@ def load_config(recipe: str, overrides: Mapping[str, Any] | None = None) -> Trai
         raise InputError(f"recipe {recipe} is no valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise InputError(f"recipe {recipe} must hold `name: value` lines")
+    values = {k: v for k, v in values.items() if v is not None}  # `name:` without a value means the default
     values |= {k: v for k, v in (overrides or {}).items() if v is not None}
     hints = get_type_hints(TrainConfig)
     unknown = sorted(set(values) - set(hints))
@@ -117,10 +119,12 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
     try:
         if kind in (int, float, str):
             converted = kind(value)
+            if kind is not str and not math.isfinite(converted):
+                raise ValueError("not finite")
             if kind is int and float(value) != converted:
-                raise ValueError
+                raise ValueError("not whole")
             return converted
         return tuple(str(v) for v in ([value] if isinstance(value, str) else value))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         wanted = getattr(kind, "__name__", "a list of names")
         raise InputError(f"setting {name} must be {wanted}; got {value!r}") from error

@@ -21,17 +21,18 @@ import torch
 from numpy.random import PCG64, Generator
 from torch.utils.data import DataLoader, Dataset
 
-from lorat_plugin.crop import Crop, mean_colour, normalize
+from lorat_plugin.crop import Crop, cells_on_target, mean_colour, normalize
 from lorat_plugin.data.augment import Jitter, augment, jittered_parameters
 from lorat_plugin.data.material import Material
 from lorat_plugin.data.synthetic import FramePair, ObjectPairs, PatchPairs
 from lorat_plugin.data.video_pairs import ClipPairs, read_clips
+from lorat_plugin.devices import find_device
 from lorat_plugin.errors import InputError
+from lorat_plugin.files import whole_file
 from lorat_plugin.network import LoRATNetwork, create_model
 from lorat_plugin.saving import save_checkpoint
 from lorat_plugin.training.adapters import use_merged_products
 from lorat_plugin.training.config import TrainConfig
-from lorat_plugin.training.labels import positive_cells
 from lorat_plugin.training.losses import Losses, lorat_loss
 from lorat_plugin.training.schedule import learning_rate, parameter_groups
 from lorat_plugin.training.state import Journal, load_state, save_state, start_from
@@ -87,6 +88,8 @@ def pair_sources(config: TrainConfig) -> tuple[list[PairSource], np.ndarray]:
         labels = Path(config.clip_labels) if config.clip_labels else None
         sources.append(ClipPairs(read_clips(Path(config.clips), config.exclude, labels), config.max_gap))
         weights.append(config.clip_weight)
+    if sum(weights) <= 0:
+        raise InputError("clip_weight is the only share above 0, but no clips are given: name their folder (--clips)")
     return sources, np.array(weights) / sum(weights)
 
 
@@ -143,9 +146,9 @@ def make_pair(frames: FramePair, variant: Variant, jitter: Jitter, config: Train
     return Pair(
         template=_normalized(z),
         search=_normalized(x),
-        mask=torch.from_numpy(positive_cells(z_box, variant.template_size, variant.template_grid).astype(np.int64)),
+        mask=torch.from_numpy(cells_on_target(z_box, variant.template_size, variant.template_grid).astype(np.int64)),
         box=torch.from_numpy(x_box / variant.search_size).float(),
-        positive=torch.from_numpy(positive_cells(x_box, variant.search_size, variant.search_grid)),
+        positive=torch.from_numpy(cells_on_target(x_box, variant.search_size, variant.search_grid)),
     )
 
 
@@ -237,11 +240,13 @@ def train(
     network = create_model(variant, backbone=config.backbone, lora=True).to(device)
     use_merged_products(network)
     optimizer = make_optimizer(network, config)
-    out.mkdir(parents=True, exist_ok=True)
-    done = load_state(network, optimizer, out, resume)
-    if init_from and not done:
+    done = load_state(network, optimizer, out, resume, config)
+    if init_from and done:
+        raise InputError(f"{out} holds a run of {done} steps: --init-from starts a new one, so give --resume never")
+    if init_from:
         start_from(network, Path(init_from))
-    config.save(out / "config.yaml")
+    with whole_file(out / "config.yaml") as part:
+        config.save(part)
     journal = Journal(out / "log.jsonl", done)
     fixed = list(make_loader(dataset.for_validation(), config, range(config.validation_pairs)))
     clips = read_clips(Path(config.validation_clips)) if config.validation_clips else []
@@ -267,6 +272,8 @@ def train(
             figures = journal.write_validation(done, peak_overlaps(network, fixed, device), success)
             logger.info("step %d: %s", done, figures)
             journal.plot(out / "curve.png")
+    if not weights.exists():  # the run was stopped between its last state and its weights
+        save_checkpoint(network, weights, metadata={"steps": str(done), "recipe": config.portable()})
     return weights
 
 
@@ -275,4 +282,4 @@ def _set_up(config: TrainConfig) -> torch.device:
     cv2.setNumThreads(1)
     if config.threads:
         torch.set_num_threads(config.threads)
-    return torch.device(config.device)
+    return find_device(config.device)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,8 +15,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lorat_plugin.errors import CheckpointError
+from lorat_plugin.files import whole_file
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.training.losses import Losses
+
+logger = logging.getLogger(__name__)
 
 STATE_NAME = "state.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -37,27 +40,36 @@ def save_state(network: nn.Module, optimizer: torch.optim.Optimizer, done: int, 
         tensors[f"weight.{name}"] = parameter.detach().contiguous()
         for moment in _MOMENTS:
             tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment].contiguous()
-    path, part = out / STATE_NAME, out / f".{STATE_NAME}.part"
-    save_file(tensors, part, metadata={"steps_done": str(done), "config": json.dumps(asdict(config))})
-    os.replace(part, path)
-    return path
+    with whole_file(out / STATE_NAME) as part:
+        save_file(tensors, part, metadata={"steps_done": str(done), "config": json.dumps(asdict(config))})
+    return out / STATE_NAME
 
 
-def load_state(network: nn.Module, optimizer: torch.optim.Optimizer, out: Path, resume: str) -> int:
+def load_state(
+    network: nn.Module, optimizer: torch.optim.Optimizer, out: Path, resume: str, config: TrainConfig
+) -> int:
     """Put back a saved state; returns the number of steps done, 0 for a fresh start.
+
+    Settings that differ from those of the state are logged; they hold from here on.
 
     Args:
         network: its trained parameters are filled.
         optimizer: AdamW over the same parameters.
         out: the run's folder.
         resume: "auto", "never", or the path of a state.
+        config: settings of this run.
     Raises CheckpointError if the state is absent (for a path), unreadable, or of another network.
     """
     path = out / STATE_NAME if resume in ("auto", "never") else Path(resume)
     if resume == "never" or (resume == "auto" and not path.is_file()):
         return 0
-    tensors, done = _read(path)
+    tensors, metadata = _read(path)
+    done = int(metadata["steps_done"])
     _fill(network, tensors, path)
+    former = json.loads(metadata["config"])
+    now = json.loads(json.dumps(asdict(config)))  # tuples become lists, as in the file
+    changed = [f"{name} {former.get(name)} -> {value}" for name, value in now.items() if former.get(name) != value]
+    logger.info("%s: going on after %d steps%s", path, done, "; changed: " + ", ".join(changed) if changed else "")
     for name, parameter in trained_parameters(network).items():
         moments = {m: tensors[f"{m}.{name}"].to(parameter) for m in _MOMENTS}
         optimizer.state[parameter] = {"step": torch.tensor(float(done)), **moments}
@@ -69,7 +81,7 @@ def start_from(network: nn.Module, path: Path) -> None:
     _fill(network, _read(path)[0], path)
 
 
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], int]:
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     if not path.is_file():
         raise CheckpointError(f"{path} is no file; give the state.safetensors of a run")
     try:
@@ -80,7 +92,7 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], int]:
         raise CheckpointError(f"{path} cannot be read ({error}); start anew with --resume never") from error
     if "steps_done" not in metadata:
         raise CheckpointError(f"{path} is no training state (a state.safetensors says how many steps are done)")
-    return tensors, int(metadata["steps_done"])
+    return tensors, metadata
 
 
 def _fill(network: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -101,7 +113,8 @@ class Journal:
         self.path = path
         rows = read_journal(path) if done else []
         kept = [json.dumps(r) + "\n" for r in rows if r["step"] <= done]
-        path.write_text("".join(kept), encoding="utf-8")
+        with whole_file(path) as part:
+            part.write_text("".join(kept), encoding="utf-8")
         self._recent: list[torch.Tensor] = []
 
     def add(self, losses: Losses) -> None:

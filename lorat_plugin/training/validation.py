@@ -9,16 +9,14 @@ import cv2
 import numpy as np
 import torch
 
-from lorat_plugin.boxes import iou, xywh_to_xyxy, xyxy_to_xywh
+from lorat_plugin.boxes import iou, success_auc, xywh_to_xyxy
+from lorat_plugin.data.clips import Clip
 from lorat_plugin.data.material import read_image
-from lorat_plugin.data.video_pairs import Clip
 from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.tracking import start, step
 
 if TYPE_CHECKING:
     from lorat_plugin.training.recipe import Batch
-
-THRESHOLDS = np.linspace(0, 1, 21)
 
 
 @torch.no_grad()
@@ -35,18 +33,21 @@ def peak_overlaps(network: LoRATNetwork, batches: Iterable[Batch], device: torch
 def clip_success(network: LoRATNetwork, clips: Sequence[Clip], device: torch.device) -> float:
     """Mean over clips of the area under the success curve (21 thresholds, strict), tracked from the first frame.
 
-    Frames where the target is absent, and the first one, do not count. All clips advance together, one frame a step.
+    Each is tracked from its first frame with a box; that frame and those where the target is absent do not count.
+    All clips advance together, one frame a step.
     """
-    targets = [start(network, device, _read(c, 0), xyxy_to_xywh(c.boxes[0])) for c in clips]
+    begins = [int(np.argmax(c.present)) for c in clips]
+    targets = [start(network, device, _read(c, t), c.boxes[t]) for c, t in zip(clips, begins, strict=True)]
     overlaps: list[list[float]] = [[] for _ in clips]
     for t in range(1, max(len(c.frames) for c in clips)):
-        live = [i for i, c in enumerate(clips) if t < len(c.frames)]
+        live = [i for i, c in enumerate(clips) if begins[i] < t < len(c.frames)]
+        if not live:
+            continue
         results = step(network, device, [targets[i] for i in live], [_read(clips[i], t) for i in live])
         for i, result in zip(live, results, strict=True):
             if clips[i].present[t]:
-                overlaps[i].append(float(iou(xywh_to_xyxy(result.box), clips[i].boxes[t])))
-    curves = [(np.array(o)[:, None] > THRESHOLDS).mean() for o in overlaps if o]
-    return float(np.mean(curves))
+                overlaps[i].append(float(iou(xywh_to_xyxy(result.box), xywh_to_xyxy(clips[i].boxes[t]))))
+    return float(np.mean([success_auc(np.array(o)) for o in overlaps if o]))
 
 
 def _read(clip: Clip, index: int) -> np.ndarray:

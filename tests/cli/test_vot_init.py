@@ -156,14 +156,14 @@ def test_other_folders_are_never_touched(place: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--sequences", "nowhere"], "nowhere is not a folder"),
-        (["--sequences", "empty"], "no clips in empty"),
-        (["--sequences", "bare"], "bare has no frames"),
+        (["--sequences", "nowhere"], "nowhere: no such folder"),
+        (["--sequences", "empty"], "no clip with a groundtruth.txt"),
+        (["--sequences", "bare"], "groundtruth.txt: is empty"),
         (["--sequences", "mixed"], ".jpg, .png images"),
         (["--sequences", "tiff"], ".tif images"),
-        (["--sequences", "short"], "has 1 boxes for 2 frames"),
-        (["--sequences", "words"], "groundtruth.txt, line 2: wanted x,y,w,h; got '1,2,3'"),
-        (["--sequences", "hidden"], "must be visible in the first frame"),
+        (["--sequences", "short"], "2 frames but 1 rows"),
+        (["--sequences", "words"], "groundtruth.txt, line 2: '1,2,3' is not a box"),
+        (["--sequences", "hidden"], "must be visible at first"),
         (["--weights", "nowhere.bin"], "--weights nowhere.bin does not exist"),
         (["--backbone", "nowhere.pth"], "--backbone nowhere.pth does not exist"),
         (["--model", "lorat_huge"], "lorat_huge"),
@@ -177,8 +177,9 @@ def test_bad_input_is_named_and_leaves_nothing(
     (place / "empty").mkdir()
     (place / "tiny.yaml").touch()
     write_clip(place / "bare", [])
-    write_clip(place / "mixed", ["1,2,3,4"])
-    (place / "mixed" / "2.png").touch()
+    write_clip(place / "mixed", ["1,2,3,4", "1,2,3,4"])
+    last = max((place / "mixed").glob("*.jpg"))
+    last.rename(last.with_suffix(".png"))
     write_clip(place / "tiff", ["1,2,3,4"], ".tif")
     write_clip(place / "short", ["1,2,3,4"])
     (place / "short" / "2.jpg").touch()

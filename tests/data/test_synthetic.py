@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from lorat_plugin.boxes import area
+from lorat_plugin.data.clips import read_clip
 from lorat_plugin.data.material import Material
 from lorat_plugin.data.synthetic import FramePair, ObjectPairs, PatchPairs, render_sequence
-from lorat_plugin.data.video_pairs import ClipPairs, read_clip, read_clips
+from lorat_plugin.data.video_pairs import ClipPairs, read_clips
 from lorat_plugin.errors import InputError
 
 

@@ -21,7 +21,7 @@ from got10k.experiments import ExperimentGOT10k
 from got10k.trackers import Tracker
 from PIL import Image
 
-from lorat_plugin.evaluation.clips import find_clips, link_clips
+from lorat_plugin.evaluation.clips import find_scorable_clips, link_clips
 from lorat_plugin.harness.got10k import FrameTracker, TrackerLoRAT
 
 matplotlib.use("Agg")
@@ -38,7 +38,7 @@ def lorat(tiny_network: LoRATNetwork) -> TrackerLoRAT:
 def got10k_root(tmp_path: Path) -> Path:
     for number in range(2):
         write_clip(tmp_path / "clips" / f"clip{number}", length=5, seed=number)
-    link_clips(find_clips(tmp_path / "clips"), tmp_path / "GOT-10k")
+    link_clips(find_scorable_clips(tmp_path / "clips"), tmp_path / "GOT-10k")
     return tmp_path / "GOT-10k"
 
 

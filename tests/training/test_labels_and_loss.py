@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from lorat_plugin.crop import cells_on_target
 from lorat_plugin.network import Prediction
-from lorat_plugin.training.labels import positive_cells
 from lorat_plugin.training.losses import lorat_loss
 
 
 @pytest.mark.parametrize(("size", "grid"), [(224, 16), (378, 27)])
 def test_positive_cells_match(golden: Path, size: int, grid: int) -> None:
     data = np.load(golden / "training" / "labels.npz")
-    found = [np.flatnonzero(positive_cells(box, size, grid)) for box in data[f"boxes_px_{size}"]]
+    found = [np.flatnonzero(cells_on_target(box, size, grid)) for box in data[f"boxes_px_{size}"]]
     assert [len(f) for f in found] == data[f"count_{size}"].tolist()
     assert np.array_equal(np.concatenate(found), data[f"indices_{size}"])
 

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from lorat_plugin import create_model, load_checkpoint
+from lorat_plugin.crop import cells_on_target
 from lorat_plugin.errors import CheckpointError
 from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.training.adapters import use_merged_products
 from lorat_plugin.training.config import TrainConfig, load_config
-from lorat_plugin.training.labels import positive_cells
 from lorat_plugin.training.recipe import Batch, PairDataset, collate, compute_loss, make_optimizer, train, train_step
 from lorat_plugin.training.schedule import learning_rate
 from lorat_plugin.training.state import STATE_NAME, read_journal, trained_parameters
@@ -67,7 +67,7 @@ def test_twelve_updates_match_the_official_ones(golden: Path, micro_batch: int) 
         torch.from_numpy(inputs["x_q"].astype(np.float32) / 32),
         torch.from_numpy(inputs["z_feat_mask"].astype(np.int64)),
         torch.from_numpy(boxes / 224).float(),
-        torch.from_numpy(np.stack([positive_cells(b, 224, 16) for b in boxes])),
+        torch.from_numpy(np.stack([cells_on_target(b, 224, 16) for b in boxes])),
     )
     config = TrainConfig(micro_batch=micro_batch)
     optimizer = make_optimizer(network, config)

@@ -1,0 +1,59 @@
+"""Files and folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from lorat_plugin.errors import InputError, first_line
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; what is written there becomes `path` when the block ends well.
+
+    Missing parent folders are made. Raises InputError if nothing can be written there.
+    """
+    with _replacing(path, folder=False) as part:
+        yield part
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its place, contents and all, when the block ends well."""
+    with _replacing(path, folder=True) as part:
+        yield part
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` a link to a file, or a copy where the system has no symbolic links."""
+    try:
+        target.symlink_to(source.resolve())
+    except OSError:  # Windows without the right to make links, or a file system that has none
+        shutil.copyfile(source, target)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path, folder: bool) -> Iterator[Path]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        holder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({first_line(error)}): choose another place") from error
+    try:
+        part = holder / path.name
+        if folder:
+            part.mkdir()
+        yield part
+        if path.is_dir() != folder and path.exists():
+            kind = "file" if folder else "folder"
+            raise InputError(f"{path}: a {kind} of that name is in the way: remove it or choose another name")
+        if folder and path.exists():
+            path.rename(holder / "former")
+        os.replace(part, path)
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
