@@ -231,9 +231,7 @@ def backbone_tensors(variant: Variant, source: str) -> dict[str, torch.Tensor]:
         try:
             weights = read_weights(name)
         except CheckpointError as error:
-            raise CheckpointError(
-                f"the backbone is missing: give a DINOv2 file by backbone= (--backbone); {error}"
-            ) from error
+            raise CheckpointError(f"give the DINOv2 backbone by backbone= (--backbone): {error}") from error
     else:
         weights = read_weights(source)
     if not weights.layout.startswith("DINOv2"):

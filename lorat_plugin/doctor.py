@@ -8,10 +8,10 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import json
-import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -117,12 +117,12 @@ def this_installation() -> Installation:
 
 def run_fresh(code: str) -> Answer:
     """Run Python code in a fresh interpreter."""
-    environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # a torch.py in the working folder is not torch
+    command = [sys.executable, "-c", code]
     try:
-        command = [sys.executable, "-c", code]
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False
-        )
+        with tempfile.TemporaryDirectory() as empty:  # a torch.py in the working folder is not torch
+            done = subprocess.run(
+                command, cwd=empty, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False
+            )
     except subprocess.TimeoutExpired:
         return Answer(False, f"no answer in {PROBE_SECONDS} s")
     said = [line for line in (done.stderr if done.returncode else done.stdout).splitlines() if line.strip()]

@@ -53,11 +53,20 @@ def part(module: str) -> str:
 def own_imports(path: Path, at_load: bool = True) -> set[str]:
     """Parts of the package that a file imports; those inside functions only if `at_load` is False."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = tree.body if at_load else ast.walk(tree)
+    nodes = list(ast.walk(tree))
+    if at_load:
+        inside = [n for f in nodes if isinstance(f, ast.FunctionDef) for n in ast.walk(f)]
+        typing = [
+            n for i in nodes if isinstance(i, ast.If) and "TYPE_CHECKING" in ast.dump(i.test) for n in ast.walk(i)
+        ]
+        late = set(map(id, inside + typing))
+        nodes = [node for node in nodes if id(node) not in late]
     names: set[str] = set()
     for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
+            names.update(
+                [node.module, *(f"{node.module}.{a.name}" for a in node.names if node.module == "lorat_plugin")]
+            )
         elif isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
     return {part(n) for n in names if n.startswith("lorat_plugin.")}

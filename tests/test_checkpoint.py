@@ -212,6 +212,8 @@ def test_missing_empty_and_html_files_are_refused(tmp_path):
     refuse(tmp_path / "page.bin", "an HTML page")
     (tmp_path / "noise.bin").write_bytes(os.urandom(4000))
     refuse(tmp_path / "noise.bin", "noise.bin: ")
+    (tmp_path / "noise.pth").write_bytes(bytes(range(1, 200)) * 20)
+    refuse(tmp_path / "noise.pth", "noise.pth: ")
     refuse(tmp_path, "holds no .safetensors file")
 
 
@@ -262,6 +264,41 @@ def test_wrong_variants_backbones_and_foreign_files_are_refused(tmp_path, tiny_w
     with pytest.raises(CheckpointError, match="only be written as merged"):
         convert(tiny_weights, tmp_path / "adapters")
     assert not (tmp_path / "adapters").exists()
+
+
+@pytest.mark.parametrize("target", ["peft", "official", "official-full", "merged"])
+def test_adapters_are_written_only_under_a_variant_that_they_fit(tmp_path, folder, target):
+    source, case = folder / "mlp_224_lora.adapters.safetensors", "swiglu_224_rslora"
+    register_variant(variant_of(case))
+    with pytest.raises(CheckpointError, match=f"do not fit|tensors do not fit {case}"):
+        convert(source, tmp_path / "out", model=case, target=target)
+    assert not list(tmp_path.iterdir())
+
+
+def test_incomplete_adapters_are_refused(tmp_path, folder):
+    case = "mlp_224_lora"
+    register_variant(variant_of(case))
+    whole = load_file(folder / f"{case}.adapters.safetensors")
+    for left_out, match in (("head.", "holds no head.cls_mlp"), (".lora.B", "do not fit")):
+        save_file({n: t for n, t in whole.items() if left_out not in n}, tmp_path / "part.safetensors")
+        with pytest.raises(CheckpointError, match=match):
+            convert(tmp_path / "part.safetensors", tmp_path / "out", model=case)
+
+
+@torch.inference_mode()
+def test_float32_adapters_on_a_half_precision_backbone_keep_their_precision(tmp_path, folder):
+    case = "mlp_224_lora"
+    half = {n: t.half() for n, t in load_file(folder / f"{case}.backbone_meta.safetensors").items()}
+    save_file(half, tmp_path / "half.safetensors")
+    save_file({n: t.float() for n, t in half.items()}, tmp_path / "full.safetensors")
+    z, x, mask = torch.randn(1, 3, 112, 112), torch.randn(1, 3, 224, 224), torch.zeros(1, 8, 8, dtype=torch.long)
+    maps = [
+        load_checkpoint(folder / f"{case}.adapters.safetensors", variant_of(case), tmp_path / name)(
+            z, x, mask
+        ).score_map
+        for name in ("half.safetensors", "full.safetensors")
+    ]
+    assert (maps[0] - maps[1]).abs().max() < 1e-5
 
 
 def test_models_without_weights_say_what_to_give():

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from lorat_plugin import create_model, list_variants
+from lorat_plugin import create_model, list_variants, register_variant
 from lorat_plugin.checkpoint import load_backbone, load_checkpoint, resize_position_table
+from lorat_plugin.errors import InputError
 from lorat_plugin.lora import inject, merge
 from lorat_plugin.network import LoRATNetwork, Prediction
 from lorat_plugin.variants import get_variant
@@ -119,6 +122,33 @@ def test_a_batch_equals_its_members(tiny_network):
     for i in range(3):
         single = tiny_network(z[i : i + 1], x[i : i + 1], mask[i : i + 1])
         np.testing.assert_allclose(single.boxes[0], batch.boxes[i], atol=1e-5)
+
+
+def test_half_precision_leaves_the_cells_where_they_are(tiny_network):
+    """With sides of size 0 a box is its cell's centre, exactly, whatever the weights' precision."""
+    network = copy.deepcopy(tiny_network).to(torch.bfloat16)
+    v = network.variant
+    last = network.head.reg_mlp.layers[-1]
+    last.weight.data.zero_()
+    last.bias.data.fill_(-1e4)
+    z, x = torch.zeros(1, 3, v.template_size, v.template_size), torch.zeros(1, 3, v.search_size, v.search_size)
+    boxes = network(z, x, torch.zeros(1, v.template_grid, v.template_grid, dtype=torch.long)).boxes
+    centres = (torch.arange(v.search_grid) + 0.5) / v.search_grid
+    assert boxes.dtype == torch.float32
+    np.testing.assert_array_equal(boxes[0, 0, :, 0], centres)
+    np.testing.assert_array_equal(boxes[0, :, 0, 3], centres)
+
+
+def test_variants_that_cannot_work_are_refused():
+    tiny = get_variant("lorat_tiny")
+    for change in ({"search_size": 150}, {"template_size": 154}, {"heads": 5}, {"depth": 0}):
+        with pytest.raises(InputError, match="variant 'other'"):
+            replace(tiny, name="other", **change)
+    with pytest.raises(InputError, match="timm has no model 'nope'"):
+        create_model(replace(tiny, name="other", backbone="nope"))
+    with pytest.raises(InputError, match="exists already"):
+        register_variant(replace(tiny, name="LoRAT-Tiny", depth=3))
+    assert get_variant("lorat_tiny") is tiny
 
 
 def test_variant_names_are_forgiving():

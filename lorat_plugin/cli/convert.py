@@ -58,4 +58,5 @@ def convert_command(
     typer.echo(
         f"{source}: {weights.layout}, {variant.name}, {len(weights.tensors)} tensors, {parameters:.1f} M numbers"
     )
-    typer.echo(f"{destination}: written as {target}")
+    base = f", backbone from {backbone or 'the hub'}" if target in ("merged", "official-full") else ""
+    typer.echo(f"{destination}: written as {target}{'' if weights.has_backbone else base}")

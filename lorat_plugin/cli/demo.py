@@ -65,7 +65,9 @@ def demo_command(
     from lorat_plugin.evaluation.demo import FOLDER, as_dict, prepare_sequences, run_tracker, summarize
     from lorat_plugin.harness.got10k import TrackerLoRAT
 
-    names = None if trackers is None else [name for name in trackers.split(",") if name not in ("", LORAT)]
+    names = (
+        None if trackers is None else [name for name in trackers.replace(" ", "").split(",") if name not in ("", LORAT)]
+    )
     baselines, left_out = choose_baselines(names, baseline_models)
     lorat = TrackerLoRAT(
         LORAT, model=model, weights=weights, backbone=backbone, device=device, engine=engine, precision=precision

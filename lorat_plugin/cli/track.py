@@ -164,6 +164,8 @@ def _track(
             began = time.perf_counter()
             results = tracker.update(frame.image)
             seconds = time.perf_counter() - began
+    for former in {*folder.glob("boxes*.txt"), folder / "video.mp4"} - set(files):
+        former.unlink(missing_ok=True)  # of an earlier run in this folder: it must not pass for this one's
     interrupted = bool(stopped) and not source.live  # Ctrl-C is how a camera's track ends
     return Summary(done, done / spent, ids, [str(path) for path in files], interrupted)
 

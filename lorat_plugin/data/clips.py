@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from lorat_plugin.data.sequences import parse_boxes
 from lorat_plugin.errors import InputError
 from lorat_plugin.video import list_images
 
@@ -77,18 +77,7 @@ def read_boxes(path: Path) -> np.ndarray:
     Returns (N, 4) float64; "nan" is understood. Raises InputError that names the file and the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").strip().splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as text: {error}") from error
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = [float(value) for value in re.split(r"[,\s]+", line.strip())]
-        except ValueError:
-            row = []
-        if len(row) != 4:
-            raise InputError(f"{path}, line {number}: '{line.strip()}' is not a box; write x,y,w,h")
-        rows.append(row)
-    if not rows:
-        raise InputError(f"{path}: is empty; write one row x,y,w,h per frame")
-    return np.array(rows, dtype=np.float64)
+    return parse_boxes(text, str(path))

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,10 +21,11 @@ from got10k.experiments import ExperimentOTB
 from got10k.utils.metrics import rect_iou
 
 from lorat_plugin.data.clips import read_boxes
+from lorat_plugin.data.lasot import LAYOUT, lasot_class, lasot_split
+from lorat_plugin.data.sequences import parse_flags
 from lorat_plugin.errors import InputError
 from lorat_plugin.video import list_images
 
-LAYOUT = "ROOT/airplane/airplane-1/ (or ROOT/airplane-1/) with img/00000001.jpg ... and groundtruth.txt"
 NORMALIZED_THRESHOLDS = np.arange(51) / 100  # centre error in units of the target's width and height
 NORMALIZED_RANK = 20  # index of 0.20, where published tables read it
 
@@ -190,29 +190,18 @@ class ExperimentLaSOT(ExperimentOTB):
         performance["overall"].update(_summary(np.mean(curves, axis=0)))
 
 
-def lasot_split(subset: str) -> list[str]:
-    """Names of LaSOT's train (1120) or test (280) sequences, from the list that every release of got10k has."""
-    splits: dict[str, list[str]] = json.loads((files("got10k.datasets") / "lasot.json").read_text(encoding="utf-8"))
-    if subset not in splits:
-        raise InputError(f"unknown LaSOT subset '{subset}': use {' or '.join(splits)}")
-    return splits[subset]
-
-
 def _home(root: Path, name: str) -> Path | None:
-    for home in (root / name.rpartition("-")[0] / name, root / name):
+    for home in (root / lasot_class(name) / name, root / name):
         if (home / "groundtruth.txt").is_file() and (home / "img").is_dir():
             return home
     return None
 
 
 def _flags(path: Path, length: int) -> np.ndarray:
-    """(length,) bool from a file of 0 and 1 with commas or line breaks between; all False if there is no file."""
+    """(length,) bool; all False if there is no file."""
     if not path.is_file():
         return np.zeros(length, dtype=bool)
-    values = path.read_text(encoding="utf-8").replace(",", " ").split()
-    if len(values) != length or not set(values) <= {"0", "1"}:
-        raise InputError(f"{path}: wanted {length} numbers 0 or 1, one per frame; got {len(values)} values")
-    return np.array(values) == "1"
+    return parse_flags(path.read_text(encoding="utf-8"), length, str(path))
 
 
 def _centres(boxes: np.ndarray) -> np.ndarray:

@@ -81,7 +81,8 @@ class FrameTracker(Tracker, ABC):
         boxes = np.zeros((len(img_files), 4))
         times = np.zeros(len(img_files))
         boxes[0] = box
-        decoded = (Frame(number, str(file), read_image(Path(file))) for number, file in enumerate(img_files))
+        paths = [Path(file).resolve() for file in img_files]  # a message should name the user's file, not a link to it
+        decoded = (Frame(number, str(path), read_image(path)) for number, path in enumerate(paths))
         with FrameSource("sequence", decoded, length=len(img_files)) as source:
             for number, origin, frame in source:
                 began = time.perf_counter()
