@@ -332,3 +332,17 @@ def test_memory_is_flat_on_ten_thousand_frames(tmp_path: Path) -> None:
         early = peak()
         assert sum(1 for _ in frames) == 9000
     assert peak() - early < 16_000 * (1024 if early > 1 << 27 else 1)  # all the frames would be 576 MB
+
+
+def test_what_follows_an_images_end_does_not_make_it_incomplete(tmp_path: Path) -> None:
+    """Phones append films and metadata, full of bytes that look like markers."""
+    noise = np.random.default_rng(0)
+    for suffix in (".jpg", ".png"):
+        path = tmp_path / f"image{suffix}"
+        cv2.imwrite(str(path), noise.integers(0, 255, (60, 80, 3), np.uint8))
+        whole = path.read_bytes()
+        path.write_bytes(whole + noise.bytes(300_000))
+        assert read_image(path).shape == (60, 80, 3)
+        path.write_bytes(whole[: len(whole) * 2 // 3])
+        with pytest.raises(InputError, match="incomplete"):
+            read_image(path)

@@ -142,3 +142,14 @@ def test_render_sequence_refuses_bad_input(length: int, channels: int, words: st
     background, cutout = np.zeros((9, 9, channels), np.uint8), np.full((5, 5, 4), 255, np.uint8)
     with pytest.raises(InputError, match=words):
         render_sequence(background, cutout, length=length, frame_size=(20, 20), seed=0)
+
+
+def test_clips_with_unpadded_names_keep_frames_and_boxes_together(tmp_path):
+    home = tmp_path / "clip"
+    home.mkdir()
+    for number in range(1, 13):
+        cv2.imwrite(str(home / f"{number}.png"), np.full((20, 30, 3), number, np.uint8))
+    (home / "groundtruth.txt").write_text("".join(f"{n},1,5,5\n" for n in range(1, 13)))
+    clip = read_clip(home)
+    assert [path.stem for path in clip.frames] == [str(n) for n in range(1, 13)]
+    assert clip.boxes[:, 0].tolist() == list(range(1, 13))
