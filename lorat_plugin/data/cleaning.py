@@ -1,0 +1,41 @@
+"""What of a data set's annotations is of use for training; the rules and their order are LoRAT's."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lorat_plugin.data.sequences import Sequence, Track
+
+
+def fit_to_image(boxes_xyxy: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Move the outer edges of boxes (..., 4) xyxy into an image of (width, height) pixels.
+
+    Left and top only grow, right and bottom only shrink: a box outside the image turns inside out.
+    """
+    width, height = size
+    fitted = np.array(boxes_xyxy, np.float64)
+    fitted[..., :2] = np.maximum(fitted[..., :2], 0)
+    fitted[..., 2:] = np.minimum(fitted[..., 2:], (width, height))
+    return fitted
+
+
+def clean(sequence: Sequence) -> Sequence | None:
+    """Clip boxes, drop what shows no object, and trim the ends; None if nothing is left.
+
+    Boxes of absent objects are left as they are. An object is present where it is flagged so and its clipped box has
+    area. Objects that are never present go; so do frames without any object, but only at the head and the tail.
+    """
+    if min(sequence.size) <= 0:
+        return None
+    tracks = []
+    for track in sequence.tracks:
+        boxes = np.where(track.present[:, None], fit_to_image(track.boxes, sequence.size), track.boxes)
+        present = track.present & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        if present.any():
+            tracks.append(Track(boxes, present))
+    if not tracks:
+        return None
+    shown = np.flatnonzero(np.any([track.present for track in tracks], axis=0))
+    start, stop = int(shown[0]), int(shown[-1]) + 1
+    trimmed = tuple(Track(track.boxes[start:stop], track.present[start:stop]) for track in tracks)
+    return Sequence(sequence.name, sequence.frames.part(start, stop), sequence.size, trimmed)

@@ -1,0 +1,66 @@
+"""COCO 2017 (arXiv 1405.0312): stills, each a sequence of one frame with a track for each object that is no crowd."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from lorat_plugin.boxes import xywh_to_xyxy
+from lorat_plugin.data.sequences import Entry, Frames, Sequence, Store, Track, read_text
+from lorat_plugin.errors import InputError
+
+LAYOUT = "ROOT/annotations/instances_train2017.json and ROOT/images/train2017/000000000009.jpg ..."
+
+
+@dataclass(frozen=True)
+class CocoReader:
+    """The images of `subset`, in the order of the annotation file."""
+
+    subset: str = "train2017"
+    name: str = "coco"
+    layout: str = LAYOUT
+    mark: str = "annotations"
+
+    def labels(self, store: Store) -> list[str]:
+        """The annotation file. Raises InputError if it is missing."""
+        path = f"annotations/instances_{self.subset}.json"
+        if not store.exists(path):
+            raise InputError(f"{store.shown(path)}: is missing; COCO wants {LAYOUT}")
+        return [path]
+
+    def entries(self, store: Store) -> Iterator[Entry]:
+        """The images. Raises InputError if the annotation file is damaged or another."""
+        (path,) = self.labels(store)
+        try:
+            content = json.loads(read_text(store, path))
+            boxes: dict[int, list[Any]] = defaultdict(list)
+            for annotation in content["annotations"]:
+                if not annotation.get("iscrowd", 0):
+                    boxes[annotation["image_id"]].append(annotation["bbox"])
+            for image in content["images"]:
+                yield Entry(image["file_name"], partial(self._read, store, path, image, boxes[image["id"]]))
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"{store.shown(path)}: is damaged or no COCO instances file ({error!r}); restore it"
+            ) from error
+
+    def _read(self, store: Store, path: str, image: dict[str, Any], boxes_xywh: list[Any]) -> Sequence:
+        frames = Frames.listed(f"images/{self.subset}", [image["file_name"]])
+        if not store.exists(frames.key(0)):
+            raise InputError(
+                f"{store.shown(frames.key(0))}: is missing, but listed in {path}; extract the images again"
+            )
+        try:
+            boxes = xywh_to_xyxy(np.array(boxes_xywh, np.float64).reshape(-1, 1, 4))
+        except ValueError as error:
+            raise InputError(f"{store.shown(path)}: image {image['file_name']} has a box without 4 numbers") from error
+        tracks = tuple(Track(box, np.isfinite(box).all(axis=1)) for box in boxes)
+        return Sequence(image["file_name"], frames, (int(image["width"]), int(image["height"])), tracks)

@@ -1,0 +1,150 @@
+"""Annotations of a data set, read once and kept as memory-mapped arrays in the user's cache folder.
+
+An index is a folder of .npy files named after the data set and a hash of what it was made from: the root, the
+reader's options, and the size and time of every annotation file. Processes share its pages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lorat_plugin.data.cleaning import clean
+from lorat_plugin.data.sequences import Entry, Frames, Reader, Sequence, Store, Track, read_frame
+from lorat_plugin.errors import InputError
+from lorat_plugin.files import whole_folder
+
+FORMAT = 1  # raise it when the arrays or the rules of cleaning change
+THREADS = 8  # they wait for the disk, most of the time
+# columns of `sequences`: rows of `boxes` and `text` at which a sequence starts, its tracks and frames, their numbering
+COLUMNS = ("row", "text", "tracks", "frames", "first", "width", "height")
+ARRAYS = ("boxes", "present", "text", "sequences")
+
+logger = logging.getLogger(__name__)
+
+
+def cache_folder() -> Path:
+    """Where indices are kept: LORAT_CACHE, or the system's place for caches."""
+    if os.environ.get("LORAT_CACHE"):
+        return Path(os.environ["LORAT_CACHE"]).expanduser()
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    elif sys.platform == "darwin":
+        base = "~/Library/Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "lorat_plugin"
+
+
+class IndexedDataset:
+    """A `Dataset` whose annotations are memory-mapped; frames are decoded from the store. Pickles as its paths."""
+
+    def __init__(self, name: str, store: Store, folder: Path) -> None:
+        """Map the index in `folder`."""
+        self.name, self.store, self.folder = name, store, folder
+        self._arrays = _map(folder)
+
+    def __len__(self) -> int:
+        return len(self._arrays["sequences"]) - 1
+
+    def __getitem__(self, index: int) -> Sequence:
+        """Sequence `index` after cleaning; its arrays are views of the map."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        table = self._arrays["sequences"]
+        row, text, tracks, count, first, width, height = (int(v) for v in table[index])
+        words = self._arrays["text"][text : int(table[index + 1][1])].tobytes().decode()
+        name, folder, names = words.split("\n", 2)
+        parts = [slice(row + i * count, row + (i + 1) * count) for i in range(tracks)]
+        found = tuple(Track(self._arrays["boxes"][p].astype(np.float64), self._arrays["present"][p]) for p in parts)
+        return Sequence(name, Frames(folder, names, first, count), (width, height), found)
+
+    def frame(self, sequence: Sequence, index: int) -> np.ndarray:
+        """Decode frame `index`: (H, W, 3) uint8 RGB. Raises InputError naming it if that fails."""
+        return read_frame(self.store, sequence.frames.key(index))
+
+    @property
+    def frame_count(self) -> int:
+        """Frames of all sequences."""
+        return int(self._arrays["sequences"][:-1, COLUMNS.index("frames")].sum())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_arrays": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._arrays = _map(self.folder)
+
+
+def index_dataset(reader: Reader, store: Store, root: Path) -> IndexedDataset:
+    """The data set that `reader` finds in `store`, from its index, which is made first if there is none.
+
+    Raises InputError for a data set of another layout, missing or malformed annotations, or an unusable cache folder.
+    """
+    folder = cache_folder() / f"{reader.name}-{source_hash(reader, store, root)}"
+    if not folder.is_dir():
+        logger.info("%s: indexing the annotations in %s", reader.name, root)
+        with whole_folder(folder) as part:
+            _write(part, reader.entries(store), f"{reader.name} in {root}")
+    return IndexedDataset(reader.name, store, folder)
+
+
+def source_hash(reader: Reader, store: Store, root: Path) -> str:
+    """Sixteen hexadecimal digits that change when the data set, the reader's options or the format do."""
+    digest = hashlib.sha256(f"{FORMAT} {reader!r} {root.resolve()} {type(store).__name__}".encode())
+    for key in reader.labels(store):
+        digest.update(f"\n{key} {store.stamp(key)}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _write(folder: Path, entries: Iterable[Entry], shown: str) -> None:
+    boxes, present, text = [], [], []
+    table = [np.zeros(len(COLUMNS), np.int64)]
+    row = place = dropped = 0
+    with ThreadPoolExecutor(THREADS) as pool:
+        for sequence in pool.map(_load, entries):
+            if sequence is None:
+                dropped += 1
+                continue
+            frames, tracks = sequence.frames, sequence.tracks
+            words = f"{sequence.name}\n{frames.folder}\n{frames.names}".encode()
+            values = (row, place, len(tracks), frames.count, frames.first, *sequence.size)
+            table[-1:] = [np.array(values, np.int64), np.zeros(len(COLUMNS), np.int64)]
+            boxes += [track.boxes for track in tracks]
+            present += [track.present for track in tracks]
+            text.append(np.frombuffer(words, np.uint8))
+            row, place = row + len(tracks) * frames.count, place + len(words)
+            table[-1][:2] = row, place
+    if not text:
+        raise InputError(f"{shown}: no sequence is left after cleaning; check the annotations with lorat data check")
+    if dropped:
+        logger.info("%s: %d sequences show no object and are left out", shown, dropped)
+    exact = np.concatenate(boxes)
+    short = exact.astype(np.float32)
+    # half the size where nothing is lost, as for annotations in whole pixels
+    packed = short if np.array_equal(short, exact, equal_nan=True) else exact
+    arrays = (packed, np.concatenate(present), np.concatenate(text), np.stack(table))
+    try:
+        for name, array in zip(ARRAYS, arrays, strict=True):
+            np.save(folder / f"{name}.npy", array)
+    except OSError as error:
+        raise InputError(f"{folder.parent.parent}: the index cannot be written ({error}); set LORAT_CACHE") from error
+
+
+def _load(entry: Entry) -> Sequence | None:
+    return clean(entry.load())
+
+
+def _map(folder: Path) -> dict[str, np.ndarray]:
+    try:
+        return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: the index is damaged ({error}); delete the folder, it is made again") from error

@@ -1,0 +1,115 @@
+"""Which frames are trained on: epoch lists and pairs, draw for draw as in the official code of LoRAT."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as ListOf
+
+import numpy as np
+from numpy.random import PCG64, Generator
+
+from lorat_plugin.data.sequences import Dataset
+from lorat_plugin.data.synthetic import FramePair
+from lorat_plugin.errors import InputError
+
+EPOCH_SIZE = 131_072
+MAX_GAP = 100
+
+
+def sample_generator(seed: int, rank: int, epoch: int, training: bool, index: int) -> Generator:
+    """The random generator of one sample.
+
+    With rank 0 and samples numbered over all ranks, pairs are the same whatever the number of ranks and workers.
+    """
+    return Generator(PCG64((seed, rank, epoch, int(training), index)))
+
+
+def epoch_list(lengths: ListOf[int], weights: ListOf[float], total: int, rng: Generator) -> np.ndarray:
+    """The sequences of one epoch: (total, 2) int64, data set and sequence, in the order of training.
+
+    Args:
+        lengths: sequences of each data set.
+        weights: their shares, which add up to 1; the last data set takes what rounding leaves.
+        total: samples.
+        rng: goes on from epoch to epoch. Draws a permutation for each round through a data set, then one of the whole.
+    """
+    sizes = [int(weight * total) for weight in weights]
+    sizes[-1] = total - sum(sizes[:-1])
+    rows = []
+    for number, (length, size) in enumerate(zip(lengths, sizes, strict=True)):
+        rounds = [rng.permutation(length) for _ in range(-(-size // length))]
+        chosen = np.concatenate([np.zeros(0, np.int64), *rounds])[:size]
+        rows.append(np.column_stack([np.full(size, number), chosen]))
+    everything = np.concatenate(rows)
+    return everything[rng.permutation(total)]
+
+
+def sample_frames(present: np.ndarray, max_gap: int, rng: Generator) -> tuple[int, int]:
+    """Frames of the template and the search region.
+
+    Args:
+        present: (n,) bool, at least one True.
+        max_gap: most frames between the two; the search frame may come first.
+        rng: draws one or two choices.
+    Returns two indices, the same twice if no other frame is near enough.
+    """
+    usable = np.flatnonzero(present)
+    template = int(rng.choice(usable))
+    near = usable[(np.abs(usable - template) <= max_gap) & (usable != template)]
+    return template, int(rng.choice(near)) if len(near) else template
+
+
+class DatasetPairs:
+    """Pairs from several data sets; sample `index` of an epoch is the same whoever makes it."""
+
+    def __init__(
+        self,
+        datasets: ListOf[Dataset],
+        weights: ListOf[float] | None = None,
+        *,
+        seed: int = 42,
+        epoch_size: int = EPOCH_SIZE,
+        max_gap: int = MAX_GAP,
+    ) -> None:
+        """Draw from `datasets`, by equal shares if no weights are given."""
+        if not datasets or any(len(dataset) == 0 for dataset in datasets):
+            raise InputError("pairs need at least one data set, and none without sequences")
+        shares = np.array(weights if weights is not None else [1.0] * len(datasets), np.float64)
+        if len(shares) != len(datasets) or not (shares >= 0).all() or shares.sum() <= 0:
+            raise InputError(f"{len(datasets)} data sets need as many weights of 0 or more, not all 0; got {weights}")
+        self.datasets, self.shares = list(datasets), shares / shares.sum()
+        self.seed, self.epoch_size, self.max_gap = seed, epoch_size, max_gap
+        self._epoch, self._list = -1, np.zeros((0, 2), np.int64)
+        self._rng = Generator(PCG64(seed))
+
+    def scheduled(self, epoch: int, index: int) -> tuple[int, int]:
+        """Data set and sequence of sample `index` of an epoch, both 0-based."""
+        if epoch < self._epoch:
+            self._epoch, self._rng = -1, Generator(PCG64(self.seed))
+        while self._epoch < epoch:  # lists come from one stream: those before are drawn and passed over
+            lengths = [len(dataset) for dataset in self.datasets]
+            self._list = epoch_list(lengths, self.shares.tolist(), self.epoch_size, self._rng)
+            self._epoch += 1
+        dataset, sequence = self._list[index]
+        return int(dataset), int(sequence)
+
+    def redraw(self, rng: Generator) -> tuple[int, int]:
+        """Another data set, by weight, and sequence for a sample whose first choice was of no use."""
+        dataset = int(rng.choice(len(self.datasets), p=self.shares))
+        return dataset, int(rng.integers(len(self.datasets[dataset])))
+
+    def sample(self, rng: Generator) -> FramePair:
+        """Draw a pair that no epoch list schedules."""
+        return self.load(*self.redraw(rng), rng)
+
+    def load(self, dataset: int, sequence: int, rng: Generator) -> FramePair:
+        """Draw an object and two frames of a sequence and decode them, a frame that is drawn twice only once.
+
+        Raises InputError naming a frame that cannot be decoded.
+        """
+        source = self.datasets[dataset]
+        chosen = source[sequence]
+        track = chosen.tracks[int(rng.integers(len(chosen.tracks))) if len(chosen.tracks) > 1 else 0]
+        z, x = sample_frames(track.present, self.max_gap, rng)
+        template = source.frame(chosen, z)
+        search = template if x == z else source.frame(chosen, x)
+        return FramePair(template, track.boxes[z], search, track.boxes[x])

@@ -1,0 +1,271 @@
+"""What a data set for training is made of: sequences of frames with tracks of boxes, read from a folder or an LMDB.
+
+`Reader` knows a data set's files; `Store` hides whether they lie in a folder or in an LMDB, under the same relative
+paths; `Dataset` is what pairs are drawn from. Boxes are float64 xyxy in frame pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import numpy as np
+from PIL import Image
+
+from lorat_plugin.boxes import xywh_to_xyxy
+from lorat_plugin.errors import InputError
+from lorat_plugin.video import decode_image
+
+LISTED = -1  # `Frames.first` of frames whose names follow no counter
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Where the frames of a sequence lie.
+
+    Fields: folder, the path below the data set's root; names, a counter such as "%08d.jpg", or one name a line;
+    first, the number of the first frame, or LISTED if `names` is a list; count, the number of frames.
+    """
+
+    folder: str
+    names: str
+    first: int
+    count: int
+
+    @classmethod
+    def listed(cls, folder: str, names: list[str]) -> Frames:
+        """Frames whose names follow no counter."""
+        return cls(folder, "\n".join(names), LISTED, len(names))
+
+    def key(self, index: int) -> str:
+        """Path of frame `index` (0-based) below the data set's root, parts joined by "/"."""
+        name = self.names.split("\n")[index] if self.first == LISTED else self.names % (self.first + index)
+        return f"{self.folder}/{name}" if self.folder else name
+
+    def part(self, start: int, stop: int) -> Frames:
+        """Frames `start` to `stop`, exclusive."""
+        if self.first == LISTED:
+            return Frames.listed(self.folder, self.names.split("\n")[start:stop])
+        return replace(self, first=self.first + start, count=stop - start)
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """One object in every frame of its sequence: boxes (n, 4) float64 xyxy in frame pixels, present (n,) bool."""
+
+    boxes: np.ndarray
+    present: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Sequence:
+    """A video, or an image as a video of one frame. `size` is (width, height) of its frames in pixels."""
+
+    name: str
+    frames: Frames
+    size: tuple[int, int]
+    tracks: tuple[Track, ...]
+
+
+class Store(Protocol):
+    """Files under relative paths with "/" between the parts. Raises InputError naming a file that is missing."""
+
+    def open(self, key: str) -> BinaryIO:
+        """The file `key`, opened for reading."""
+
+    def exists(self, key: str) -> bool:
+        """Whether there is a file `key`."""
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the files and folders in a folder, sorted; none if it is absent."""
+
+    def stamp(self, key: str) -> str:
+        """What changes when the file does: its size and time, or those of the LMDB that holds it."""
+
+    def shown(self, key: str) -> str:
+        """The file `key` as messages name it."""
+
+
+class FolderStore:
+    """A data set as plain files."""
+
+    def __init__(self, root: Path) -> None:
+        """Read below `root`."""
+        self.root = root
+
+    def open(self, key: str) -> BinaryIO:
+        """The file `key`, opened for reading. Raises InputError if it cannot be."""
+        try:
+            return open(self.root / key, "rb")
+        except OSError as error:
+            raise InputError(f"{self.shown(key)}: cannot be read: {error.strerror}; restore the file") from error
+
+    def exists(self, key: str) -> bool:
+        """Whether there is a file `key`."""
+        return (self.root / key).is_file()
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the files and folders in a folder, sorted, hidden ones left out; none if it is absent."""
+        path = self.root / folder
+        return sorted(p.name for p in path.iterdir() if not p.name.startswith(".")) if path.is_dir() else []
+
+    def stamp(self, key: str) -> str:
+        """Size and time of the file, empty if there is none."""
+        try:
+            status = (self.root / key).stat()
+        except OSError:
+            return ""
+        return f"{status.st_size} {status.st_mtime_ns}"
+
+    def shown(self, key: str) -> str:
+        """The path of the file."""
+        return str(self.root / key)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A sequence that a reader found; `load` reads its annotations, and raises InputError if they are malformed."""
+
+    name: str
+    load: Callable[[], Sequence]
+
+
+class Reader(Protocol):
+    """A data set's layout. Its `repr` tells its options: it is part of what an index depends on."""
+
+    @property
+    def name(self) -> str:
+        """The data set as users write it."""
+
+    @property
+    def layout(self) -> str:
+        """The folders and files, in words."""
+
+    @property
+    def mark(self) -> str:
+        """A file or folder that only this data set has, or empty."""
+
+    def labels(self, store: Store) -> list[str]:
+        """Annotation files, found without opening many. Raises InputError if the layout is another."""
+
+    def entries(self, store: Store) -> Iterator[Entry]:
+        """The sequences, in an order that does not depend on the kind of store."""
+
+
+class Dataset(Protocol):
+    """What pairs are drawn from. Other packages register theirs as a `Reader`, and get a `Dataset` by the index."""
+
+    name: str
+
+    def __len__(self) -> int:
+        """Number of sequences."""
+
+    def __getitem__(self, index: int) -> Sequence:
+        """A sequence after cleaning; every track is present at least once."""
+
+    def frame(self, sequence: Sequence, index: int) -> np.ndarray:
+        """Decode frame `index`: (H, W, 3) uint8 RGB. Raises InputError if that fails."""
+
+
+def read_bytes(store: Store, key: str) -> bytes:
+    """The content of a file."""
+    with store.open(key) as file:
+        return file.read()
+
+
+def read_text(store: Store, key: str) -> str:
+    """The content of a text file. Raises InputError if it is no text."""
+    try:
+        return read_bytes(store, key).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{store.shown(key)}: is no text ({error}); restore the file") from error
+
+
+def read_frame(store: Store, key: str) -> np.ndarray:
+    """Decode an image as (H, W, 3) uint8 RGB. Raises InputError naming it if it is missing or damaged."""
+    return decode_image(read_bytes(store, key), store.shown(key))
+
+
+def image_size(store: Store, key: str) -> tuple[int, int]:
+    """Width and height of an image in pixels, from its header alone. Raises InputError if there is none."""
+    with store.open(key) as file:
+        try:
+            return Image.open(file).size
+        except (OSError, Image.DecompressionBombError) as error:
+            raise InputError(f"{store.shown(key)}: cannot be decoded as an image; restore the file") from error
+
+
+def parse_boxes(text: str, shown: str) -> np.ndarray:
+    """Boxes from text, four numbers a line with commas, tabs or spaces between; "nan" is understood.
+
+    Returns (n, 4) float64 in the text's convention. Raises InputError naming the file `shown` and the line.
+    """
+    lines = text.strip().splitlines()
+    if not lines:
+        raise InputError(f"{shown}: is empty; write one row x,y,w,h per frame")
+    tables = text.replace(",", " ").replace("\t", " ")
+    try:
+        boxes = np.loadtxt(io.StringIO(tables), dtype=np.float64, ndmin=2, comments=None)
+        if boxes.shape == (len(lines), 4):
+            return boxes
+    except ValueError:
+        pass
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = [float(value) for value in re.split(r"[,\s]+", line.strip())]
+        except ValueError:
+            row = []
+        if len(row) != 4:
+            raise InputError(f"{shown}, line {number}: '{line.strip()}' is not a box; write x,y,w,h")
+    raise InputError(f"{shown}: must hold one row x,y,w,h per frame and nothing else")
+
+
+def parse_flags(text: str, length: int, shown: str) -> np.ndarray:
+    """(length,) bool from zeros and ones with commas or line breaks between. Raises InputError naming `shown`."""
+    values = text.replace(",", " ").split()
+    if len(values) != length or not set(values) <= {"0", "1"}:
+        raise InputError(f"{shown}: wanted {length} numbers 0 or 1, one per frame; got {len(values)} values")
+    return np.array(values) == "1"
+
+
+def single_track(
+    store: Store, name: str, frames: Frames, boxes_xywh: np.ndarray, present: np.ndarray, *, one_based: bool = False
+) -> Sequence:
+    """A video of one object.
+
+    Args:
+        store: holds the first frame, which tells the size, and the last, which must be there.
+        name: of the sequence.
+        frames: as many as boxes, or InputError is raised.
+        boxes_xywh: (n, 4) float64; with `one_based` the top left pixel is 1, 1 and not 0, 0.
+        present: (n,) bool, whether the object is to be seen.
+    """
+    if frames.count != len(boxes_xywh):
+        raise InputError(
+            f"{store.shown(frames.folder)}: {frames.count} frames but {len(boxes_xywh)} boxes; they must agree"
+        )
+    if not store.exists(frames.key(frames.count - 1)):
+        raise InputError(
+            f"{store.shown(frames.key(frames.count - 1))}: is missing, but there are {len(boxes_xywh)} boxes for"
+            f" sequence {name}; extract the frames again"
+        )
+    shift = np.array([1.0, 1.0, 0.0, 0.0]) if one_based else 0.0
+    track = Track(xywh_to_xyxy(boxes_xywh - shift), present & np.isfinite(boxes_xywh).all(axis=1))
+    return Sequence(name, frames, image_size(store, frames.key(0)), (track,))
+
+
+def select(names: list[str], chosen: tuple[str, ...], shown: str) -> list[str]:
+    """Those of `names` that are chosen, all if none are. Raises InputError if one that is chosen is not there."""
+    if not chosen:
+        return names
+    wanted = set(chosen)
+    absent = sorted(wanted - set(names))
+    if absent:
+        raise InputError(
+            f"{shown}: {len(absent)} of {len(chosen)} sequences in the list are missing, first {absent[0]}"
+        )
+    return [name for name in names if name in wanted]

@@ -1,0 +1,162 @@
+"""Data sets read from generated folders: what is found, by which conventions, and how damage is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lorat_plugin.data.catalogue import open_dataset
+from lorat_plugin.data.lasot import lasot_split
+from lorat_plugin.errors import InputError
+from tests.datasets import GOT10K_NAMES, LASOT_NAMES, OPTIONS, WRITERS, write_got10k, write_lasot, write_trackingnet
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LORAT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LORAT_CONFIG", str(tmp_path / "config.yaml"))
+
+
+def opened(name: str, tmp_path: Path, **options: object):
+    root = tmp_path / name
+    if not root.exists():
+        WRITERS[name](root)
+    return open_dataset(name, root, **{**OPTIONS.get(name, {}), **options})
+
+
+FOUND = {
+    "lasot": (list(LASOT_NAMES), [6, 6, 6]),
+    "got10k": (list(GOT10K_NAMES), [7, 7, 7, 7]),
+    "trackingnet": (["a_1", "b-C_0", "c_2", "d_3"], [12] * 4),
+    "coco": (["000000000009.jpg", "000000000025.jpg", "000000000030.jpg"], [1, 1, 1]),
+    "vasttrack": (["Bee-1", "Bee-2"], [7, 7]),
+    "tnl2k": (["Arrow_video", "Boat_video"], [7, 7]),
+    "clips": (["one", "two"], [7, 7]),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_sequences_are_found_in_order(name, tmp_path):
+    dataset = opened(name, tmp_path)
+    names, lengths = FOUND[name]
+    found = [dataset[i] for i in range(len(dataset))]
+    assert [s.name for s in found] == names
+    assert [s.frames.count for s in found] == lengths
+    assert dataset.frame_count == sum(lengths)
+    assert all(s.size == (120, 90) for s in found)
+    with pytest.raises(IndexError):
+        _ = dataset[len(dataset)]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_boxes_lie_on_the_square(name, tmp_path):
+    dataset = opened(name, tmp_path)
+    for i in range(len(dataset)):
+        sequence = dataset[i]
+        for frame in np.flatnonzero(sequence.tracks[0].present):
+            x1, y1, x2, y2 = np.rint(sequence.tracks[0].boxes[frame]).astype(int)
+            image = dataset.frame(sequence, int(frame)).astype(int)
+            assert image.shape == (90, 120, 3) and sequence.tracks[0].boxes.dtype == np.float64
+            inside = image[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1]
+            assert (x2 - x1, y2 - y1) == (16, 16) and (inside[..., 0] - inside[..., 1] > 100).all(), sequence.name
+
+
+def test_presence_by_each_data_set_s_flags(tmp_path):
+    lasot = opened("lasot", tmp_path)[0]
+    assert lasot.frames.key(0) == "airplane/airplane-1/img/00000002.jpg"  # hidden in the first frame: trimmed
+    np.testing.assert_array_equal(lasot.tracks[0].present, [1, 1, 1, 0, 1, 1])
+    np.testing.assert_array_equal(opened("got10k", tmp_path)[0].tracks[0].present, [1, 1, 1, 0, 1, 1, 1])
+    np.testing.assert_array_equal(opened("vasttrack", tmp_path)[0].tracks[0].present, [1, 1, 0, 1, 1, 1, 1])
+    assert opened("trackingnet", tmp_path)[0].tracks[0].present.all()
+    assert len(opened("coco", tmp_path)[0].tracks) == 2  # the third is a crowd
+
+
+def test_got10k_split_in_both_readings(tmp_path):
+    def names(**options):
+        dataset = opened("got10k", tmp_path, **options)
+        return [dataset[i].name for i in range(len(dataset))]
+
+    assert names(chosen=("0", "3")) == [GOT10K_NAMES[0], GOT10K_NAMES[3]]
+    assert names(chosen=("0", "3"), reading="name") == [GOT10K_NAMES[2]]
+    assert names(chosen=(GOT10K_NAMES[1],)) == [GOT10K_NAMES[1]]
+    assert names(excluded=(GOT10K_NAMES[0],)) == list(GOT10K_NAMES[1:])
+    with pytest.raises(InputError, match="number 7, which fits none of the 4 sequences"):
+        names(chosen=("7",))
+    with pytest.raises(InputError, match=r"number 4, .*\(read as name\)"):
+        names(chosen=("4",), reading="name")
+    with pytest.raises(InputError, match="1 of 1 sequences in the list are missing, first GOT-10k_Train_000009"):
+        names(chosen=("GOT-10k_Train_000009",))
+
+
+def test_lasot_without_class_folders_and_with_missing_sequences(tmp_path):
+    root = write_lasot(tmp_path / "lasot")
+    for name in LASOT_NAMES:
+        (root / name.rpartition("-")[0] / name).rename(root / name)
+    assert open_dataset("lasot", root, chosen=LASOT_NAMES)[1].frames.key(0) == "dog-7/img/00000002.jpg"
+    with pytest.raises(InputError, match="1 of 2 LaSOT sequences are missing, first 'dog-8'"):
+        open_dataset("lasot", root, chosen=("dog-7", "dog-8"))
+
+
+@pytest.mark.toolkit
+def test_lasot_split_lists():
+    pytest.importorskip("got10k")
+    assert len(lasot_split("train")) == 1120 and len(lasot_split("test")) == 280
+    with pytest.raises(InputError, match="unknown LaSOT subset"):
+        lasot_split("val")
+
+
+def _cut_rows(path: Path) -> None:
+    path.write_text("\n".join(path.read_text().splitlines()[:-2]) + "\n")
+
+
+def _cut_bytes(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "damage", "message"),
+    [
+        ("lasot", "dog/dog-7/groundtruth.txt", _cut_rows, "full_occlusion.txt: wanted 5 numbers 0 or 1"),
+        ("lasot", "dog/dog-7/groundtruth.txt", _cut_bytes, "groundtruth.txt, line 7: '.*' is not a box"),
+        ("lasot", "dog/dog-7/out_of_view.txt", Path.unlink, "out_of_view.txt: cannot be read: No such file"),
+        ("lasot", "dog/dog-7/img/00000007.jpg", Path.unlink, "00000007.jpg: is missing, but there are 7 boxes"),
+        ("got10k", "train/list.txt", Path.unlink, "list.txt: is missing; GOT-10k wants"),
+        ("got10k", f"train/{GOT10K_NAMES[1]}/absence.label", _cut_rows, "absence.label: wanted 7 numbers"),
+        ("got10k", f"train/{GOT10K_NAMES[1]}/00000001.jpg", Path.unlink, "00000001.jpg: cannot be read"),
+        ("trackingnet", "TRAIN_2/anno/c_2.txt", _cut_rows, "has 10 rows, but there are more frames"),
+        ("trackingnet", "TRAIN_2/frames/c_2/11.jpg", Path.unlink, "11.jpg: is missing"),
+        ("coco", "annotations/instances_train2017.json", _cut_bytes, "is damaged or no COCO instances file"),
+        ("coco", "images/train2017/000000000025.jpg", Path.unlink, "is missing, but listed in annotations"),
+        ("tnl2k", "Boat_video/imgs/frame9.jpg", Path.unlink, "6 frames but 7 boxes"),
+        ("clips", "two/groundtruth.txt", _cut_rows, "7 frames but 5 boxes"),
+    ],
+)
+def test_damage_is_named_before_training(name, path, damage, message, tmp_path):
+    root = WRITERS[name](tmp_path / name)
+    damage(root / path)
+    with pytest.raises(InputError, match=message):
+        opened(name, tmp_path)
+    assert not list((tmp_path / "cache").glob("*-*"))  # no index of half a data set
+
+
+def test_unreadable_frame_is_named(tmp_path):
+    root = write_got10k(tmp_path / "got10k")
+    dataset = open_dataset("got10k", root)
+    path = root / dataset[0].frames.key(2)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(InputError, match=r"00000003.jpg: the image is incomplete"):
+        dataset.frame(dataset[0], 2)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_an_empty_folder_names_the_layout(name, tmp_path):
+    (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match="ROOT/"):
+        open_dataset(name, tmp_path / name, **OPTIONS.get(name, {}))
+
+
+def test_trackingnet_part_numbers_sort_as_numbers(tmp_path):
+    dataset = open_dataset("trackingnet", write_trackingnet(tmp_path / "trackingnet"))
+    assert dataset[3].frames.key(11) == "TRAIN_10/frames/d_3/11.jpg"
