@@ -48,7 +48,11 @@ def _replacing(path: Path, folder: bool) -> Iterator[Path]:
         part = holder / path.name
         if folder:
             part.mkdir()
+        else:
+            part.touch()
+        mode = part.stat().st_mode  # as the user's umask says; some libraries write files for their owner alone
         yield part
+        os.chmod(part, mode)
         if path.is_dir() != folder and path.exists():
             kind = "file" if folder else "folder"
             raise InputError(f"{path}: a {kind} of that name is in the way: remove it or choose another name")

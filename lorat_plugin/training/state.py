@@ -157,7 +157,8 @@ class Journal:
             left.plot(*_series(rows, name), label=name)
         right.plot(*_series(rows, "iou"), label="positive cells, training pairs")
         right.plot(*_series(rows, "val_iou"), "o-", label="peak, fresh pairs")
-        right.plot(*_series(rows, "clip_auc"), "s-", label="AUC, clips")
+        if any("clip_auc" in row for row in rows):
+            right.plot(*_series(rows, "clip_auc"), "s-", label="AUC, clips")
         for axes, title in ((left, "loss"), (right, "IoU")):
             axes.set(xlabel="step", title=title)
             axes.grid(alpha=0.3)
