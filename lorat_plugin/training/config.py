@@ -20,7 +20,21 @@ class TrainConfig:
     """Every setting of a run. Defaults are the paper's where it names a value (arXiv 2403.05231, section 4.1)."""
 
     variant: str = "lorat_b_224"
-    backbone: str = "pretrained"  # "random", "pretrained", or a DINOv2 file
+    backbone: str = "pretrained"  # "random", "pretrained", or a backbone file
+    backbone_model: str = ""  # another backbone than the variant's, by timm's name
+    mode: str = "lora"  # "lora" (adapters), "full" (all weights), "baseline" (full, two tables, convolutional head)
+    adapter: str = "lora"  # lora, rslora, dora, ia3, ...: peft's methods
+    rank: int = 0  # of the adapters; 0: the variant's
+    alpha: float = 0.0  # 0: the variant's
+    targets: tuple[str, ...] = ()  # adapted layers out of q, k, v, proj, fc1, fc2; empty: all
+    drop_path: float = -1.0  # rate of stochastic depth; below 0: the variant's
+    init_from: str = ""  # weights, or state of another run, whose trained part is the start; empty: none
+    datasets: tuple[str, ...] = ()  # NAME or NAME:FOLDER; empty: pairs made of the material below
+    dataset_weights: tuple[float, ...] = ()  # shares of the data sets; empty: equal
+    got10k_list: str = ""  # file with the chosen sequences of GOT-10k, by number or name; empty: all
+    got10k_reading: str = "index"  # how numbers are understood: "index" (place in list.txt) or "name"
+    protocol: str = ""  # "got10k": nothing but GOT-10k's training split may be trained on
+    epoch_size: int = 131_072  # samples
     cutouts: str = ""  # folder of RGBA cut-outs; empty: procedural shapes
     photos: str = ""  # folder of photos; empty: procedural scenes
     clips: str = ""  # folder of labelled clips; empty: none
@@ -29,28 +43,35 @@ class TrainConfig:
     object_weight: float = 1.0  # shares of the three sources; a source without material has none
     patch_weight: float = 0.0
     clip_weight: float = 0.0
-    validation_clips: str = ""  # folder of labelled clips to track through; empty: none
-    max_gap: int = 100  # frames between the two frames of a clip's pair
+    max_gap: int = 100  # frames between the two frames of a pair
+    unreadable_limit: int = 100  # frames that may be passed over because they cannot be decoded; more stop the run
     scale_jitter: float = 0.25  # deviation of the log of the search crop's scale
     translation_jitter: float = 3.0  # largest shift of the search crop either way, in mean target sides
     flip_chance: float = 0.5
     third_chance: float = 1.0  # share of pairs turned grey, solarised or blurred
     seed: int = 42
     steps: int = 174_080
-    batch_size: int = 128
-    micro_batch: int = 0  # pairs sent through the network at once; 0: the whole batch
+    batch_size: int = 128  # pairs in an update, over all processes
+    micro_batch: int = 0  # pairs that a process sends through the network at once; 0: its whole share of the batch
     lr: float = 1e-4
     final_lr: float = 1e-6
     warmup_steps: int = 2048
     weight_decay: float = 0.1
     clip_norm: float = 1.0
-    workers: int = 1  # processes that make pairs; 0: none beside the trainer
+    precision: str = "auto"  # "fp32", "bf16", "fp16"; auto: bf16, else fp16, on a CUDA GPU, fp32 elsewhere
+    checkpointing: bool = False  # compute activations again in the backward pass: less memory, a third slower
+    compile: bool = False  # torch.compile; goes on without where that fails
+    workers: int = 1  # processes that make pairs, beside each trainer; 0: none
     threads: int = 0  # compute threads; 0: torch decides
     device: str = "auto"  # CUDA, MPS or CPU, the first there is
     log_every: int = 10
+    trackers: tuple[str, ...] = ("tensorboard",)  # where figures go beside log.jsonl: tensorboard, wandb
     checkpoint_every: int = 100
+    keep: int = 2  # checkpoints that stay on the disk, the newest; the best is kept besides
     validate_every: int = 500
     validation_pairs: int = 256
+    validation_datasets: tuple[str, ...] = ()  # NAME or NAME:FOLDER of held-out splits; empty: fresh training pairs
+    validation_clips: str = ""  # folder of labelled clips to track through; empty: none
 
     def save(self, path: Path) -> None:
         """Write all settings as YAML, a recipe that `load_config` reads back."""
