@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
 
-from lorat_plugin.errors import CheckpointError, first_line
+from lorat_plugin.backbones import hub_id, network_names
+from lorat_plugin.errors import CheckpointError, InputError, first_line
 from lorat_plugin.layouts import Weights, recognise
-from lorat_plugin.lora import merge_tensors, trained_modules
+from lorat_plugin.lora import adapter_tensors, inject, merge, merge_tensors, plain_lora, trained_modules
 from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.variants import Variant, get_variant, is_variant, list_variants
 
@@ -133,17 +133,11 @@ def read_weights(source: str | Path) -> Weights:
 def _read_adapter_config(path: Path) -> dict[str, str]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        settings = {
-            "lora_alpha": str(float(config["lora_alpha"])),
-            "rslora": str(bool(config.get("use_rslora", False))),
-        }
+        if not plain_lora(config):
+            return {"peft_type": str(config["peft_type"])}
+        return {"lora_alpha": str(float(config["lora_alpha"])), "rslora": str(bool(config.get("use_rslora", False)))}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: not a peft LoRA configuration ({error}): save the adapter again") from error
-    if config.get("rank_pattern") or config.get("alpha_pattern") or config.get("use_dora"):
-        raise CheckpointError(
-            f"{path}: rank_pattern, alpha_pattern and DoRA are not supported: merge it with peft first"
-        )
-    return settings
+        raise CheckpointError(f"{path}: not a peft configuration ({error}): save the adapter again") from error
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, object], dict[str, str]]:
@@ -190,18 +184,20 @@ def load_checkpoint(
     """
     weights = read_weights(source)
     variant = get_variant(variant) if isinstance(variant, str) else variant or infer_variant(weights)
-    if weights.layout.startswith("DINOv2"):
+    if weights.is_backbone:
         raise CheckpointError(
-            f"{source}: a DINOv2 backbone without LoRAT's trained part: give it by backbone= (--backbone)"
+            f"{source}: a {weights.layout} backbone without LoRAT's trained part: give it by backbone= (--backbone)"
         )
     check_trained(weights, variant)
+    if weights.layout == "LoRAT adapters (peft, not LoRA)":
+        return _load_by_peft(weights, variant, "pretrained" if backbone is None else str(backbone))
     tensors = dict(weights.tensors)
     base = ""
     if not weights.has_backbone:
         plain = backbone_tensors(variant, "pretrained" if backbone is None else str(backbone))
         base = f", backbone from {backbone or 'the hub'}"
         tensors = plain | tensors
-    tensors = merged_tensors(weights, {name: tensor.float() for name, tensor in tensors.items()})
+    tensors = merged_tensors(weights, {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()})
     check_fit(variant, tensors, str(source))
     with torch.device("meta"):  # random start values would only be thrown away
         network = LoRATNetwork(variant)
@@ -210,11 +206,32 @@ def load_checkpoint(
     return network.requires_grad_(False).eval()
 
 
-def load_backbone(network: LoRATNetwork, source: str) -> None:
-    """Fill patch embedding, blocks, final norm and position table from DINOv2, in place.
+def _load_by_peft(weights: Weights, variant: Variant, backbone: str) -> LoRATNetwork:
+    """A network with adapters that are not plain LoRA, rebuilt and merged by peft."""
+    from peft import PeftConfig, set_peft_model_state_dict
 
-    `source` is "pretrained" (timm's name, through the hub) or a file in Meta's or timm's layout. More blocks than the
-    network has are left out. Raises CheckpointError if the file does not fit.
+    network = LoRATNetwork(variant)
+    load_backbone(network, backbone)
+    try:
+        network = inject(network, "zero", PeftConfig.from_pretrained(str(_locate(weights.source))))
+        wanted, found = ({n: t.shape for n, t in s.items()} for s in (adapter_tensors(network), weights.tensors))
+        if wanted != found:
+            raise ValueError("names or shapes of tensors differ")
+        set_peft_model_state_dict(network, weights.tensors)
+    except Exception as error:  # peft raises many kinds
+        raise CheckpointError(
+            f"{weights.source}: its adapters cannot be rebuilt by the installed peft ({first_line(error)}): give the "
+            "variant and backbone that they were made for, or the merged file of that training run"
+        ) from error
+    logger.info("%s: %s loaded from %s, backbone from %s", variant.name, weights.layout, weights.source, backbone)
+    return merge(network)
+
+
+def load_backbone(network: LoRATNetwork, source: str) -> None:
+    """Fill what the network has of its backbone (patch embedding, blocks, norms, positions, registers), in place.
+
+    `source` is "pretrained" (timm's name, through the hub) or a file in Meta's (DINOv2) or timm's layout. More blocks
+    than the network has are left out. Raises CheckpointError if the file does not fit.
     """
     tensors = backbone_tensors(network.variant, source)
     own = {
@@ -225,35 +242,17 @@ def load_backbone(network: LoRATNetwork, source: str) -> None:
 
 
 def backbone_tensors(variant: Variant, source: str) -> dict[str, torch.Tensor]:
-    """DINOv2's tensors for a variant under the network's names, the position table resized. See `load_backbone`."""
+    """A backbone's tensors for a variant under the network's names, position tables resized. See `load_backbone`."""
     if source == "pretrained":
-        name = f"timm/{variant.backbone}.lvd142m"  # where timm fetches it from
         try:
-            weights = read_weights(name)
+            weights = read_weights(hub_id(variant))
         except CheckpointError as error:
-            raise CheckpointError(f"give the DINOv2 backbone by backbone= (--backbone): {error}") from error
+            raise CheckpointError(f"give the {variant.backbone} backbone by backbone= (--backbone): {error}") from error
     else:
         weights = read_weights(source)
-    if not weights.layout.startswith("DINOv2"):
-        raise CheckpointError(f"{source}: {weights.layout} weights, not a DINOv2 backbone")
-    blocks = re.compile(r"blocks\.(\d+)\.")
-    tensors = {
-        name: tensor
-        for name, tensor in weights.tensors.items()
-        if name not in ("cls_token", "mask_token") and not ((m := blocks.match(name)) and int(m[1]) >= variant.depth)
-    }
-    tensors["pos_embed"] = resize_position_table(tensors["pos_embed"][:, 1:], variant.search_grid)
-    return tensors
-
-
-def resize_position_table(table: torch.Tensor, grid: int) -> torch.Tensor:
-    """(1, n * n, dim) -> (1, grid * grid, dim): bicubic, no antialias, no offset; the official LoRAT's way."""
-    side = round(table.shape[1] ** 0.5)
-    if side == grid:
-        return table
-    square = table.float().view(1, side, side, -1).permute(0, 3, 1, 2)
-    resized = nn.functional.interpolate(square, size=(grid, grid), mode="bicubic", align_corners=False)
-    return resized.permute(0, 2, 3, 1).reshape(1, grid * grid, -1)
+    if not weights.is_backbone:
+        raise CheckpointError(f"{source}: {weights.layout} weights, not a DINOv2 backbone or another plain ViT")
+    return network_names(weights.tensors, variant)
 
 
 def merged_tensors(weights: Weights, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -281,18 +280,30 @@ def check_trained(weights: Weights, variant: Variant) -> None:
         raise CheckpointError(
             f"{weights.source}: holds no {absent[0]}: adapters alone do not track; save head and token types with them"
         )
+    if weights.layout == "LoRAT adapters (peft, not LoRA)":
+        return  # peft alone knows their shapes
     rest = {name: tensor.to("meta") for name, tensor in weights.tensors.items()}
     check_fit(variant, merged_tensors(weights, rest if weights.has_backbone else plain | rest), weights.source)
 
 
 def infer_variant(weights: Weights) -> Variant:
     """The variant that weights belong to, by metadata, else by shapes. CheckpointError if none or several fit."""
-    if (name := weights.metadata.get("variant")) in list_variants():
-        return get_variant(str(name))
     tensors = weights.tensors
     widths = (tensors[n].shape[-1] for n in ("token_type_embed.weight", "norm.weight", "pos_embed") if n in tensors)
     dim = next(widths, 0)
     depth = 1 + max((int(m[1]) for m in (re.match(r"blocks\.(\d+)\.", name) for name in tensors) if m), default=-1)
+    if fields := weights.metadata.get("variant_fields"):
+        try:
+            variant = Variant.from_json(fields)
+        except InputError as error:
+            raise CheckpointError(f"{weights.source}: {error}") from error
+        if variant.depth != depth:
+            raise CheckpointError(
+                f"{weights.source}: has {depth} blocks, but its header says {variant.depth}: copy it again"
+            )
+        return variant
+    if is_variant(name := weights.metadata.get("variant", "")):
+        return get_variant(name)
     cells = tensors["pos_embed"].shape[1] if "pos_embed" in tensors else None
     fitting = [
         v

@@ -15,8 +15,12 @@ import torch
 
 from lorat_plugin.boxes import clip_to_image, rasterize
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+NORMALIZATIONS = {  # what a backbone was trained with: mean and deviation of red, green and blue in [0, 1]
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "symmetric": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
 
 Size = int | tuple[int, int]  # side of a square, or (width, height), pixels
 
@@ -75,6 +79,11 @@ class Crop:
         pixels = (tuple(int(v) for v in source), tuple(int(v) for v in target))
         return cls((width, height), *pixels, applied.astype(np.float64), offset.astype(np.float64))  # type: ignore[arg-type]
 
+    @property
+    def inside(self) -> bool:
+        """Whether the crop lies in the frame, so that it shows no fill colour."""
+        return self.target == (0, 0, *self.size)
+
     def cut(self, frame: np.ndarray, fill: np.ndarray) -> np.ndarray:
         """Cut the crop out of a frame.
 
@@ -90,11 +99,10 @@ class Crop:
         left, top, right, bottom = self.source
         window = frame[top:bottom, left:right].astype(np.float32)
         window = cv2.resize(window, (x2 - x1, y2 - y1), interpolation=cv2.INTER_LINEAR)
-        if (x1, y1, x2, y2) == (0, 0, width, height):
+        if self.inside:
             return window
-        crop = np.full((height, width, 3), fill, np.float32)
-        crop[y1:y2, x1:x2] = window
-        return crop
+        colour = fill.tolist()
+        return cv2.copyMakeBorder(window, y1, height - y2, x1, width - x2, cv2.BORDER_CONSTANT, value=colour)
 
     def to_crop(self, boxes_xyxy: np.ndarray) -> np.ndarray:
         """Boxes (..., 4) xyxy in frame pixels -> crop pixels, float64."""
@@ -127,7 +135,7 @@ def cells_on_target(box_xyxy: np.ndarray, size: int, grid: int) -> np.ndarray:
     return cells
 
 
-def normalize(crops: torch.Tensor) -> torch.Tensor:
-    """(B, H, W, 3) float, 0..255 -> (B, 3, H, W) with ImageNet's mean removed and its deviation divided out."""
-    mean, std = crops.new_tensor(IMAGENET_MEAN), crops.new_tensor(IMAGENET_STD)
+def normalize(crops: torch.Tensor, normalization: str = "imagenet") -> torch.Tensor:
+    """(B, H, W, 3) float, 0..255 -> (B, 3, H, W) with a mean removed and a deviation divided out, see the table."""
+    mean, std = map(crops.new_tensor, NORMALIZATIONS[normalization])
     return ((crops / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()

@@ -20,3 +20,8 @@ def find_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"device '{name}' cannot be used here ({first_line(error)}): use auto or cpu") from error
     return device
+
+
+def best_precision(device: torch.device) -> str:
+    """What the precision "auto" stands for: "bf16", else "fp16", on a CUDA GPU; "fp32" elsewhere."""
+    return "fp32" if device.type != "cuda" else "bf16" if torch.cuda.is_bf16_supported() else "fp16"

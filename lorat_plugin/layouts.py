@@ -1,7 +1,8 @@
 """Names of tensors in every kind of weights file, translated to one and back.
 
 The common names are the network's own, with adapters as peft calls them: `<layer>.lora_A.weight`, and q, k and v under
-`attn.qkv.{q,k,v}`. Known layouts: DINOv2 (Meta's or timm's), official LoRAT (adapters only, full, merged), peft.
+`attn.qkv.{q,k,v}`. Known layouts: DINOv2 (Meta's or timm's), other ViTs (timm's), official LoRAT (adapters only, full,
+merged), peft.
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ from lorat_plugin.errors import CheckpointError
 Layout = Literal[
     "DINOv2 (Meta)",
     "DINOv2 (timm)",
+    "ViT (timm)",
     "LoRAT adapters (official)",
     "LoRAT full (official)",
     "LoRAT merged",
     "LoRAT adapters (peft)",
+    "LoRAT adapters (peft, not LoRA)",
 ]
 _PREFIX = re.compile(r"^((module|model|net|network|ema|ema_model|base_model\.model)\.)+")
 _CONTAINERS = ("state_dict", "model", "model_state_dict", "net", "network", "ema", "state_dict_ema", "model_ema")
 _OFFICIAL = (  # official name -> common name
     (re.compile(r"^token_type_embed$"), "token_type_embed.weight"),
+    (re.compile(r"^register_tokens$"), "reg_token"),
     (re.compile(r"\.lora\.([AB])$"), r".lora_\1.weight"),
     (re.compile(r"^(blocks\..*)\.linear\.(weight|bias)$"), r"\1.\2"),
     (re.compile(r"\.mlp\.w12\."), ".mlp.fc1."),
@@ -49,6 +53,11 @@ class Weights:
     def has_adapters(self) -> bool:
         """Whether low-rank factors are there, to be merged."""
         return any(".lora_A." in name for name in self.tensors)
+
+    @property
+    def is_backbone(self) -> bool:
+        """Whether it is a backbone alone, without anything of LoRAT's."""
+        return self.layout.startswith(("DINOv2", "ViT"))
 
     @property
     def has_backbone(self) -> bool:
@@ -77,7 +86,9 @@ def recognise(source: str, raw: dict[str, object], metadata: dict[str, str]) -> 
     alpha, rslora = _lora_settings(tensors, metadata)
     tensors = {_common(name): tensor for name, tensor in tensors.items()}
     layout: Layout
-    if "cls_token" in tensors and "pos_embed" in tensors:
+    if metadata.get("peft_type"):
+        layout = "LoRAT adapters (peft, not LoRA)"
+    elif "blocks.0.ls1.gamma" in tensors and "cls_token" in tensors and "pos_embed" in tensors:
         swiglu_renamed = any(name.endswith("mlp.w12.weight") for name in raw)
         layout = "DINOv2 (Meta)" if "mask_token" in tensors or swiglu_renamed else "DINOv2 (timm)"
     elif any(".lora_A." in name for name in tensors):
@@ -85,8 +96,10 @@ def recognise(source: str, raw: dict[str, object], metadata: dict[str, str]) -> 
             layout = "LoRAT full (official)"
         else:
             layout = "LoRAT adapters (peft)" if peft_names else "LoRAT adapters (official)"
-    elif "head.cls_mlp.layers.0.weight" in tensors and "patch_embed.proj.weight" in tensors:
+    elif any(name.startswith("head.cls_") for name in tensors) and "patch_embed.proj.weight" in tensors:
         layout = "LoRAT merged"
+    elif {"patch_embed.proj.weight", "blocks.0.norm1.weight"} <= tensors.keys():
+        layout = "ViT (timm)"
     else:
         some = ", ".join(list(tensors)[:3]) or "no tensors"
         raise CheckpointError(

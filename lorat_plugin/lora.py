@@ -6,8 +6,9 @@ shared A. So the fused layer is split before peft sees it and put together again
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -16,9 +17,9 @@ from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.variants import Variant
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
+    from peft import LoraConfig, PeftConfig
 
-TARGETS = r"blocks\.\d+\.(attn\.qkv\.(q|k|v)|attn\.proj|mlp\.fc1|mlp\.fc2)"
+TARGETS = ("q", "k", "v", "proj", "fc1", "fc2")  # layers of a block that can be adapted
 ADAPTER = "default"  # peft's name of a model's only adapter
 
 
@@ -48,21 +49,24 @@ def split_qkv(network: LoRATNetwork) -> LoRATNetwork:
     return network
 
 
-def inject(network: LoRATNetwork, start: Literal["normal", "zero"] | None = None) -> LoRATNetwork:
-    """Add adapters to all linear layers of the blocks and freeze what LoRAT does not train, in place.
+def inject(
+    network: LoRATNetwork, start: Literal["normal", "zero"] | None = None, config: PeftConfig | None = None
+) -> LoRATNetwork:
+    """Add adapters to linear layers of the blocks and freeze what LoRAT does not train, in place.
 
     Args:
         network: with plain blocks; its variant gives rank, alpha and the rsLoRA flag.
         start: "normal" draws both factors from a truncated normal (0.02), as the official code does; "zero" is peft's
             start (B = 0), from which the network equals its base at step 0. Left out: "zero" where the variant trains
             the final norm, else "normal".
+        config: peft's configuration of other adapters or layers; left out, LoRA on all layers in `TARGETS`.
     Trainable afterwards: adapters, token types, head, and the final norm if the variant says so.
     """
     from peft import inject_adapter_in_model
 
     network = split_qkv(network).requires_grad_(False)
     variant = network.variant
-    config = adapter_config(variant, variant.lora_rank, variant.lora_alpha, variant.rslora)
+    config = copy.copy(config or adapter_config(variant, variant.lora_rank, variant.lora_alpha, variant.rslora))
     config.modules_to_save = None  # peft would copy them; here they are trained in place
     inject_adapter_in_model(config, network)
     if (start or ("zero" if variant.train_norm else "normal")) == "normal":
@@ -74,22 +78,42 @@ def inject(network: LoRATNetwork, start: Literal["normal", "zero"] | None = None
     return network
 
 
-def adapter_config(variant: Variant, rank: int, alpha: float, rslora: bool) -> LoraConfig:
-    """Peft's configuration of a variant's adapters, with the modules that are trained whole."""
+def adapter_config(
+    variant: Variant, rank: int, alpha: float, rslora: bool, targets: Iterable[str] = TARGETS
+) -> LoraConfig:
+    """Peft's configuration of a variant's LoRA adapters, with the modules that are trained whole."""
     from peft import LoraConfig
 
     return LoraConfig(
         r=rank,
         lora_alpha=int(alpha) if float(alpha).is_integer() else alpha,
         use_rslora=rslora,
-        target_modules=TARGETS,
+        target_modules=target_pattern(targets),
         modules_to_save=trained_modules(variant),
     )
 
 
+def target_pattern(targets: Iterable[str]) -> str:
+    """Regular expression of the full names of all blocks' layers out of `TARGETS`."""
+    return rf"blocks\.\d+\.(attn\.qkv|attn|mlp)\.({'|'.join(targets)})"
+
+
 def trained_modules(variant: Variant) -> list[str]:
     """Names of the modules that LoRAT trains whole."""
-    return ["token_type_embed", "head", *(["norm"] if variant.train_norm else [])]
+    types = ["token_type_embed"] if variant.position == "shared" else []
+    return [*types, "head", *(["norm"] if variant.train_norm else [])]
+
+
+def adapters(network: LoRATNetwork) -> PeftConfig | None:
+    """Peft's configuration of a network's adapters, or None if it has none."""
+    return getattr(network, "peft_config", {}).get(ADAPTER)
+
+
+def plain_lora(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration of peft's means W + s B A with one rank and alpha, which is merged without peft."""
+    special = any(config.get(name) for name in ("use_dora", "rank_pattern", "alpha_pattern"))
+    plain_start = config.get("init_lora_weights", True) in (True, False, "gaussian")
+    return config.get("peft_type", "LORA") == "LORA" and plain_start and not special
 
 
 def network_tensors(network: LoRATNetwork) -> dict[str, torch.Tensor]:
@@ -101,11 +125,41 @@ def network_tensors(network: LoRATNetwork) -> dict[str, torch.Tensor]:
 
 
 def merge(network: LoRATNetwork) -> LoRATNetwork:
-    """A plain network with the adapters folded in, in eval mode, that needs no peft; the one given is not changed."""
+    """A plain network with adapters of any kind folded in, in eval mode, that needs no peft.
+
+    The one given is not changed. A network without adapters gives a copy.
+    """
     scaling = network.variant.lora_scaling
     merged = LoRATNetwork(network.variant).to(network.pos_embed.device, network.pos_embed.dtype)
-    merged.load_state_dict(merge_tensors(network_tensors(network), lambda layer, rank: scaling))
+    config = adapters(network)
+    plain = config is None or plain_lora(config.to_dict())
+    tensors = network_tensors(network) if plain else _merged_by_peft(network)
+    merged.load_state_dict(merge_tensors(tensors, lambda layer, rank: scaling))
     return merged.requires_grad_(False).eval()
+
+
+def adapter_tensors(network: LoRATNetwork) -> dict[str, torch.Tensor]:
+    """Adapters of any kind, by peft's names in files, and the modules that are trained whole."""
+    from peft import get_peft_model_state_dict
+
+    modules = tuple(f"{module}." for module in trained_modules(network.variant))
+    whole = {name: tensor for name, tensor in network.state_dict().items() if name.startswith(modules)}
+    return get_peft_model_state_dict(network) | whole
+
+
+def _merged_by_peft(network: LoRATNetwork) -> dict[str, torch.Tensor]:
+    """The state of a network with split q, k and v, adapters folded into its layers by peft."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    with torch.device("meta"):
+        names = split_qkv(LoRATNetwork(network.variant)).state_dict()
+    tensors = network_tensors(network)
+    for name, module in network.named_modules():
+        if isinstance(module, BaseTunerLayer):
+            layer = copy.deepcopy(module)
+            layer.merge()
+            tensors |= {f"{name}.{n}": t for n, t in layer.get_base_layer().state_dict().items()}
+    return {name: tensors[name] for name in names}
 
 
 def merge_tensors(tensors: dict[str, torch.Tensor], scaling: Callable[[str, int], float]) -> dict[str, torch.Tensor]:

@@ -2,7 +2,8 @@
 
 Notable choices of the paper (arXiv 2403.05231): one frozen position table for both images, of which the template
 takes the top-left window; token types tell template background, template foreground and search apart; plain joint
-attention over all tokens; a head of two MLPs without convolutions or anchors. Parameter names are those of the
+attention over all tokens; a head of two MLPs without convolutions or anchors. The paper's baseline, with a position
+table for each image and a convolutional head, is a variant of its own. Parameter names are those of the
 official checkpoints, except timm's `mlp.fc1/fc2` for the giant's SwiGLU layers.
 """
 
@@ -11,11 +12,10 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-import timm
 import torch
 from torch import nn
 
-from lorat_plugin.errors import InputError
+from lorat_plugin.backbones import build
 from lorat_plugin.variants import Variant, get_variant
 
 SEARCH_TYPE = 2  # row of the token type table; rows 0 and 1 are template background and foreground
@@ -52,10 +52,41 @@ class Head(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> Prediction:
         """(B, G * G, dim) -> Prediction; each box side lies within one crop size of its cell's centre."""
-        scores = self.cls_mlp(tokens).float().view(-1, self.grid, self.grid)
-        sides = self.reg_mlp(tokens).float().sigmoid().view(-1, self.grid, self.grid, 4)
-        centres = cell_centres(self.grid, sides.device)
-        return Prediction(scores, torch.cat([centres - sides[..., :2], centres + sides[..., 2:]], -1))
+        return _prediction(self.cls_mlp(tokens), self.reg_mlp(tokens), self.grid)
+
+
+class ConvBranch(nn.Sequential):
+    """Four times 3x3 convolution, batch normalisation, ReLU, each half as wide as the one before; then 1x1 to `out`."""
+
+    def __init__(self, dim: int, out: int, width: int = 256) -> None:
+        layers: list[nn.Module] = []
+        for wide in (width, width // 2, width // 4, width // 8):
+            layers += [nn.Conv2d(dim, wide, 3, padding=1, bias=False), nn.BatchNorm2d(wide), nn.ReLU()]
+            dim = wide
+        super().__init__(*layers, nn.Conv2d(dim, out, 1))
+
+
+class ConvHead(nn.Module):
+    """The convolutional anchor-free head of one-stream trackers (OSTrack, arXiv 2203.11991), the paper's baseline."""
+
+    def __init__(self, dim: int, grid: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.cls_convs, self.reg_convs = ConvBranch(dim, 1), ConvBranch(dim, 4)
+
+    def forward(self, tokens: torch.Tensor) -> Prediction:
+        """As `Head`."""
+        maps = tokens.transpose(1, 2).unflatten(2, (self.grid, self.grid))
+        scores, sides = (branch(maps).flatten(2).transpose(1, 2) for branch in (self.cls_convs, self.reg_convs))
+        return _prediction(scores, sides, self.grid)
+
+
+def _prediction(scores: torch.Tensor, sides: torch.Tensor, grid: int) -> Prediction:
+    """(B, G * G, 1) logits and (B, G * G, 4) distances to left, top, right, bottom before the sigmoid -> Prediction."""
+    sides = sides.float().sigmoid().view(-1, grid, grid, 4)
+    centres = cell_centres(grid, sides.device)
+    boxes = torch.cat([centres - sides[..., :2], centres + sides[..., 2:]], -1)
+    return Prediction(scores.float().view(-1, grid, grid), boxes)
 
 
 @lru_cache
@@ -78,64 +109,69 @@ class LoRATNetwork(nn.Module):
 
     def __init__(self, variant: Variant) -> None:
         super().__init__()
-        if not timm.is_model(variant.backbone):
-            raise InputError(f"variant '{variant.name}': timm has no model '{variant.backbone}': give one of its names")
-        vit = timm.create_model(
-            variant.backbone,
-            embed_dim=variant.dim,
-            depth=variant.depth,
-            num_heads=variant.heads,
-            # timm's packed SwiGLU counts both halves in the ratio
-            mlp_ratio=variant.ffn_dim * (2 if variant.ffn == "swiglu" else 1) / variant.dim,
-            num_classes=0,
-        )
+        parts = build(variant)
         self.variant = variant
-        self.patch_embed, self.blocks, self.norm = vit.patch_embed, vit.blocks, vit.norm
+        self.patch_embed, self.norm_pre, self.blocks, self.norm = parts[:4]
+        self.reg_token, self.has_table = parts.registers, parts.has_table
+        self.register_buffer("rope", parts.rope, persistent=False)
         self.pos_embed = nn.Parameter(torch.zeros(1, variant.search_grid**2, variant.dim))
-        self.token_type_embed = nn.Embedding(3, variant.dim)
-        self.head = Head(variant.dim, variant.search_grid)
+        if variant.position == "shared":
+            self.token_type_embed = nn.Embedding(3, variant.dim)
+        else:
+            self.template_pos_embed = nn.Parameter(torch.zeros(1, variant.template_grid**2, variant.dim))
+        self.head = (Head if variant.head == "mlp" else ConvHead)(variant.dim, variant.search_grid)
         self.initialize()
 
     def initialize(self) -> None:
-        """Start values of the parts that DINOv2 does not have: truncated normal 0.02, biases 0."""
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        nn.init.trunc_normal_(self.token_type_embed.weight, std=0.02)
-        for layer in [*self.head.cls_mlp.layers, *self.head.reg_mlp.layers]:
-            assert isinstance(layer, nn.Linear)
-            nn.init.trunc_normal_(layer.weight, std=0.02)
-            nn.init.zeros_(layer.bias)
+        """Start values of what DINOv2 does not have: truncated normal 0.02, biases 0; of convolutions torch's own."""
+        for name, parameter in self.named_parameters():
+            if ("pos_embed" in name and self.has_table) or name == "token_type_embed.weight":
+                nn.init.trunc_normal_(parameter, std=0.02)
+        for layer in self.head.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
 
     def encode_template(self, z: torch.Tensor, z_mask: torch.Tensor) -> torch.Tensor:
         """Template tokens before the first block.
 
         Args:
             z: (B, 3, template_size, template_size) normalised RGB.
-            z_mask: (B, template_grid, template_grid) int64, 1 on target cells, else 0.
-        Returns (B, template_grid ** 2, dim).
+            z_mask: (B, template_grid, template_grid) int64, 1 on target cells, else 0; unused without token types.
+        Returns (B, Nt, dim) with Nt = template_grid ** 2, and the backbone's registers before them if it has any.
         """
-        grid, whole = self.variant.template_grid, self.variant.search_grid
-        position = self.pos_embed.view(1, whole, whole, -1)[:, :grid, :grid].reshape(1, grid * grid, -1)
-        return self._patches(z) + position + self.token_type_embed(z_mask.flatten(1))
+        if self.variant.position == "separate":
+            tokens = self._patches(z, self.template_pos_embed)
+        else:
+            grid, whole = self.variant.template_grid, self.variant.search_grid
+            position = self.pos_embed.view(1, whole, whole, -1)[:, :grid, :grid].reshape(1, grid * grid, -1)
+            tokens = self._patches(z, position) + self.token_type_embed(z_mask.flatten(1))
+        if self.reg_token is None:
+            return tokens
+        return torch.cat([self.norm_pre(self.reg_token).expand(len(z), -1, -1), tokens], 1)
 
     def predict(self, template: torch.Tensor, x: torch.Tensor) -> Prediction:
         """Score map and boxes for search regions.
 
         Args:
-            template: (B, template_grid ** 2, dim) from `encode_template`.
+            template: (B, Nt, dim) from `encode_template`.
             x: (B, 3, search_size, search_size) normalised RGB.
         """
-        search_type = self.token_type_embed(torch.full((1, 1), SEARCH_TYPE, device=x.device))
-        tokens = torch.cat([template, self._patches(x) + self.pos_embed + search_type], 1)
+        search = self._patches(x, self.pos_embed)
+        if self.variant.position == "shared":
+            search = search + self.token_type_embed(torch.full((1, 1), SEARCH_TYPE, device=x.device))
+        tokens = torch.cat([template, search], 1)
         for block in self.blocks:
-            tokens = block(tokens)
+            tokens = block(tokens) if self.rope is None else block(tokens, rope=self.rope)
         return self.head(self.norm(tokens[:, template.shape[1] :]))
 
     def forward(self, z: torch.Tensor, x: torch.Tensor, z_mask: torch.Tensor) -> Prediction:
         """Template, search region and template mask (shapes as above) -> Prediction."""
         return self.predict(self.encode_template(z, z_mask), x)
 
-    def _patches(self, images: torch.Tensor) -> torch.Tensor:
-        return self.patch_embed.proj(images.to(self.pos_embed.dtype)).flatten(2).transpose(1, 2)
+    def _patches(self, images: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+        patches = self.patch_embed.proj(images.to(self.pos_embed.dtype)).flatten(2).transpose(1, 2)
+        return self.norm_pre(self.patch_embed.norm(patches) + position)
 
 
 def create_model(variant: Variant | str, backbone: str = "random", lora: bool = False) -> LoRATNetwork:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from safetensors.torch import save_file
@@ -16,6 +17,7 @@ from lorat_plugin.checkpoint import (
     check_fit,
     check_trained,
     infer_variant,
+    load_checkpoint,
     merged_tensors,
     read_weights,
     trained_names,
@@ -23,9 +25,22 @@ from lorat_plugin.checkpoint import (
 from lorat_plugin.errors import CheckpointError
 from lorat_plugin.files import whole_file, whole_folder
 from lorat_plugin.layouts import Weights, to_official
-from lorat_plugin.lora import SplitQKV, adapter_config, network_tensors
+from lorat_plugin.lora import (
+    TARGETS,
+    SplitQKV,
+    adapter_config,
+    adapter_tensors,
+    adapters,
+    merge,
+    network_tensors,
+    plain_lora,
+    trained_modules,
+)
 from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.variants import Variant, get_variant
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 Target = Literal["merged", "peft", "official", "official-full"]
 
@@ -48,7 +63,13 @@ def save_checkpoint(
         metadata: more strings for the header, such as the training recipe.
     Returns the path. Written to a temporary name and renamed. Raises CheckpointError if there are no adapters to write.
     """
-    variant = network.variant
+    variant, config = network.variant, adapters(network)
+    if config is not None and not plain_lora(config.to_dict()):
+        if target == "peft":
+            tensors = adapter_tensors(network)
+            weights = Weights(variant.name, "LoRAT adapters (peft, not LoRA)", tensors, metadata=metadata or {})
+            return _save_peft(tensors, config, variant, Path(path), _header(weights, variant), dtype)
+        network = merge(network)
     split = any(isinstance(block.attn.qkv, SplitQKV) for block in network.blocks)
     alpha = {"": variant.lora_alpha} if split else {}
     weights = Weights(variant.name, "LoRAT merged", network_tensors(network), alpha, variant.rslora, metadata or {})
@@ -74,7 +95,11 @@ def write_weights(
         return _save(to_official(merged_tensors(weights, weights.tensors), swiglu), path, header, dtype)
     trained = {n: t for n, t in weights.tensors.items() if ".lora_" in n or n.startswith(trained_names(variant))}
     if target == "peft":
-        return _save_peft(trained, weights, variant, path, header, dtype)
+        a = {n.removesuffix(".lora_A.weight"): t for n, t in trained.items() if n.endswith(".lora_A.weight")}
+        targets = [name for name in TARGETS if any(layer.endswith(f".{name}") for layer in a)]
+        rank = next(iter(a.values())).shape[0]
+        config = adapter_config(variant, rank, float(header["lora_alpha"]), weights.rslora, targets)
+        return _save_peft(trained, config, variant, path, header, dtype)
     tensors = to_official(
         weights.tensors if target == "official-full" else trained, swiglu, full=target == "official-full"
     )
@@ -99,7 +124,7 @@ def _single_alpha(weights: Weights) -> float | None:
 
 
 def _header(weights: Weights, variant: Variant) -> dict[str, str]:
-    header = {"format": "pt", **weights.metadata, "variant": variant.name}
+    header = {"format": "pt", **weights.metadata, "variant": variant.name, "variant_fields": variant.to_json()}
     if weights.has_adapters and (alpha := _single_alpha(weights)) is not None:
         header |= {"lora_alpha": str(alpha), "rslora": str(weights.rslora)}
     for package in ("lorat_plugin", "torch", "timm", "peft"):
@@ -112,14 +137,14 @@ def _header(weights: Weights, variant: Variant) -> dict[str, str]:
 
 def _save_peft(
     tensors: dict[str, torch.Tensor],
-    weights: Weights,
+    config: PeftConfig,
     variant: Variant,
     folder: Path,
     header: dict[str, str],
     dtype: torch.dtype | None,
 ) -> Path:
-    rank = next(t.shape[0] for n, t in tensors.items() if n.endswith(".lora_A.weight"))
-    config = adapter_config(variant, rank, float(header["lora_alpha"]), weights.rslora)
+    config = copy.copy(config)
+    config.modules_to_save = trained_modules(variant)
     with whole_folder(folder) as part:
         _save(
             {f"base_model.model.{n}": t for n, t in tensors.items()}, part / "adapter_model.safetensors", header, dtype
@@ -157,9 +182,15 @@ def convert(
     Returns what was recognised in the source, the variant and the layout written. Raises CheckpointError.
     """
     weights = read_weights(source)
-    if weights.layout.startswith("DINOv2"):
-        raise CheckpointError(f"{source}: a DINOv2 backbone without LoRAT's trained part: there is nothing to convert")
+    if weights.is_backbone:
+        raise CheckpointError(
+            f"{source}: a {weights.layout} backbone without LoRAT's trained part: there is nothing to convert"
+        )
     variant = get_variant(model) if model else infer_variant(weights)
+    if weights.layout == "LoRAT adapters (peft, not LoRA)":
+        network = load_checkpoint(source, variant, backbone)
+        save_checkpoint(network, destination, target or "merged", dtype)
+        return weights, variant, target or "merged"
     check_trained(weights, variant)
     target = target or ("merged" if Path(destination).suffix else "peft")
     complete = weights

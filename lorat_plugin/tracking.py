@@ -70,7 +70,7 @@ def start(engine: Engine, device: torch.device, frame: np.ndarray, box_xywh: Arr
     crop = Crop.around(box, variant.template_area_factor, variant.template_size, frame.shape[:2])
     cells = cells_on_target(crop.to_crop(box), variant.template_size, variant.template_grid)
     mask = torch.from_numpy(cells[None].astype(np.int64)).to(device)
-    z = normalize(torch.from_numpy(crop.cut(frame, fill)[None]).to(device))
+    z = normalize(torch.from_numpy(crop.cut(frame, fill)[None]).to(device), variant.normalization)
     return Target(box, fill, engine.encode_template(z, mask))
 
 
@@ -95,7 +95,7 @@ def step(
         for t, f in zip(targets, frames, strict=True)
     ]
     pixels = np.stack([crop.cut(f, t.fill) for crop, t, f in zip(crops, targets, frames, strict=True)])
-    x = normalize(torch.from_numpy(pixels).to(device))
+    x = normalize(torch.from_numpy(pixels).to(device), variant.normalization)
     prediction = engine.predict(torch.cat([t.template for t in targets]), x)
     window = hann_window(prediction.score_map.shape[-1], device)
     boxes, scores = peak(prediction, window, variant.window_weight)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Literal, get_args, get_type_hints
 
 from lorat_plugin.errors import InputError
 
@@ -34,6 +35,10 @@ class Variant:
     train_norm: bool = False  # the final norm fits only the backbone's last block: train it when blocks are left out
     window_weight: float = 0.45  # share of the Hann window in the penalised score map
     min_object_size: float = 10.0  # frame pixels; a smaller state box is widened before the search crop
+    drop_path: float = 0.0  # rate of stochastic depth while training, the same in all blocks
+    head: Literal["mlp", "conv"] = "mlp"
+    normalization: Literal["imagenet", "clip", "symmetric", "none"] = "imagenet"  # of the input; see `crop`
+    position: Literal["shared", "separate"] = "shared"  # one position table and token types, or a table for each image
 
     def __post_init__(self) -> None:
         """Raise InputError for sizes that cannot work together."""
@@ -48,6 +53,8 @@ class Variant:
             raise InputError(
                 f"variant '{self.name}': depth, heads and rank must be above 0, and dim a multiple of heads"
             )
+        if not 0 <= self.drop_path < 1:
+            raise InputError(f"variant '{self.name}': drop_path {self.drop_path} must be at least 0 and below 1")
 
     @property
     def template_grid(self) -> int:
@@ -64,6 +71,24 @@ class Variant:
         """Factor of B A in an adapted layer: alpha / r, or alpha / sqrt(r) with rsLoRA (arXiv 2312.03732)."""
         return self.lora_alpha / (self.lora_rank**0.5 if self.rslora else self.lora_rank)
 
+    def to_json(self) -> str:
+        """All fields as JSON; `from_json` reads it back."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Variant:
+        """The variant that `to_json` wrote. Raises InputError if it is damaged or has fields of a newer version."""
+        try:
+            values = json.loads(text)
+            hints = get_type_hints(cls)
+            for name, value in values.items():
+                choices, kind = get_args(hints[name]), hints[name]
+                if value not in choices if choices else not isinstance(value, (int, float) if kind is float else kind):
+                    raise ValueError(f"{name} is {value!r}")
+            return cls(**values)
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+            raise InputError(f"its description of the variant cannot be used ({error}): update the package") from error
+
 
 _SIZES = {  # letter: (timm's name, dim, depth, heads, ffn, ffn_dim); DINOv2, arXiv 2304.07193, table 17
     "s": ("vit_small_patch14_dinov2", 384, 12, 6, "mlp", 1536),
@@ -71,10 +96,16 @@ _SIZES = {  # letter: (timm's name, dim, depth, heads, ffn, ffn_dim); DINOv2, ar
     "l": ("vit_large_patch14_dinov2", 1024, 24, 16, "mlp", 4096),
     "g": ("vit_giant_patch14_dinov2", 1536, 40, 24, "swiglu", 4096),
 }
+_DROP_PATH = {"l": 0.1, "g": 0.4}
 _GEOMETRIES = {"224": (112, 224, 4.0), "378": (196, 378, 5.0)}  # template, search px; search area factor
 
 _VARIANTS: dict[str, Variant] = {
-    f"lorat_{letter}_{name}": Variant(f"lorat_{letter}_{name}", *size, *geometry)  # type: ignore[arg-type]
+    f"lorat_{letter}_{name}": Variant(
+        f"lorat_{letter}_{name}",
+        *size,  # type: ignore[arg-type]
+        *geometry,
+        drop_path=_DROP_PATH.get(letter, 0.0),
+    )
     for letter, size in _SIZES.items()
     for name, geometry in _GEOMETRIES.items()
 }
@@ -101,15 +132,28 @@ def list_variants() -> list[str]:
 
 
 def get_variant(name: str) -> Variant:
-    """The variant of that name; `LoRAT-B-224` and `lorat_b224` are understood too. Raises InputError if unknown."""
+    """The variant of that name; `LoRAT-B-224` and `lorat_b224` are understood too. Raises InputError if unknown.
+
+    `NAME_baseline` is `baseline` of the variant NAME.
+    """
     if not is_variant(name):
         raise InputError(f"unknown model '{name}': use one of {', '.join(_VARIANTS)}")
-    return next(variant for known, variant in _VARIANTS.items() if _plain(known) == _plain(name))
+    for variant in _VARIANTS.values():
+        if _plain(variant.name) == _plain(name):
+            return variant
+    return baseline(get_variant(_plain(name).removesuffix("baseline")))
 
 
 def is_variant(name: str) -> bool:
     """Whether `get_variant` knows the name."""
-    return _plain(name) in map(_plain, _VARIANTS)
+    return bool({_plain(name), _plain(name).removesuffix("baseline")} & set(map(_plain, _VARIANTS)))
+
+
+def baseline(variant: Variant) -> Variant:
+    """What the paper compares LoRAT with: a position table for each image, no token types, a convolutional head."""
+    if (variant.head, variant.position) == ("conv", "separate"):
+        return variant
+    return replace(variant, name=f"{variant.name}_baseline", head="conv", position="separate")
 
 
 def register_variant(variant: Variant) -> None:

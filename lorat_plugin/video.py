@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 READ_AHEAD = 4  # decoded frames waiting: enough to even out decoding times, 100 MB of 4K frames
 POLL_SECONDS = 0.1  # how soon a waiting thread notices that the source was stopped
+_RGB: int = getattr(cv2, "IMREAD_COLOR_RGB", 0)  # JPEG as RGB spares a conversion; OpenCV before 4.11 cannot
 IMAGE_NAME = re.compile(
     r"[^.].*\.(avif|bmp|dib|exr|gif|hdr|jp2|jpe|jpeg|jpg|pbm|pfm|pgm|pic|png|pnm|ppm|pxm|ras|sr|tif|tiff|webp)",
     re.IGNORECASE,
@@ -157,25 +158,28 @@ def open_source(source: str | int | Path, start: int = 0, end: int | None = None
     raise InputError(f"{text}: no such video or folder, and neither a camera's index nor a URL")
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: Path, *, alpha: bool = False) -> np.ndarray:
     """Read one image of any type that OpenCV reads as (H, W, 3) uint8 RGB.
 
-    16-bit images keep their high byte, grey and palette images become RGB, alpha is dropped. Raises InputError if the
-    file is missing, truncated, not an image, or has floating-point pixels.
+    16-bit images keep their high byte, grey and palette images become RGB, alpha is dropped; with `alpha` the result is
+    (H, W, 4) RGBA. Raises InputError if the file is missing, truncated, not an image, has floating-point pixels, or no
+    alpha where it is asked for.
     """
     try:
         data = path.read_bytes()  # not cv2.imread, which prints its own messages and fails on some names on Windows
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    return decode_image(data, str(path))
+    return decode_image(data, str(path), alpha=alpha)
 
 
-def decode_image(data: bytes, shown: str) -> np.ndarray:
+def decode_image(data: bytes, shown: str, *, alpha: bool = False) -> np.ndarray:
     """Decode the content of an image file as `read_image` does; errors name it `shown`."""
     if _is_truncated(data):
         raise InputError(f"{shown}: the image is incomplete; copy or extract it again")
+    direct = _RGB if data.startswith(b"\xff\xd8") and not alpha else 0
+    flags = cv2.IMREAD_UNCHANGED if alpha else (direct or cv2.IMREAD_COLOR) | cv2.IMREAD_ANYDEPTH
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH) if data else None
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     except cv2.error as error:
         raise InputError(f"{shown}: cannot be decoded as an image ({error.err})") from error
     if image is None:
@@ -184,7 +188,11 @@ def decode_image(data: bytes, shown: str) -> np.ndarray:
         image = (image >> 8).astype(np.uint8)
     if image.dtype != np.uint8:
         raise InputError(f"{shown}: has {image.dtype} pixels; convert it to 8 or 16 bits per channel")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    if alpha and (image.ndim != 3 or image.shape[2] != 4):
+        raise InputError(f"{shown}: has no alpha channel; write it as RGBA")
+    if direct:
+        return image
+    return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA if alpha else cv2.COLOR_BGR2RGB)
 
 
 def _is_truncated(data: bytes) -> bool:

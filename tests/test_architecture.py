@@ -21,6 +21,7 @@ HEAVY = {"vot", "trax", "got10k", "peft", "accelerate", "transformers", "matplot
 LAYERS = [
     {"errors", "boxes", "variants", "files", "devices"},
     {"crop"},
+    {"backbones"},
     {"network"},
     {"lora", "layouts", "checkpoint", "saving"},
     {"engines", "tracking"},
@@ -28,6 +29,7 @@ LAYERS = [
     {"video", "outputs", "drawing", "data"},
     {"training", "harness", "evaluation"},
     {"doctor"},
+    {"benchmark"},
     {"cli"},
 ]
 BELOW_TRAINING = {
@@ -37,6 +39,7 @@ BELOW_TRAINING = {
     "files",
     "devices",
     "crop",
+    "backbones",
     "network",
     "lora",
     "layouts",

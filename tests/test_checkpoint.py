@@ -248,7 +248,7 @@ def test_wrong_variants_backbones_and_foreign_files_are_refused(tmp_path, tiny_w
     refuse(
         folder / f"{case}.full.safetensors", "pos_embed is .*wanted", variant=replace(variant_of(case), search_size=378)
     )
-    refuse(folder / f"{case}.backbone_meta.safetensors", "a DINOv2 backbone without", variant=variant_of(case))
+    refuse(folder / f"{case}.backbone_meta.safetensors", "a DINOv2 .Meta. backbone without", variant=variant_of(case))
     other = folder / "swiglu_224_rslora.backbone_meta.safetensors"
     refuse(folder / f"{case}.adapters.safetensors", "do not fit", variant=variant_of(case), backbone=other)
     refuse(

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from lorat_plugin import create_model, list_variants, register_variant
-from lorat_plugin.checkpoint import load_backbone, load_checkpoint, resize_position_table
+from lorat_plugin.backbones import resize_position_table
+from lorat_plugin.checkpoint import load_backbone, load_checkpoint
 from lorat_plugin.errors import InputError
 from lorat_plugin.lora import inject, merge
 from lorat_plugin.network import LoRATNetwork, Prediction

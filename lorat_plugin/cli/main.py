@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from lorat_plugin.cli.benchmark import benchmark_app
 from lorat_plugin.cli.convert import convert_command
 from lorat_plugin.cli.data import data_app
 from lorat_plugin.cli.demo import demo_command
@@ -39,6 +40,7 @@ app.command("demo")(demo_command)
 app.command("doctor")(doctor_command)
 app.command("train")(train_command)
 app.command("convert")(convert_command)
+app.add_typer(benchmark_app, name="benchmark")
 app.add_typer(lmdb_app, name="lmdb")
 app.add_typer(data_app, name="data")
 app.add_typer(vot_app, name="vot")

@@ -14,6 +14,6 @@ BackboneOption = Annotated[
     Optional[str], typer.Option("--backbone", help="DINOv2 file that completes weights without a backbone.")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
-EngineOption = Annotated[str, typer.Option("--engine", help="Inference engine: auto or eager.")]
+EngineOption = Annotated[str, typer.Option("--engine", help="Inference engine: auto, eager or fused.")]
 PrecisionOption = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]

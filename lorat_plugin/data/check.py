@@ -12,6 +12,7 @@ from lorat_plugin.data.catalogue import BUILT_IN, make_reader, open_store, plain
 from lorat_plugin.data.cleaning import clean
 from lorat_plugin.data.index import THREADS
 from lorat_plugin.data.sequences import Entry, Sequence, Store, read_frame
+from lorat_plugin.data.trackingnet import missing_parts
 from lorat_plugin.errors import InputError
 
 
@@ -80,6 +81,8 @@ def check_dataset(name: str, root: Path, images: int = 0, **options: object) -> 
         reader.labels(store)
     except InputError as error:
         report.problems.append(str(error))
+    if name == "trackingnet" and not options.get("chosen") and (missing := missing_parts(store)):
+        report.problems.append(missing)
     try:  # what is there is examined even if something is missing
         with ThreadPoolExecutor(THREADS) as pool:
             for result in pool.map(_examine, reader.entries(store)):

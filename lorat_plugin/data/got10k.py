@@ -51,7 +51,13 @@ class Got10kReader:
     def labels(self, store: Store) -> list[str]:
         """Annotation files. Raises InputError if the list is missing or names a sequence that is not there."""
         files = ("groundtruth.txt", "absence.label")
-        return [f"{self.subset}/list.txt"] + [f"{self.subset}/{n}/{f}" for n in self._names(store) for f in files]
+        names, there = self._names(store), set(store.names(self.subset))
+        if missing := [name for name in names if name not in there]:
+            raise InputError(
+                f"{store.shown(f'{self.subset}/list.txt')}: {len(missing)} of {len(names)} sequences are not there,"
+                f" first {missing[0]}; extract them, or choose those that are there by a list"
+            )
+        return [f"{self.subset}/list.txt"] + [f"{self.subset}/{n}/{f}" for n in names for f in files]
 
     def entries(self, store: Store) -> Iterator[Entry]:
         """The sequences in the order of list.txt."""

@@ -1,7 +1,8 @@
 """Annotations of a data set, read once and kept as memory-mapped arrays in the user's cache folder.
 
-An index is a folder of .npy files named after the data set and a hash of what it was made from: the root, the
-reader's options, and the size and time of every annotation file. Processes share its pages.
+An index is a folder of .npy files named after the data set and two hashes of what it was made from: of the root and
+the reader's options, and of the size and time of every annotation file. A new index replaces those of former states of
+the same files. Processes share its pages.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -76,6 +78,11 @@ class IndexedDataset:
         """Frames of all sequences."""
         return int(self._arrays["sequences"][:-1, COLUMNS.index("frames")].sum())
 
+    @property
+    def box_count(self) -> int:
+        """Boxes of objects that are to be seen, over all frames and tracks."""
+        return int(self._arrays["present"].sum())
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_arrays": None}
 
@@ -89,20 +96,25 @@ def index_dataset(reader: Reader, store: Store, root: Path) -> IndexedDataset:
 
     Raises InputError for a data set of another layout, missing or malformed annotations, or an unusable cache folder.
     """
-    folder = cache_folder() / f"{reader.name}-{source_hash(reader, store, root)}"
+    place, state = source_hashes(reader, store, root)
+    folder = cache_folder() / f"{reader.name}-{place}-{state}"
     if not folder.is_dir():
         logger.info("%s: indexing the annotations in %s", reader.name, root)
         with whole_folder(folder) as part:
             _write(part, reader.entries(store), f"{reader.name} in {root}")
+        for former in cache_folder().glob(f"{reader.name}-{place}-*"):
+            if former != folder:
+                shutil.rmtree(former, ignore_errors=True)
     return IndexedDataset(reader.name, store, folder)
 
 
-def source_hash(reader: Reader, store: Store, root: Path) -> str:
-    """Sixteen hexadecimal digits that change when the data set, the reader's options or the format do."""
-    digest = hashlib.sha256(f"{FORMAT} {reader!r} {root.resolve()} {type(store).__name__}".encode())
+def source_hashes(reader: Reader, store: Store, root: Path) -> tuple[str, str]:
+    """Hexadecimal digits that change when the root, the reader's options or the format do, and when its files do."""
+    place = hashlib.sha256(f"{FORMAT} {reader!r} {root.resolve()} {type(store).__name__}".encode())
+    state = hashlib.sha256()
     for key in reader.labels(store):
-        digest.update(f"\n{key} {store.stamp(key)}".encode())
-    return digest.hexdigest()[:16]
+        state.update(f"\n{key} {store.stamp(key)}".encode())
+    return place.hexdigest()[:8], state.hexdigest()[:16]
 
 
 def _write(folder: Path, entries: Iterable[Entry], shown: str) -> None:

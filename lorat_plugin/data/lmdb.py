@@ -91,7 +91,7 @@ class LmdbStore:
     def shown(self, key: str) -> str:
         """The environment and the key in it."""
         path, inner = self._place(key)
-        return f"{path}:{inner}"
+        return f"{path}:{inner}" if key and (inner or self._whole) else str(self.root / key)
 
     def _place(self, key: str) -> tuple[Path, str]:
         if self._whole:
@@ -100,6 +100,8 @@ class LmdbStore:
         return self.root / f"{part}{SUFFIX}", inner
 
     def _get(self, key: str) -> bytes | None:
+        if not self._whole and "/" not in key:  # a file beside the parts
+            return (self.root / key).read_bytes() if (self.root / key).is_file() else None
         path, inner = self._place(key)
         if not inner or not (path / DATA_FILE).is_file():
             return None

@@ -14,6 +14,7 @@ from numpy.random import Generator
 
 from lorat_plugin.data.rendering import Cutout, make_cutout
 from lorat_plugin.errors import InputError
+from lorat_plugin.video import read_image
 
 CUTOUT_TYPES = (".png", ".webp", ".tif", ".tiff")
 PHOTO_TYPES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -33,20 +34,10 @@ def list_images(folder: Path, types: Sequence[str], exclude: Sequence[str]) -> l
     return kept
 
 
-def read_image(path: Path, flags: int, longest: int) -> np.ndarray:
-    """Decode an image as uint8 RGB or RGBA, shrunk so that no side exceeds `longest` pixels.
-
-    Raises InputError if the file cannot be decoded.
-    """
-    image = cv2.imread(str(path), flags)
-    if image is None:
-        raise InputError(f"{path} cannot be decoded as an image; remove it or write it again")
+def _shrunk(image: np.ndarray, longest: int) -> np.ndarray:
+    """The image with no side longer than `longest` pixels."""
     scale = longest / max(image.shape[:2])
-    if scale < 1:
-        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    if image.ndim == 3 and image.shape[2] == 4:
-        return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image
 
 
 Key = TypeVar("Key", bound=Hashable)
@@ -114,14 +105,14 @@ class Material:
             return procedural_cutout(np.random.default_rng((self._seed, 1, index)))
         path = self._cutout_files[index]
         try:
-            return make_cutout(read_image(path, cv2.IMREAD_UNCHANGED, 256))
+            return make_cutout(_shrunk(read_image(path, alpha=True), 256))
         except InputError as error:
             raise InputError(f"{path.name}: {error}") from error
 
     def _load_photo(self, index: int) -> np.ndarray:
         if not self._photo_files:
             return procedural_photo(np.random.default_rng((self._seed, 2, index)))
-        return read_image(self._photo_files[index], cv2.IMREAD_COLOR, 640)
+        return _shrunk(read_image(self._photo_files[index]), 640)
 
 
 def _texture(rng: Generator, height: int, width: int) -> np.ndarray:

@@ -32,15 +32,21 @@ def epoch_list(lengths: ListOf[int], weights: ListOf[float], total: int, rng: Ge
         total: samples.
         rng: goes on from epoch to epoch. Draws a permutation for each round through a data set, then one of the whole.
     """
+    chosen, order = _epoch_draws(lengths, weights, total, rng)
+    return np.concatenate([np.column_stack([np.full(len(c), i), c]) for i, c in enumerate(chosen)])[order]
+
+
+def _epoch_draws(
+    lengths: ListOf[int], weights: ListOf[float], total: int, rng: Generator
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """All that an epoch list draws: the sequences of each data set, and the order of the whole."""
     sizes = [int(weight * total) for weight in weights]
     sizes[-1] = total - sum(sizes[:-1])
-    rows = []
-    for number, (length, size) in enumerate(zip(lengths, sizes, strict=True)):
+    chosen = []
+    for length, size in zip(lengths, sizes, strict=True):
         rounds = [rng.permutation(length) for _ in range(-(-size // length))]
-        chosen = np.concatenate([np.zeros(0, np.int64), *rounds])[:size]
-        rows.append(np.column_stack([np.full(size, number), chosen]))
-    everything = np.concatenate(rows)
-    return everything[rng.permutation(total)]
+        chosen.append(np.concatenate([np.zeros(0, np.int64), *rounds])[:size])
+    return chosen, rng.permutation(total)
 
 
 def sample_frames(present: np.ndarray, max_gap: int, rng: Generator) -> tuple[int, int]:
@@ -85,10 +91,11 @@ class DatasetPairs:
         """Data set and sequence of sample `index` of an epoch, both 0-based."""
         if epoch < self._epoch:
             self._epoch, self._rng = -1, Generator(PCG64(self.seed))
-        while self._epoch < epoch:  # lists come from one stream: those before are drawn and passed over
-            lengths = [len(dataset) for dataset in self.datasets]
-            self._list = epoch_list(lengths, self.shares.tolist(), self.epoch_size, self._rng)
-            self._epoch += 1
+        if self._epoch < epoch:  # lists come from one stream: those before are drawn and passed over
+            draws = [len(d) for d in self.datasets], self.shares.tolist(), self.epoch_size, self._rng
+            for _ in range(self._epoch + 1, epoch):
+                _epoch_draws(*draws)  # a third of the time that the list itself takes
+            self._epoch, self._list = epoch, epoch_list(*draws)
         dataset, sequence = self._list[index]
         return int(dataset), int(sequence)
 
@@ -96,6 +103,10 @@ class DatasetPairs:
         """Another data set, by weight, and sequence for a sample whose first choice was of no use."""
         dataset = int(rng.choice(len(self.datasets), p=self.shares))
         return dataset, int(rng.integers(len(self.datasets[dataset])))
+
+    def planned(self, epoch: int, index: int, rng: Generator) -> FramePair:
+        """The pair of sample `index` of an epoch; its frames are drawn. Errors as for `load`."""
+        return self.load(*self.scheduled(epoch, index), rng)
 
     def sample(self, rng: Generator) -> FramePair:
         """Draw a pair that no epoch list schedules."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +14,11 @@ import numpy as np
 from lorat_plugin.data.sequences import Entry, Frames, Sequence, Store, parse_boxes, read_text, select, single_track
 from lorat_plugin.errors import InputError
 
+PARTS = 12
+SEQUENCE_LIST = "seq_list.json"  # beside an LMDB's parts: [part, video] of all of them
 LAYOUT = "ROOT/TRAIN_0/ ... TRAIN_11/ with frames/<video>/0.jpg ... and anno/<video>.txt (LMDB: ROOT/TRAIN_0_lmdb/ ...)"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -25,20 +31,27 @@ class TrackingNetReader:
     mark: str = "TRAIN_0"
 
     def labels(self, store: Store) -> list[str]:
-        """Annotation files, by part and name. Raises InputError if there is none or a chosen video is missing."""
-        parts = training_parts(store)
-        found = [
-            f"{part}/anno/{file}" for part in parts for file in store.names(f"{part}/anno") if file.endswith(".txt")
-        ]
+        """Annotation files, by part and name.
+
+        Raises InputError if there is none, or a video of a list is missing: of `chosen`, or seq_list.json if there is
+        one. Warns of parts that are missing unless `chosen` says what is wanted.
+        """
+        if not self.chosen and (problem := missing_parts(store)):
+            logger.warning("%s", problem)
+        _check_list(store)
+        return self._paths(store)
+
+    def entries(self, store: Store) -> Iterator[Entry]:
+        """The videos by part and name."""
+        for path in self._paths(store):
+            yield Entry(_video(path), partial(self._read, store, path))
+
+    def _paths(self, store: Store) -> list[str]:
+        found = _annotations(store)
         if not found:
             raise InputError(f"{store.shown('')}: no videos of TrackingNet; wanted {LAYOUT}")
         by_name = {_video(path): path for path in found}
         return [by_name[name] for name in select(list(by_name), self.chosen, store.shown(""))]
-
-    def entries(self, store: Store) -> Iterator[Entry]:
-        """The videos by part and name."""
-        for path in self.labels(store):
-            yield Entry(_video(path), partial(self._read, store, path))
 
     def _read(self, store: Store, path: str) -> Sequence:
         boxes = parse_boxes(read_text(store, path), store.shown(path))
@@ -52,6 +65,37 @@ class TrackingNetReader:
 def training_parts(store: Store) -> list[str]:
     """The training parts that are there, TRAIN_2 before TRAIN_10."""
     return sorted((n for n in store.names("") if re.fullmatch("TRAIN_[0-9]+", n)), key=lambda name: int(name[6:]))
+
+
+def missing_parts(store: Store) -> str:
+    """A sentence that names the training parts that are not there; empty if all are."""
+    found = training_parts(store)
+    missing = [f"TRAIN_{i}" for i in range(PARTS) if f"TRAIN_{i}" not in found]
+    if not missing:
+        return ""
+    return f"{store.shown('')}: {len(missing)} of {PARTS} training parts are missing: {', '.join(missing)}"
+
+
+def _annotations(store: Store) -> list[str]:
+    homes = [f"{part}/anno" for part in training_parts(store)]
+    return [f"{home}/{file}" for home in homes for file in store.names(home) if file.endswith(".txt")]
+
+
+def _check_list(store: Store) -> None:
+    """Raise InputError if seq_list.json names a video that a part lacks."""
+    if not store.exists(SEQUENCE_LIST):
+        return
+    try:
+        listed = {f"TRAIN_{int(part)}/anno/{video}.txt" for part, video in json.loads(read_text(store, SEQUENCE_LIST))}
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{store.shown(SEQUENCE_LIST)}: is no list of [part, video]; remove or restore it") from error
+    parts = training_parts(store)
+    absent = sorted(path for path in listed - set(_annotations(store)) if path.partition("/")[0] in parts)
+    if absent:
+        raise InputError(
+            f"{store.shown(SEQUENCE_LIST)}: {len(absent)} of its videos are not there, first {absent[0]}; copy them or"
+            " correct the list"
+        )
 
 
 def _video(path: str) -> str:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.random import Generator
 
 from lorat_plugin.boxes import area, clip_to_image, xywh_to_xyxy
 from lorat_plugin.data.clips import Clip, read_clip
-from lorat_plugin.data.material import Cache, read_image
+from lorat_plugin.data.material import Cache
 from lorat_plugin.data.synthetic import FramePair
 from lorat_plugin.errors import InputError
+from lorat_plugin.video import read_image
 
 
 def read_clips(folder: Path, exclude: Sequence[str] = (), labels: Path | None = None) -> list[Clip]:
@@ -48,7 +47,7 @@ class ClipPairs:
         """Draw from clips in which the target is present at least once; decoded frames stay in memory."""
         self.clips = [c for c in clips if c.present.any()]
         self.max_gap = max_gap
-        self._read = Cache(partial(read_image, flags=cv2.IMREAD_COLOR, longest=1 << 30), cached)
+        self._read = Cache(read_image, cached)
 
     def sample(self, rng: Generator) -> FramePair | None:
         """Draw one pair; None if a box lies outside its frame."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,12 +14,14 @@ if TYPE_CHECKING:
     from lorat_plugin.network import LoRATNetwork
     from lorat_plugin.tracking import Engine
 
+logger = logging.getLogger(__name__)
+
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def list_engines() -> list[str]:
     """Names that `engine=` takes beside "auto"."""
-    return ["eager"]
+    return ["eager", "fused"]
 
 
 def prepare(
@@ -29,13 +32,25 @@ def prepare(
     Args:
         network: adapters merged or not; moved in place, as torch does.
         device: "auto" (CUDA, MPS or CPU, the first there is), or torch's name of one.
-        engine: "auto" or one of `list_engines()`.
+        engine: "eager" (the network as it stands), "fused" (the same numbers sooner, for float32 on a CPU) or "auto"
+            (fused where it fits, else eager).
         precision: "auto" (fp32 on a CPU and MPS; bf16, else fp16, on a CUDA GPU), "fp32", "bf16" or "fp16".
-    Returns the engine and its device. Raises InputError for a name that is unknown or a device that is not there.
+    Returns the engine and its device. Raises InputError for a name that is unknown, a device that is not there, or a
+    network, device or precision that the engine named does not run.
     """
     place = check_options(device, engine, precision)
     dtype = _best_precision(place) if precision == "auto" else PRECISIONS[precision]
-    return network.to(place, dtype).eval(), place
+    network = network.to(place, dtype).eval()
+    if engine == "fused" or (engine == "auto" and place.type == "cpu" and dtype == torch.float32):
+        from lorat_plugin.engines.fused import FusedEngine
+
+        try:
+            return FusedEngine(network), place
+        except InputError as error:
+            if engine == "fused":
+                raise
+            logger.info("%s; eager is used", error)
+    return network, place
 
 
 def check_options(device: str, engine: str, precision: str) -> torch.device:
@@ -44,7 +59,10 @@ def check_options(device: str, engine: str, precision: str) -> torch.device:
         raise InputError(f"unknown engine '{engine}': use auto or {', '.join(list_engines())}")
     if precision not in ("auto", *PRECISIONS):
         raise InputError(f"unknown precision '{precision}': use auto, {', '.join(PRECISIONS)}")
-    return find_device(device)
+    place = find_device(device)
+    if engine == "fused" and (place.type != "cpu" or precision not in ("auto", "fp32")):
+        raise InputError(f"engine 'fused' runs float32 on a CPU, not {precision} on {place}: use engine auto or eager")
+    return place
 
 
 def _best_precision(device: torch.device) -> torch.dtype:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import yaml
 
@@ -125,19 +125,39 @@ def load_config(recipe: str, overrides: Mapping[str, Any] | None = None) -> Trai
 
 def checked(config: TrainConfig) -> TrainConfig:
     """Return the config if its values make sense together; raises InputError naming the first that does not."""
-    positive = ("steps", "batch_size", "lr", "clip_norm", "log_every", "checkpoint_every", "validate_every")
+    positive = {"steps", "batch_size", "lr", "clip_norm", "log_every", "checkpoint_every", "validate_every", "keep"}
+    positive |= {"epoch_size", "validation_pairs"}
     for field in fields(config):
         value = getattr(config, field.name)
-        if isinstance(value, (int, float)) and (value < 0 or (value == 0 and field.name in positive)):
+        if field.name == "drop_path" or not isinstance(value, (int, float)):
+            continue
+        if value < 0 or (value == 0 and field.name in positive):
             bound = "above 0" if field.name in positive else "at least 0"
             raise InputError(f"setting {field.name} must be {bound}; got {value}")
-    if config.object_weight + config.patch_weight + config.clip_weight <= 0:
+    from lorat_plugin.training.methods import check_method
+
+    check_method(config)
+    for name, known in _CHOICES.items():
+        if getattr(config, name) not in known:
+            raise InputError(
+                f"setting {name} must be one of {', '.join(map(repr, known))}; got {getattr(config, name)!r}"
+            )
+    if not config.datasets and config.object_weight + config.patch_weight + config.clip_weight <= 0:
         raise InputError("object_weight, patch_weight and clip_weight are all 0; one source of pairs is needed")
     return config
 
 
+_CHOICES = {
+    "precision": ("auto", "fp32", "bf16", "fp16"),
+    "protocol": ("", "got10k"),
+    "got10k_reading": ("index", "name"),
+}
+
+
 def _convert(name: str, value: Any, kind: Any) -> Any:
     try:
+        if kind is bool:
+            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[str(value).lower()]
         if kind in (int, float, str):
             converted = kind(value)
             if kind is not str and not math.isfinite(converted):
@@ -145,7 +165,8 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
             if kind is int and float(value) != converted:
                 raise ValueError("not whole")
             return converted
-        return tuple(str(v) for v in ([value] if isinstance(value, str) else value))
-    except (TypeError, ValueError, OverflowError) as error:
-        wanted = getattr(kind, "__name__", "a list of names")
+        values = value.split(",") if isinstance(value, str) else value
+        return tuple(_convert(name, v, get_args(kind)[0]) for v in values if v != "")
+    except (TypeError, ValueError, OverflowError, KeyError) as error:
+        wanted = {bool: "true or false"}.get(kind) or getattr(kind, "__name__", "a list")
         raise InputError(f"setting {name} must be {wanted}; got {value!r}") from error

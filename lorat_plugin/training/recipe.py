@@ -8,49 +8,34 @@ pairs that come next.
 from __future__ import annotations
 
 import copy
-import logging
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import NamedTuple, Protocol
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
-from numpy.random import PCG64, Generator
+from accelerate import Accelerator
+from numpy.random import Generator
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from lorat_plugin.crop import Crop, cells_on_target, mean_colour, normalize
+from lorat_plugin.crop import Crop, cells_on_target, mean_colour
 from lorat_plugin.data.augment import Jitter, augment, jittered_parameters
-from lorat_plugin.data.material import Material
-from lorat_plugin.data.synthetic import FramePair, ObjectPairs, PatchPairs
-from lorat_plugin.data.video_pairs import ClipPairs, read_clips
-from lorat_plugin.devices import find_device
+from lorat_plugin.data.pairs import sample_generator
+from lorat_plugin.data.synthetic import FramePair
 from lorat_plugin.errors import InputError
-from lorat_plugin.files import whole_file
-from lorat_plugin.network import LoRATNetwork, create_model
-from lorat_plugin.saving import save_checkpoint
-from lorat_plugin.training.adapters import use_merged_products
+from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.training.losses import Losses, lorat_loss
-from lorat_plugin.training.schedule import learning_rate, parameter_groups
-from lorat_plugin.training.state import Journal, load_state, save_state, start_from
-from lorat_plugin.training.validation import clip_success, peak_overlaps
-from lorat_plugin.variants import Variant, get_variant
+from lorat_plugin.training.methods import training_variant
+from lorat_plugin.training.schedule import parameter_groups
+from lorat_plugin.training.sources import Unreadable, training_source, validation_source
+from lorat_plugin.variants import Variant
 
-EPOCH = 131_072  # samples; only the numbering of samples knows epochs
-REDRAWS = 100  # a source refuses some draws (flat patch, target outside); so many in a row mean bad material
-UNREADABLE = 4  # files that one sample may pass over
-
-logger = logging.getLogger(__name__)
-
-
-class PairSource(Protocol):
-    """Where pairs of frames come from."""
-
-    def sample(self, rng: Generator) -> FramePair | None:
-        """Draw a pair, or None if the draw is of no use."""
+REDRAWS = 100  # draws may be of no use (flat patch, target outside the crop); so many in a row mean bad material
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +43,8 @@ class Pair:
     """One training sample of a variant with template size T, search size S and grids gt, G.
 
     Fields: template (3, T, T) and search (3, S, S) float32, normalised; mask (gt, gt) int64, 1 on the target; box (4,)
-    float32 xyxy, fractions of the search crop; positive (G, G) bool, cells on the target.
+    float32 xyxy, fractions of the search crop; positive (G, G) bool, cells on the target; unreadable, sentences that
+    name files which were passed over because they cannot be decoded.
     """
 
     template: torch.Tensor
@@ -66,10 +52,11 @@ class Pair:
     mask: torch.Tensor
     box: torch.Tensor
     positive: torch.Tensor
+    unreadable: tuple[str, ...] = ()
 
 
 class Batch(NamedTuple):
-    """Pairs stacked: the fields of `Pair` with a batch dimension in front."""
+    """Pairs stacked: the tensors of `Pair` with a batch dimension in front."""
 
     template: torch.Tensor
     search: torch.Tensor
@@ -77,59 +64,50 @@ class Batch(NamedTuple):
     box: torch.Tensor
     positive: torch.Tensor
 
+    def part(self, start: int, stop: int) -> Batch:
+        """Pairs `start` to `stop`, exclusive."""
+        return Batch(*(tensor[start:stop] for tensor in self))
 
-def pair_sources(config: TrainConfig) -> tuple[list[PairSource], np.ndarray]:
-    """Sources that have material, and their shares (n,), which add up to 1."""
-    cutouts, photos = (Path(f) if f else None for f in (config.cutouts, config.photos))
-    material = Material(cutouts, photos, config.exclude, seed=config.seed)
-    sources: list[PairSource] = [ObjectPairs(material), PatchPairs(material)]
-    weights = [config.object_weight, config.patch_weight]
-    if config.clips:
-        labels = Path(config.clip_labels) if config.clip_labels else None
-        sources.append(ClipPairs(read_clips(Path(config.clips), config.exclude, labels), config.max_gap))
-        weights.append(config.clip_weight)
-    if sum(weights) <= 0:
-        raise InputError("clip_weight is the only share above 0, but no clips are given: name their folder (--clips)")
-    return sources, np.array(weights) / sum(weights)
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 
 class PairDataset(Dataset[Pair]):
     """Samples by index, made on the fly."""
 
-    def __init__(self, config: TrainConfig, variant: Variant) -> None:
-        """Index the material that `config` names."""
-        self.config, self.variant, self.training = config, variant, True
-        self.sources, self.shares = pair_sources(config)
+    def __init__(self, config: TrainConfig, variant: Variant | None = None) -> None:
+        """Open the data that `config` names, for its variant unless another is given. Errors: `training_source`."""
+        self.config, self.variant, self.training = config, variant or training_variant(config), True
+        self.source = training_source(config)
         self.jitter = Jitter(config.scale_jitter, config.translation_jitter)
 
     def for_validation(self) -> PairDataset:
-        """Samples from the same material that training never meets."""
+        """Samples that training never meets: of held-out splits if the settings name any, else of the same data."""
         other = copy.copy(self)
-        other.training = False
+        other.source, other.training = validation_source(self.config) or self.source, False
         return other
 
     def __getitem__(self, index: int) -> Pair:
-        """Make sample `index` (0-based over the whole run).
+        """Make sample `index` (0-based over the whole run), the same whichever process does it.
 
-        Raises InputError if several files in a row cannot be read, RuntimeError if no draw was of use.
+        A pair of no use, or with a file that cannot be decoded, gives way to another, drawn by the same generator.
+        Raises InputError if no draw is of use.
         """
-        epoch, position = divmod(index, EPOCH)
-        rng = Generator(PCG64((self.config.seed, 0, epoch, int(self.training), position)))
-        unreadable = 0
-        for _ in range(REDRAWS):
-            source = self.sources[int(rng.choice(len(self.sources), p=self.shares))]
+        epoch, position = divmod(index, self.config.epoch_size)
+        rng = sample_generator(self.config.seed, 0, epoch, self.training, position)
+        unreadable: list[str] = []
+        for attempt in range(REDRAWS):
             try:
-                frames = source.sample(rng)
+                frames = self.source.sample(rng) if attempt else self.source.planned(epoch, position, rng)
             except InputError as error:
-                logger.warning("sample %d: %s", index, error)
-                unreadable += 1
-                if unreadable > UNREADABLE:
-                    raise
+                unreadable.append(str(error))
                 continue
             pair = make_pair(frames, self.variant, self.jitter, self.config, rng) if frames else None
             if pair:
-                return pair
-        raise RuntimeError(f"sample {index}: {REDRAWS} draws in a row gave no usable pair; check the image folders")
+                return replace(pair, unreadable=tuple(unreadable)) if unreadable else pair
+        reason = unreadable[-1] if unreadable else "check the data (lorat data check)"
+        raise InputError(f"sample {index}: {REDRAWS} draws in a row gave no usable pair: {reason}")
 
 
 def make_pair(frames: FramePair, variant: Variant, jitter: Jitter, config: TrainConfig, rng: Generator) -> Pair | None:
@@ -142,10 +120,11 @@ def make_pair(frames: FramePair, variant: Variant, jitter: Jitter, config: Train
     beside = Crop.aligned(*wanted, variant.search_size, x_frame.shape[:2])
     z, x = _cut(around, z_frame), _cut(beside, x_frame)
     z_box, x_box = around.to_crop(z_box), beside.to_crop(x_box)
-    z, z_box, x, x_box = augment(z, z_box, x, x_box, rng, config.flip_chance, config.third_chance)
+    chances = (config.flip_chance, config.third_chance)
+    z, z_box, x, x_box = augment(z, z_box, x, x_box, rng, *chances, variant.normalization)
     return Pair(
-        template=_normalized(z),
-        search=_normalized(x),
+        template=z,
+        search=x,
         mask=torch.from_numpy(cells_on_target(z_box, variant.template_size, variant.template_grid).astype(np.int64)),
         box=torch.from_numpy(x_box / variant.search_size).float(),
         positive=torch.from_numpy(cells_on_target(x_box, variant.search_size, variant.search_grid)),
@@ -153,54 +132,114 @@ def make_pair(frames: FramePair, variant: Variant, jitter: Jitter, config: Train
 
 
 def _cut(crop: Crop, frame: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(crop.cut(frame, mean_colour(frame))).permute(2, 0, 1) / 255
-
-
-def _normalized(crop: torch.Tensor) -> torch.Tensor:
-    return normalize(crop.permute(1, 2, 0)[None] * 255)[0]
+    fill = np.zeros(3, np.float32) if crop.inside else mean_colour(frame)  # the mean of a large frame takes long
+    return torch.from_numpy(crop.cut(frame, fill)).permute(2, 0, 1).contiguous().div_(255)
 
 
 def collate(pairs: list[Pair]) -> Batch:
     """Stack pairs into a batch."""
-    return Batch(*(torch.stack([getattr(p, f.name) for p in pairs]) for f in fields(Pair)))
+    return Batch(*(torch.stack([getattr(p, name) for p in pairs]) for name in Batch._fields))
 
 
-def compute_loss(network: LoRATNetwork, batch: Batch, positive_count: float | None = None) -> Losses:
+def compute_loss(network: nn.Module, batch: Batch, positive_count: float | None = None) -> Losses:
     """Forward pass and loss of a batch; `positive_count` as in `lorat_loss`."""
     return lorat_loss(network(batch.template, batch.search, batch.mask), batch.box, batch.positive, positive_count)
 
 
+class NotFinite(RuntimeError):
+    """A loss or gradient that is not finite; the weights are still those before the step."""
+
+    def __init__(self, message: str, count: float) -> None:
+        """`count` is what the step's losses were divided by."""
+        super().__init__(message)
+        self.count = count
+
+
 def train_step(
-    network: LoRATNetwork, optimizer: torch.optim.Optimizer, batch: Batch, rate: float, config: TrainConfig
+    accelerator: Accelerator,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    rate: float,
+    config: TrainConfig,
 ) -> Losses:
-    """One update: loss, backward, clip, step. The batch may go through in parts; the update is the same."""
-    count = max(float(batch.positive.sum()), 1.0)
-    part = config.micro_batch or len(batch.box)
+    """One update: loss, backward, clip, step.
+
+    The batch may go through in parts and be shared by several processes, each with its own share in `batch`: the
+    losses are divided by the positive cells of all (golden rule: their mean over processes, at least 1), so the
+    update is the same. Returns the losses of the whole batch. Raises NotFinite before the weights change.
+    """
+    count = max(float(accelerator.reduce(batch.positive.sum().float(), "mean")), 1.0)
+    size = len(batch.box)
+    part = config.micro_batch or size
     shares = []
-    for start in range(0, len(batch.box), part):
-        losses = compute_loss(network, Batch(*(t[start : start + part] for t in batch)), count)
-        losses.total.backward()
+    for start in range(0, size, part):
+        with nullcontext() if start + part >= size else accelerator.no_sync(network):
+            losses = compute_loss(network, batch.part(start, start + part), count)
+            accelerator.backward(losses.total)
         shares.append(torch.stack(losses).detach())
     for group in optimizer.param_groups:
         group["lr"] = rate
-    torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], config.clip_norm)
+    norm = accelerator.clip_grad_norm_(network.parameters(), config.clip_norm)
+    total, cls, box, quality = torch.stack(shares).unbind(1)
+    whole = accelerator.reduce(torch.stack([total.sum(), cls.sum(), box.sum(), quality.mean()]), "mean")
+    if not math.isfinite(float(whole[0])):
+        raise NotFinite(f"the loss is {float(whole[0])}", count)
+    if accelerator.scaler is None and not math.isfinite(float(norm)):  # a scaler skips such steps by itself
+        raise NotFinite(f"the gradient's norm is {float(norm)}", count)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    total, cls, box, quality = torch.stack(shares).unbind(1)
-    return Losses(total.sum(), cls.sum(), box.sum(), quality.mean())
+    return Losses(*whole.unbind())
 
 
-def make_loader(dataset: PairDataset, config: TrainConfig, indices: range) -> DataLoader[Pair]:
-    """Batches of the samples `indices`, in order."""
-    return DataLoader(
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Seed of torch's generator for one step of one process, so that a resumed run draws what it would have drawn."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1)
+
+
+class Batches:
+    """One process's share of a run's batches, in order. `unreadable` counts the files that were passed over."""
+
+    def __init__(self, loader: DataLoader[Pair], unreadable: Unreadable) -> None:
+        """Go through `loader` once."""
+        self._loader, self.unreadable = loader, unreadable
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches. Raises InputError beyond the number of unreadable files that is allowed."""
+        try:
+            for batch, names in self._loader:
+                self.unreadable.note(names)
+                yield batch
+        except InputError as error:  # a worker's error comes with its traceback in front
+            raise InputError(str(error).rstrip().rpartition("InputError: ")[2]) from error
+
+
+def make_loader(
+    dataset: PairDataset, config: TrainConfig, first_step: int = 0, rank: int = 0, ranks: int = 1
+) -> Batches:
+    """Batches of the steps from `first_step` on, the same whatever the number of workers.
+
+    Step s has samples s * B to (s + 1) * B, B pairs over all processes; process `rank` of `ranks` gets every
+    `ranks`-th of them, counted from its own rank. Raises InputError if that leaves a process without a pair.
+    """
+    size = config.batch_size
+    if size < ranks:
+        raise InputError(f"batch_size {size} is too small for {ranks} processes; each needs a pair in every update")
+    starts = range(first_step * size, config.steps * size, size)
+    loader = DataLoader(
         dataset,
-        batch_size=config.batch_size,
-        sampler=indices,
+        batch_sampler=[range(start + rank, start + size, ranks) for start in starts],  # type: ignore[misc]
         num_workers=config.workers,
-        collate_fn=collate,
+        collate_fn=_collate_named,
         prefetch_factor=4 if config.workers else None,
         worker_init_fn=_one_thread,
+        pin_memory=torch.cuda.is_available(),
     )
+    return Batches(loader, Unreadable(config.unreadable_limit))
+
+
+def _collate_named(pairs: list[Pair]) -> tuple[Batch, list[str]]:
+    return collate(pairs), [name for pair in pairs for name in pair.unreadable]
 
 
 def _one_thread(worker: int) -> None:
@@ -213,73 +252,3 @@ def make_optimizer(network: LoRATNetwork, config: TrainConfig) -> torch.optim.Ad
     """AdamW over the trainable parameters, matrices with weight decay."""
     groups = parameter_groups(network.named_parameters(), config.weight_decay)
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999), eps=1e-8)
-
-
-def train(
-    config: TrainConfig,
-    out: Path,
-    *,
-    resume: str = "auto",
-    init_from: str | None = None,
-    on_step: Callable[[int, str], None] = lambda done, text: None,
-) -> Path:
-    """Train by `config` and leave everything in the folder `out`.
-
-    Args:
-        config: settings.
-        out: folder for `config.yaml`, `log.jsonl`, `state.safetensors`, `curve.png` and the merged network
-            `<variant>.safetensors`, which is renewed at every checkpoint.
-        resume: "auto" goes on from `out`'s state if there is one, "never" starts anew, else the path of a state.
-        init_from: state of another run whose trained weights are the start of this one (at step 0).
-        on_step: called after every `log_every` steps with the number of steps done and a line of figures.
-    Returns the path of the merged network. Raises InputError for unusable settings, material or state.
-    """
-    device = _set_up(config)
-    variant = get_variant(config.variant)
-    dataset = PairDataset(config, variant)
-    network = create_model(variant, backbone=config.backbone, lora=True).to(device)
-    use_merged_products(network)
-    optimizer = make_optimizer(network, config)
-    done = load_state(network, optimizer, out, resume, config)
-    if init_from and done:
-        raise InputError(f"{out} holds a run of {done} steps: --init-from starts a new one, so give --resume never")
-    if init_from:
-        start_from(network, Path(init_from))
-    with whole_file(out / "config.yaml") as part:
-        config.save(part)
-    journal = Journal(out / "log.jsonl", done)
-    fixed = list(make_loader(dataset.for_validation(), config, range(config.validation_pairs)))
-    clips = read_clips(Path(config.validation_clips)) if config.validation_clips else []
-    weights = out / f"{variant.name}.safetensors"
-    loader = make_loader(dataset, config, range(done * config.batch_size, config.steps * config.batch_size))
-    clock, since = time.perf_counter(), done
-    for step, batch in enumerate(loader, start=done):
-        rate = learning_rate(
-            step, peak=config.lr, warmup=config.warmup_steps, total=config.steps, final=config.final_lr
-        )
-        journal.add(train_step(network, optimizer, Batch(*(t.to(device) for t in batch)), rate, config))
-        done = step + 1
-        last = done == config.steps
-        if done % config.log_every == 0 or last:
-            speed = (done - since) * config.batch_size / (time.perf_counter() - clock)
-            on_step(done, journal.write(done, rate, speed))
-            clock, since = time.perf_counter(), done
-        if done % config.checkpoint_every == 0 or last:
-            save_state(network, optimizer, done, config, out)
-            save_checkpoint(network, weights, metadata={"steps": str(done), "recipe": config.portable()})
-        if done % config.validate_every == 0 or last:
-            success = clip_success(network, clips, device) if clips else None
-            figures = journal.write_validation(done, peak_overlaps(network, fixed, device), success)
-            logger.info("step %d: %s", done, figures)
-            journal.plot(out / "curve.png")
-    if not weights.exists():  # the run was stopped between its last state and its weights
-        save_checkpoint(network, weights, metadata={"steps": str(done), "recipe": config.portable()})
-    return weights
-
-
-def _set_up(config: TrainConfig) -> torch.device:
-    torch.manual_seed(config.seed)
-    cv2.setNumThreads(1)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    return find_device(config.device)

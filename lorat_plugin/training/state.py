@@ -1,28 +1,44 @@
-"""What a run leaves on the disk: its state for resuming, its journal of figures, its curve."""
+"""Checkpoints of a run: what it needs to go on, and the weights that others use. Only the newest few stay.
+
+`RUN/checkpoints/step_0001024/` holds `state.safetensors` (trained weights, AdamW's moments, counters, settings; no
+pickles) and what `save_trained` writes. A checkpoint appears whole or not at all. Samples and random draws of a step
+are functions of seed and step, so the number of steps done is the position of the data and of every generator.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
-import math
+import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 
-from lorat_plugin.errors import CheckpointError
-from lorat_plugin.files import whole_file
+from lorat_plugin.errors import CheckpointError, InputError
+from lorat_plugin.files import whole_folder
 from lorat_plugin.training.config import TrainConfig
-from lorat_plugin.training.losses import Losses
 
 logger = logging.getLogger(__name__)
 
 STATE_NAME = "state.safetensors"
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+# full: sharded parameters are gathered on the first process; trained parameters and buffers only
+_GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+_SHARED = StateDictOptions(ignore_frozen_params=True)  # every process sees its part
+_SPREAD = StateDictOptions(full_state_dict=True, ignore_frozen_params=True, strict=False)
 
 
 def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
@@ -30,157 +46,130 @@ def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
     return {n: p for n, p in network.named_parameters() if p.requires_grad}
 
 
-def save_state(network: nn.Module, optimizer: torch.optim.Optimizer, done: int, config: TrainConfig, out: Path) -> Path:
-    """Write trained weights, AdamW's moments, the number of steps done and the settings as one safetensors file.
+def gather_state(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Trained weights, buffers and moments on the CPU; under FSDP whole on the first process, empty on the others.
 
-    One file, written under another name and renamed: a run that is killed leaves the old state or the new one.
+    Names are `weight.<parameter>`, `exp_avg.<parameter>` and so on. Every process must call it.
     """
-    tensors: dict[str, torch.Tensor] = {}
-    for name, parameter in trained_parameters(network).items():
-        tensors[f"weight.{name}"] = parameter.detach().contiguous()
-        for moment in _MOMENTS:
-            tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment].contiguous()
-    with whole_file(out / STATE_NAME) as part:
-        save_file(tensors, part, metadata={"steps_done": str(done), "config": json.dumps(asdict(config))})
-    return out / STATE_NAME
+    weights: dict[str, Any] = get_model_state_dict(network, options=_GATHERED)
+    states: Any = get_optimizer_state_dict(network, optimizer, options=_GATHERED).get("state", {})
+    tensors = {f"weight.{name}": tensor for name, tensor in weights.items()}
+    for name, state in states.items():
+        tensors |= {f"{moment}.{name}": torch.as_tensor(state[moment]) for moment in _MOMENTS}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def load_state(
-    network: nn.Module, optimizer: torch.optim.Optimizer, out: Path, resume: str, config: TrainConfig
-) -> int:
-    """Put back a saved state; returns the number of steps done, 0 for a fresh start.
+def spread_state(
+    network: nn.Module, optimizer: torch.optim.Optimizer | None, tensors: dict[str, torch.Tensor], path: Path
+) -> None:
+    """Put a gathered state into a network, sharded or not, and its optimiser. `path` is named in errors.
 
-    Settings that differ from those of the state are logged; they hold from here on.
+    Raises CheckpointError if the names or shapes of the trained parameters differ.
+    """
+    weights: dict[str, Any] = {n.removeprefix("weight."): t for n, t in tensors.items() if n.startswith("weight.")}
+    wanted: dict[str, Any] = get_model_state_dict(network, options=_SHARED)
+    if {n: t.shape for n, t in weights.items()} != {n: t.shape for n, t in wanted.items()}:
+        raise CheckpointError(f"{path} belongs to another variant, mode or rank; use its config.yaml or --resume never")
+    set_model_state_dict(network, weights, options=_SPREAD)
+    if optimizer is not None:
+        whole: dict[str, Any] = get_optimizer_state_dict(network, optimizer, options=_SHARED)
+        names = [n.removeprefix("exp_avg.") for n in tensors if n.startswith("exp_avg.")]
+        whole["state"] = {n: {moment: tensors[f"{moment}.{n}"] for moment in _MOMENTS} for n in names}
+        set_optimizer_state_dict(network, optimizer, whole, options=_SPREAD)
+
+
+def save_state(
+    out: Path,
+    tensors: dict[str, torch.Tensor],
+    progress: dict[str, float],
+    config: TrainConfig,
+    save_weights: Callable[[Path], object],
+) -> Path:
+    """Write a checkpoint and delete those beyond `config.keep`.
 
     Args:
-        network: its trained parameters are filled.
-        optimizer: AdamW over the same parameters.
         out: the run's folder.
-        resume: "auto", "never", or the path of a state.
-        config: settings of this run.
-    Raises CheckpointError if the state is absent (for a path), unreadable, or of another network.
+        tensors: from `gather_state`.
+        progress: numbers to go on from; `steps_done` among them.
+        config: settings of the run.
+        save_weights: writes the weights for users into the folder it is given.
+    Returns the checkpoint's folder. Raises InputError if the disk is full; older checkpoints stay as they were.
     """
-    path = out / STATE_NAME if resume in ("auto", "never") else Path(resume)
-    if resume == "never" or (resume == "auto" and not path.is_file()):
-        return 0
-    tensors, metadata = _read(path)
-    done = int(metadata["steps_done"])
-    _fill(network, tensors, path)
-    former = json.loads(metadata["config"])
-    now = json.loads(json.dumps(asdict(config)))  # tuples become lists, as in the file
-    changed = [f"{name} {former.get(name)} -> {value}" for name, value in now.items() if former.get(name) != value]
-    logger.info("%s: going on after %d steps%s", path, done, "; changed: " + ", ".join(changed) if changed else "")
-    for name, parameter in trained_parameters(network).items():
-        moments = {m: tensors[f"{m}.{name}"].to(parameter) for m in _MOMENTS}
-        optimizer.state[parameter] = {"step": torch.tensor(float(done)), **moments}
-    return done
+    folder = out / "checkpoints" / f"step_{int(progress['steps_done']):07d}"
+    try:
+        with whole_folder(folder) as part:
+            save_tensors(part / STATE_NAME, tensors, progress, config)
+            save_weights(part)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{folder}: cannot be written ({error}); make room and start the command again") from error
+    for old in _checkpoints(out)[: -config.keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return folder
 
 
-def start_from(network: nn.Module, path: Path) -> None:
-    """Fill the trained parameters from another run's state. Raises CheckpointError as `load_state`."""
-    _fill(network, _read(path)[0], path)
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor], progress: dict[str, float], config: TrainConfig) -> None:
+    """Write a state's file."""
+    save_file(tensors, path, metadata={"progress": json.dumps(progress), "config": json.dumps(asdict(config))})
 
 
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def find_state(out: Path, resume: str) -> Path | None:
+    """The state to go on from, or None for a fresh start.
+
+    Args:
+        out: the run's folder.
+        resume: "auto" (the newest checkpoint in `out`), "never", or the path of a state, a checkpoint or a run.
+    Raises CheckpointError if a path holds none.
+    """
+    if resume == "never":
+        return None
+    if resume == "auto":
+        newest = _checkpoints(out)
+        return newest[-1] / STATE_NAME if newest else None
+    path = Path(resume)
+    if path.is_dir():
+        path = next((f / STATE_NAME for f in [path, *reversed(_checkpoints(path))] if (f / STATE_NAME).is_file()), path)
     if not path.is_file():
-        raise CheckpointError(f"{path} is no file; give the state.safetensors of a run")
+        raise CheckpointError(f"{resume} holds no {STATE_NAME}; name a run's folder, a checkpoint or the file itself")
+    return path
+
+
+def read_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, float], dict[str, Any]]:
+    """Tensors, progress and settings of a state. Raises CheckpointError if it is unreadable or something else."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-    except SafetensorError as error:
+        return tensors, json.loads(metadata["progress"]), json.loads(metadata["config"])
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); start anew with --resume never") from error
-    if "steps_done" not in metadata:
-        raise CheckpointError(f"{path} is no training state (a state.safetensors says how many steps are done)")
-    return tensors, metadata
+    except (KeyError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} is no training state; give the {STATE_NAME} of a checkpoint") from error
 
 
-def _fill(network: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
-    saved = {n.removeprefix("weight."): t for n, t in tensors.items() if n.startswith("weight.")}
-    wanted = trained_parameters(network)
-    if {n: t.shape for n, t in saved.items()} != {n: p.shape for n, p in wanted.items()}:
-        raise CheckpointError(f"{path} belongs to another variant or rank; use its config.yaml or --resume never")
-    with torch.no_grad():
-        for name, parameter in wanted.items():
-            parameter.copy_(saved[name])
+def changed_settings(former: dict[str, Any], config: TrainConfig) -> list[str]:
+    """Settings that differ from a state's, as "name old -> new"."""
+    now = json.loads(json.dumps(asdict(config)))  # tuples become lists, as in the file
+    return [f"{name} {former.get(name)} -> {value}" for name, value in now.items() if former.get(name) != value]
 
 
-class Journal:
-    """Figures of a run: means over the steps since the last line, one JSON object a line."""
+def check_room(out: Path, trained: int, config: TrainConfig, weights: int) -> None:
+    """Raise InputError if the disk cannot hold a run's checkpoints.
 
-    def __init__(self, path: Path, done: int) -> None:
-        """Go on with the file after step `done`; lines of steps that were lost with a killed run are dropped."""
-        self.path = path
-        rows = read_journal(path) if done else []
-        kept = [json.dumps(r) + "\n" for r in rows if r["step"] <= done]
-        with whole_file(path) as part:
-            part.write_text("".join(kept), encoding="utf-8")
-        self._recent: list[torch.Tensor] = []
-
-    def add(self, losses: Losses) -> None:
-        """Note one step's losses."""
-        self._recent.append(torch.stack(losses).detach())
-
-    def write(self, step: int, rate: float, speed: float) -> str:
-        """Write the means since the last line; returns them as text. `speed` is in pairs per second."""
-        total, cls, box, quality = torch.stack(self._recent).mean(0).tolist()
-        self._recent.clear()
-        row = {"loss": total, "cls": cls, "giou": box, "iou": quality, "lr": rate, "pairs_per_second": speed}
-        self._append({"step": step, **{k: float(f"{v:.5g}") for k, v in row.items()}})
-        return f"loss {total:.3f} (cls {cls:.3f}, giou {box:.3f})  IoU {quality:.3f}  {speed:.1f} pairs/s"
-
-    def write_validation(self, step: int, overlaps: np.ndarray, success: float | None) -> str:
-        """Write IoU (N,) at the peak on fixed pairs, and success AUC on clips if there is one; returns them as text."""
-        row = {"step": step, "val_iou": round(float(overlaps.mean()), 4)}
-        row["val_success"] = round(float((overlaps > 0.5).mean()), 4)
-        text = f"validation IoU at the peak {row['val_iou']:.3f}, above 0.5 in {row['val_success']:.1%}"
-        if success is not None:
-            row["clip_auc"] = round(success, 4)
-            text += f", AUC on clips {success:.3f}"
-        self._append(row)
-        return text
-
-    def _append(self, row: dict[str, float]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-
-    def plot(self, path: Path) -> None:
-        """Draw loss, IoU and learning rate over the steps as a PNG."""
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-
-        rows = read_journal(self.path)
-        figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4))
-        for name in ("loss", "cls", "giou"):
-            left.plot(*_series(rows, name), label=name)
-        right.plot(*_series(rows, "iou"), label="positive cells, training pairs")
-        right.plot(*_series(rows, "val_iou"), "o-", label="peak, fresh pairs")
-        if any("clip_auc" in row for row in rows):
-            right.plot(*_series(rows, "clip_auc"), "s-", label="AUC, clips")
-        for axes, title in ((left, "loss"), (right, "IoU")):
-            axes.set(xlabel="step", title=title)
-            axes.grid(alpha=0.3)
-            axes.legend()
-        figure.tight_layout()
-        figure.savefig(path, dpi=110)
-        pyplot.close(figure)
+    Args:
+        out: the run's folder; the nearest existing one above it is asked.
+        trained: parameters that are trained; a state has three float32 numbers for each.
+        config: tells how many checkpoints stay.
+        weights: bytes of one file of weights for users.
+    """
+    there = next(folder for folder in [out.absolute(), *out.absolute().parents] if folder.exists())
+    needed = (config.keep + 1) * (trained * 12 + weights) + weights
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise InputError(
+            f"{out}: {free / 1e9:.1f} GB are free, but the run's checkpoints take {needed / 1e9:.1f} GB; make room, "
+            "choose another --out, or keep fewer (--set keep=1)"
+        )
 
 
-def read_journal(path: Path) -> list[dict[str, float]]:
-    """Rows of a journal; a last line cut short by a kill is left out."""
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
-
-
-def _series(rows: list[dict[str, float]], name: str) -> tuple[list[float], list[float]]:
-    pairs = [(r["step"], r[name]) for r in rows if math.isfinite(r.get(name, math.nan))]
-    return [s for s, _ in pairs], [v for _, v in pairs]
+def _checkpoints(out: Path) -> list[Path]:
+    return sorted(p for p in (out / "checkpoints").glob("step_*") if (p / STATE_NAME).is_file())

@@ -2,32 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 
 from lorat_plugin.boxes import iou, success_auc, xywh_to_xyxy
 from lorat_plugin.data.clips import Clip
-from lorat_plugin.data.material import read_image
+from lorat_plugin.data.video_pairs import read_clips
 from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.tracking import start, step
+from lorat_plugin.training.config import TrainConfig
+from lorat_plugin.training.losses import lorat_loss
+from lorat_plugin.training.recipe import Batch, PairDataset, make_loader
+from lorat_plugin.video import read_image
 
-if TYPE_CHECKING:
-    from lorat_plugin.training.recipe import Batch
+
+class Figures(NamedTuple):
+    """What validation found."""
+
+    loss: float
+    iou: float  # mean over pairs, of the box at the score map's peak
+    success: float  # share of these above 0.5
+    clip_auc: float | None  # mean success AUC over clips, if there are any
+
+    @property
+    def score(self) -> float:
+        """What the best checkpoint has most of: success AUC where clips are tracked, else IoU."""
+        return self.iou if self.clip_auc is None else self.clip_auc
+
+
+class Validation:
+    """The same pairs and clips each time."""
+
+    def __init__(self, config: TrainConfig, dataset: PairDataset) -> None:
+        """Make the pairs, from held-out splits if the settings name any, and index the clips."""
+        held_out = dataset.for_validation()
+        size = min(config.micro_batch or config.batch_size, config.validation_pairs)
+        steps = -(-config.validation_pairs // size)
+        self.batches = list(make_loader(held_out, replace(config, steps=steps, batch_size=size)))
+        self.clips = read_clips(Path(config.validation_clips)) if config.validation_clips else []
+
+    def measure(self, network: LoRATNetwork, device: torch.device) -> Figures:
+        """Loss and boxes on the pairs, then tracking through the clips; the network is left in train mode."""
+        network.eval()
+        losses, overlaps = [], []
+        for batch in self.batches:
+            loss, found = _measure_batch(network, batch.to(device))
+            losses.append(loss)
+            overlaps.append(found)
+        everything = torch.cat(overlaps)
+        auc = clip_success(network, self.clips, device) if self.clips else None
+        network.train()
+        success = (everything > 0.5).float().mean()
+        return Figures(sum(losses) / len(losses), float(everything.mean()), float(success), auc)
 
 
 @torch.no_grad()
-def peak_overlaps(network: LoRATNetwork, batches: Iterable[Batch], device: torch.device) -> np.ndarray:
-    """IoU (N,) between the true box and the box at the score map's peak, over all pairs of the batches."""
-    overlaps = []
-    for batch in batches:
-        score_map, boxes = network(batch.template.to(device), batch.search.to(device), batch.mask.to(device))
-        cell = score_map.flatten(1).argmax(1)
-        overlaps.append(iou(boxes.flatten(1, 2)[torch.arange(len(cell)), cell], batch.box.to(device)))
-    return torch.cat(overlaps).cpu().numpy()
+def _measure_batch(network: LoRATNetwork, batch: Batch) -> tuple[float, torch.Tensor]:
+    prediction = network(batch.template, batch.search, batch.mask)
+    loss = lorat_loss(prediction, batch.box, batch.positive).total
+    cell = prediction.score_map.flatten(1).argmax(1)
+    return float(loss), iou(prediction.boxes.flatten(1, 2)[torch.arange(len(cell)), cell], batch.box).cpu()
 
 
 def clip_success(network: LoRATNetwork, clips: Sequence[Clip], device: torch.device) -> float:
@@ -51,4 +90,4 @@ def clip_success(network: LoRATNetwork, clips: Sequence[Clip], device: torch.dev
 
 
 def _read(clip: Clip, index: int) -> np.ndarray:
-    return read_image(clip.frames[index], cv2.IMREAD_COLOR, longest=1 << 30)
+    return read_image(clip.frames[index])

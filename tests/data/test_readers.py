@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 from lorat_plugin.data.catalogue import open_dataset
 from lorat_plugin.data.lasot import lasot_split
+from lorat_plugin.data.lmdb_build import build_lmdb
 from lorat_plugin.errors import InputError
 from tests.datasets import GOT10K_NAMES, LASOT_NAMES, OPTIONS, WRITERS, write_got10k, write_lasot, write_trackingnet
 
@@ -125,6 +128,12 @@ def _cut_bytes(path: Path) -> None:
         ("got10k", "train/list.txt", Path.unlink, "list.txt: is missing; GOT-10k wants"),
         ("got10k", f"train/{GOT10K_NAMES[1]}/absence.label", _cut_rows, "absence.label: wanted 7 numbers"),
         ("got10k", f"train/{GOT10K_NAMES[1]}/00000001.jpg", Path.unlink, "00000001.jpg: cannot be read"),
+        (
+            "got10k",
+            f"train/{GOT10K_NAMES[1]}",
+            shutil.rmtree,
+            f"1 of 4 sequences are not there, first {GOT10K_NAMES[1]}",
+        ),
         ("trackingnet", "TRAIN_2/anno/c_2.txt", _cut_rows, "has 10 rows, but there are more frames"),
         ("trackingnet", "TRAIN_2/frames/c_2/11.jpg", Path.unlink, "11.jpg: is missing"),
         ("coco", "annotations/instances_train2017.json", _cut_bytes, "is damaged or no COCO instances file"),
@@ -155,6 +164,34 @@ def test_an_empty_folder_names_the_layout(name, tmp_path):
     (tmp_path / name).mkdir()
     with pytest.raises(InputError, match="ROOT/"):
         open_dataset(name, tmp_path / name, **OPTIONS.get(name, {}))
+
+
+@pytest.mark.parametrize("kind", ["folder", "lmdb"])
+def test_trackingnet_s_sequence_list_is_compared_with_the_parts(kind, tmp_path, caplog):
+    root = write_trackingnet(tmp_path / "folder")
+    if kind == "lmdb":
+        build_lmdb("trackingnet", root, tmp_path / "lmdb")
+        root = tmp_path / "lmdb"
+    videos = [[0, "b-C_0"], [0, "a_1"], [2, "c_2"], [10, "d_3"], [1, "in_a_part_that_is_missing"]]
+    (root / "seq_list.json").write_text(json.dumps(videos))
+    assert len(open_dataset("trackingnet", root)) == 4
+    assert "9 of 12 training parts are missing: TRAIN_1, TRAIN_3" in caplog.text
+    caplog.clear()
+    assert len(open_dataset("trackingnet", root, chosen=("a_1",))) == 1 and not caplog.text  # a part is what is wanted
+    (root / "seq_list.json").write_text(json.dumps([*videos, [2, "gone"]]))
+    with pytest.raises(InputError, match=rf"{root}/seq_list.json: 1 of its videos .* first TRAIN_2/anno/gone.txt"):
+        open_dataset("trackingnet", root)
+    (root / "seq_list.json").write_text("{")
+    with pytest.raises(InputError, match=r"is no list of \[part, video\]"):
+        open_dataset("trackingnet", root)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_an_lmdb_of_another_layout_names_the_layout_that_is_wanted(name, tmp_path):
+    other = "coco" if name == "got10k" else "got10k"
+    build_lmdb(other, WRITERS[other](tmp_path / other), tmp_path / "lmdb")
+    with pytest.raises(InputError, match="ROOT/"):
+        open_dataset(name, tmp_path / "lmdb", **OPTIONS.get(name, {}))
 
 
 def test_trackingnet_part_numbers_sort_as_numbers(tmp_path):

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from importlib import resources
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lorat_plugin.errors import InputError
 from lorat_plugin.training.config import TrainConfig, load_config, recipe_names
 
 
 def test_bundled_recipes_load() -> None:
-    assert {"tiny", "smoke"} <= set(recipe_names())
+    assert recipe_names() == ["got10k", "paper", "smoke", "tiny"]
     for name in recipe_names():
-        assert load_config(name).variant == "lorat_tiny"
+        assert load_config(name).variant == ("lorat_tiny" if name in ("smoke", "tiny") else "lorat_b_224")
+
+
+def test_the_paper_s_recipe_writes_out_every_setting() -> None:
+    text = (resources.files("lorat_plugin.training") / "recipes" / "paper.yaml").read_text()
+    assert list(yaml.safe_load(text)) == [field.name for field in fields(TrainConfig)]
+    paper, got10k = load_config("paper"), load_config("got10k")
+    changed = {f.name for f in fields(TrainConfig) if getattr(paper, f.name) != getattr(TrainConfig(), f.name)}
+    assert changed == {
+        "datasets", "dataset_weights", "workers", "log_every", "checkpoint_every", "validate_every",
+        "validation_pairs", "validation_datasets",
+    }  # fmt: skip
+    changed = {f.name for f in fields(TrainConfig) if getattr(paper, f.name) != getattr(got10k, f.name)}
+    assert changed == {"datasets", "dataset_weights", "protocol", "steps"}
+    assert paper.steps * paper.batch_size == 170 * paper.epoch_size
+    assert got10k.steps * got10k.batch_size == 100 * got10k.epoch_size
 
 
 def test_overrides_are_typed_and_none_means_unchanged() -> None:

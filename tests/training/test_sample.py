@@ -16,6 +16,7 @@ from lorat_plugin.data.synthetic import FramePair
 from lorat_plugin.errors import InputError
 from lorat_plugin.training.config import TrainConfig, load_config
 from lorat_plugin.training.recipe import PairDataset, collate, make_pair
+from lorat_plugin.training.sources import Mix
 from lorat_plugin.variants import get_variant
 
 
@@ -88,17 +89,18 @@ class _Broken:
         return self.source.sample(rng)  # type: ignore[attr-defined, no-any-return]
 
 
-def test_a_bad_file_is_passed_over_with_a_warning(dataset: PairDataset, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bad_file_is_passed_over_and_named(dataset: PairDataset) -> None:
     broken = PairDataset(dataset.config, dataset.variant)
-    broken.sources, broken.shares = [_Broken(2, dataset.sources[0])], np.ones(1)
+    broken.source = Mix([_Broken(2, dataset.source)], [1])
     assert broken[0].search.shape[0] == 3
-    assert caplog.text.count("x.jpg cannot be decoded") == 2
+    broken.source = Mix([_Broken(2, dataset.source)], [1])
+    assert broken[0].unreadable == ("x.jpg cannot be decoded",) * 2 and dataset[0].unreadable == ()
 
 
 def test_many_bad_files_stop_the_run(dataset: PairDataset) -> None:
     broken = PairDataset(dataset.config, dataset.variant)
-    broken.sources, broken.shares = [_Broken(99, None)], np.ones(1)
-    with pytest.raises(InputError, match=r"x\.jpg"):
+    broken.source = Mix([_Broken(100, None)], [1])
+    with pytest.raises(InputError, match=r"sample 0: 100 draws in a row gave no usable pair: x\.jpg"):
         broken[0]
 
 
@@ -108,6 +110,6 @@ def test_useless_material_stops_the_run(dataset: PairDataset) -> None:
             return None
 
     useless = PairDataset(dataset.config, dataset.variant)
-    useless.sources, useless.shares = [Empty()], np.ones(1)
-    with pytest.raises(RuntimeError, match="no usable pair"):
+    useless.source = Mix([Empty()], [1])
+    with pytest.raises(InputError, match="no usable pair: check the data"):
         useless[0]

@@ -1,0 +1,138 @@
+"""Training pairs per second and core: our pipeline from folders and LMDB, beside the plain one and decoding alone."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from lorat_plugin.benchmark.plain import plain_pair
+from lorat_plugin.benchmark.rounds import Report, check_baseline, compare, interleave
+from lorat_plugin.boxes import clip_to_image, xyxy_to_xywh
+from lorat_plugin.data.lmdb_build import build_lmdb
+from lorat_plugin.data.material import procedural_cutout, procedural_photo
+from lorat_plugin.data.pairs import sample_generator
+from lorat_plugin.data.rendering import Look, Pose, degrade, draw, object_box
+from lorat_plugin.training.config import TrainConfig
+from lorat_plugin.training.recipe import Pair, PairDataset
+
+PAIRS = 8  # in a round: short, so that all contestants of a round meet the same machine
+
+
+def benchmark_data(
+    datasets: Sequence[str] = (),
+    *,
+    variant: str = "lorat_b_224",
+    pairs: int = 160,
+    baseline: str = "plain",
+    frame_size: tuple[int, int] = (1280, 720),
+    on_round: Callable[[], None] = lambda: None,
+) -> Report:
+    """Measure CPU time on one thread; waiting for a disk does not count.
+
+    Args:
+        datasets: NAME:FOLDER of folders or LMDBs; empty: generated clips, as a folder and as LMDB.
+        variant: whose crops are made.
+        pairs: made by each contestant, after 8 for warming up.
+        baseline: a contestant: "plain" and "decode" take the first data set, the others have the data sets' names.
+        frame_size: (width, height) of generated frames, pixels.
+        on_round: called after every 8 pairs of each contestant.
+    Raises InputError for data that cannot be opened or an unknown variant or baseline.
+    """
+    with _data(datasets, frame_size) as named, _one_thread():
+        opened = {k: PairDataset(TrainConfig(variant=variant, datasets=(v,))) for k, v in named.items()}
+        first = next(iter(opened.values()))
+        makers: dict[str, Callable[[int], object]] = {"plain": lambda i: plain_sample(first, i)}
+        makers |= {name: dataset.__getitem__ for name, dataset in opened.items()}
+        makers["decode"] = lambda i: first.source.planned(0, i, _generator(first, i))
+        check_baseline(baseline, makers)
+        costs = interleave({n: _timed(make) for n, make in makers.items()}, max(pairs // PAIRS, 1), on_round=on_round)
+        shown = {"variant": variant, "pairs": pairs, "datasets": list(datasets) or f"generated, {frame_size}"}
+        return Report("data", shown, compare(costs, baseline, "training pairs", "pairs/s per core", lambda s: 1 / s))
+
+
+def plain_sample(dataset: PairDataset, index: int) -> Pair:
+    """Sample `index` of a data set by the plain pipeline, with the draws that the data set itself makes."""
+    rng = _generator(dataset, index)
+    frames = dataset.source.planned(0, index, rng)
+    while True:
+        pair = plain_pair(frames, dataset.variant, dataset.jitter, dataset.config, rng) if frames else None
+        if pair:
+            return pair
+        frames = dataset.source.sample(rng)
+
+
+def write_clips(folder: Path, size: tuple[int, int], clips: int = 4, frames: int = 8) -> None:
+    """Write clips of an object that crosses a noisy scene, JPEGs of quality 90, `size` (width, height) pixels."""
+    rng = np.random.default_rng(0)
+    for clip in range(clips):
+        home = folder / f"clip{clip}"
+        home.mkdir(parents=True)
+        scene = cv2.resize(procedural_photo(rng), size, interpolation=cv2.INTER_CUBIC)
+        cutout, extent = procedural_cutout(rng), rng.uniform(0.08, 0.35) * size[1]
+        start, end = rng.uniform(0.25, 0.75, (2, 2)) * size
+        boxes = []
+        for number, (x, y) in enumerate(np.linspace(start, end, frames)):
+            canvas, pose = scene.copy(), Pose(x, y, extent)
+            draw(canvas, cutout, pose)
+            canvas = degrade(canvas, Look(noise=4.0), rng)
+            _, packed = cv2.imencode(".jpg", canvas, [cv2.IMWRITE_JPEG_QUALITY, 90])
+            (home / f"{number:04d}.jpg").write_bytes(packed.tobytes())
+            boxes.append(xyxy_to_xywh(clip_to_image(object_box(cutout, pose), size[::-1])))
+        np.savetxt(home / "groundtruth.txt", boxes, fmt="%.3f", delimiter=",")
+
+
+def _generator(dataset: PairDataset, index: int) -> np.random.Generator:
+    return sample_generator(dataset.config.seed, 0, 0, dataset.training, index)
+
+
+def _timed(make: Callable[[int], object]) -> Callable[[], float]:
+    position = itertools.count()
+
+    def play() -> float:
+        began = time.process_time()
+        for index in itertools.islice(position, PAIRS):
+            make(index)
+        return (time.process_time() - began) / PAIRS
+
+    return play
+
+
+@contextmanager
+def _data(datasets: Sequence[str], frame_size: tuple[int, int]) -> Iterator[dict[str, str]]:
+    """Name of each contestant -> its data set as settings write it."""
+    if datasets:
+        yield {entry: entry for entry in datasets}
+        return
+    with tempfile.TemporaryDirectory() as place:
+        folder, packed = Path(place) / "clips", Path(place) / "clips_lmdb"
+        write_clips(folder, frame_size)
+        build_lmdb("clips", folder, packed)
+        former = os.environ.get("LORAT_CACHE")
+        os.environ["LORAT_CACHE"] = place  # an index of data that are gone afterwards is of no use to the user
+        try:
+            yield {"folder": f"clips:{folder}", "LMDB": f"clips:{packed}"}
+        finally:
+            os.environ.pop("LORAT_CACHE")
+            if former is not None:
+                os.environ["LORAT_CACHE"] = former
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = cv2.getNumThreads(), torch.get_num_threads()
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads[0])
+        torch.set_num_threads(threads[1])

@@ -1,0 +1,138 @@
+"""Time and memory of a training step: LoRA, peft's own LoRA, full fine-tuning and the baseline, with their options."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from lorat_plugin.benchmark.rounds import Report, check_baseline, compare, interleave
+from lorat_plugin.crop import cells_on_target
+from lorat_plugin.devices import best_precision, find_device
+from lorat_plugin.errors import InputError
+from lorat_plugin.network import LoRATNetwork, create_model
+from lorat_plugin.training.config import TrainConfig
+from lorat_plugin.training.launch import checkpoint_activations, compiled
+from lorat_plugin.training.methods import MODES, training_network, training_variant
+from lorat_plugin.training.recipe import Batch, make_optimizer, train_step
+from lorat_plugin.training.stochastic_depth import add_stochastic_depth
+from lorat_plugin.variants import Variant
+
+BRANCHES = "peft"  # LoRA by peft's own forward pass, W x + B (A x)
+OPTIONS = ("checkpointing", "compile")
+
+
+def benchmark_train(
+    modes: Sequence[str] = ("full", "lora", BRANCHES, "lora+checkpointing"),
+    *,
+    variant: str = "lorat_b_224",
+    batch: int = 8,
+    baseline: str = "full",
+    rounds: int = 5,
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int = 0,
+    on_round: Callable[[], None] = lambda: None,
+) -> Report:
+    """Measure steps on random weights and images; time in this process, memory in a process for each mode.
+
+    Args:
+        modes: "lora", "peft", "full" or "baseline", with "+checkpointing" or "+compile" behind it.
+        variant: that is trained.
+        batch: pairs in a step.
+        baseline: one of `modes`.
+        rounds: steps of each mode that count, after two for warming up.
+        device: see `find_device`.
+        precision: fp32, bf16, fp16 or auto.
+        threads: compute threads; 0: torch decides.
+        on_round: called after a step of each mode.
+    Memory is the process's largest size on a CPU, libraries included, and the largest allocation on a CUDA GPU.
+    Raises InputError for unknown modes, variants or devices.
+    """
+    for mode in modes:
+        kind, *options = mode.split("+")
+        if kind not in (*MODES, BRANCHES) or not set(options) <= set(OPTIONS):
+            known = ", ".join((*MODES, BRANCHES))
+            raise InputError(f"unknown mode '{mode}': use {known}, with +{' or +'.join(OPTIONS)} if wanted")
+    check_baseline(baseline, list(modes))
+    place = find_device(device)
+    config = TrainConfig(
+        variant=variant, backbone="random", batch_size=batch, device=str(place), threads=threads,
+        precision=best_precision(place) if precision == "auto" else precision,
+    )  # fmt: skip
+    training_variant(config)
+    peaks = {mode: np.array([float(_in_process(mode, config))]) for mode in modes}
+    steps = {mode: make_step(mode, config) for mode in modes}
+    costs = interleave(steps, rounds, warmup=2, on_round=on_round)
+    shown = {"variant": variant, "batch": batch, "device": config.device, "precision": config.precision}
+    times = compare(costs, baseline, "time of a step", "ms", lambda seconds: seconds * 1e3)
+    return Report("train", shown, times + compare(peaks, baseline, "peak memory", "GB", lambda size: size / 1e9))
+
+
+def make_step(mode: str, config: TrainConfig) -> Callable[[], float]:
+    """A network in a mode; each call trains it by one step and returns the seconds."""
+    torch.manual_seed(config.seed)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    device = find_device(config.device)
+    half = "no" if config.precision == "fp32" else config.precision
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=half)
+    kind, *options = mode.split("+")
+    network = _with_branches(config) if kind == BRANCHES else training_network(replace(config, mode=kind))
+    if "checkpointing" in options:
+        checkpoint_activations(network)
+    wrapped, optimizer = accelerator.prepare(network, make_optimizer(network, config))
+    wrapped = compiled(wrapped) if "compile" in options else wrapped
+    batch = random_batch(network.variant, config.batch_size).to(device)
+
+    def play() -> float:
+        began = time.perf_counter()
+        train_step(accelerator, wrapped, optimizer, batch, config.lr, config)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    return play
+
+
+def random_batch(variant: Variant, size: int) -> Batch:
+    """A batch of noise with targets in the middle."""
+    box = np.array([0.3, 0.3, 0.6, 0.6])
+    mask = cells_on_target(box * variant.template_size, variant.template_size, variant.template_grid)
+    positive = cells_on_target(box * variant.search_size, variant.search_size, variant.search_grid)
+    images = (torch.randn(size, 3, side, side) for side in (variant.template_size, variant.search_size))
+    labels = (mask.astype(np.int64), box.astype(np.float32), positive)
+    return Batch(*images, *(torch.from_numpy(label).expand(size, *label.shape).clone() for label in labels))
+
+
+def peak_memory(mode: str, config: TrainConfig) -> int:
+    """Bytes that this process takes for two steps in a mode; later steps take no more."""
+    play = make_step(mode, config)
+    play()
+    play()
+    if config.device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage would count what the parent process had before this one started
+        return next(int(s.split()[1]) << 10 for s in status.read_text().splitlines() if s.startswith("VmHWM"))
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _in_process(mode: str, config: TrainConfig) -> int:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(peak_memory, mode, config).result()
+
+
+def _with_branches(config: TrainConfig) -> LoRATNetwork:
+    network = create_model(config.variant, backbone=config.backbone, lora=True)
+    add_stochastic_depth(network, network.variant.drop_path)
+    return network.train()

@@ -1,0 +1,139 @@
+"""The `fused` engine: a network's own arithmetic in fewer steps, exact to rounding, for float32 on a CPU.
+
+On a CPU the large products already run at the machine's limit, so what is left to gain is around them: LayerScale is
+folded into the layer before it, products add to the residual stream in place, the last block and the head work on
+search tokens only, patches are embedded by one product, and hidden layers are shared by all blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from timm.layers import GluMlp, LayerNorm, Mlp, PatchEmbed
+from timm.models.vision_transformer import Attention, Block, LayerScale
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention, silu
+
+from lorat_plugin.errors import InputError
+from lorat_plugin.network import MLP, SEARCH_TYPE, Head, LoRATNetwork, Prediction, cell_centres
+
+_KNOWN = (
+    {LoRATNetwork, PatchEmbed, Block, Attention, LayerScale, Head, MLP}
+    | {nn.Conv2d, nn.Embedding, nn.Linear, nn.LayerNorm, LayerNorm, nn.GELU, nn.SiLU}
+    | {nn.Identity, nn.Dropout, nn.ModuleList, nn.Sequential}
+)
+_LAYERS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """x @ weight + bias; the weight is (in, out), as the product reads it."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    @classmethod
+    def of(cls, layer: nn.Module, scale: nn.Module | None = None) -> _Linear:
+        """A linear layer, and the LayerScale behind it."""
+        assert isinstance(layer, nn.Linear)
+        gamma = scale.gamma.detach() if isinstance(scale, LayerScale) else layer.weight.new_ones(1)
+        return cls((layer.weight.detach().t() * gamma).contiguous(), layer.bias.detach() * gamma)
+
+
+class _Block:
+    """What is left of one transformer block."""
+
+    def __init__(self, block: Block) -> None:
+        self.heads, self.gated = block.attn.num_heads, isinstance(block.mlp, GluMlp)
+        self.norm1, self.norm2 = block.norm1, block.norm2
+        self.qkv, self.proj = _Linear.of(block.attn.qkv), _Linear.of(block.attn.proj, block.ls1)
+        self.fc1, self.fc2 = _Linear.of(block.mlp.fc1), _Linear.of(block.mlp.fc2, block.ls2)
+
+
+class FusedEngine:
+    """A `lorat_plugin.tracking.Engine` made from a plain network, which is not changed; its norms are shared."""
+
+    @torch.inference_mode()
+    def __init__(self, network: LoRATNetwork) -> None:
+        """Fold a network's layers. Raises InputError unless it is merged, of plain ViT blocks and LoRAT's own parts."""
+        if obstacle := _obstacle(network):
+            raise InputError(f"engine 'fused' cannot run this network ({obstacle}): use engine auto or eager")
+        self.variant, self.grid = network.variant, network.variant.search_grid
+        conv, head, small = network.patch_embed.proj, network.head, network.variant.template_grid
+        assert isinstance(conv, nn.Conv2d) and conv.bias is not None and isinstance(head, Head)
+        positions, self.types = network.pos_embed[0] + conv.bias, network.token_type_embed.weight.detach()
+        self.patch_weight = conv.weight.flatten(1).t().contiguous()
+        self.template_positions = positions.unflatten(0, (self.grid, -1))[:small, :small].flatten(0, 1)
+        self.search_positions = positions + self.types[SEARCH_TYPE]
+        self.blocks = [_Block(block) for block in network.blocks]
+        self.norm = network.norm
+        scores, sides = ([_Linear.of(layer) for layer in mlp.layers] for mlp in (head.cls_mlp, head.reg_mlp))
+        both = zip((scores[0].weight, scores[0].bias), (sides[0].weight, sides[0].bias), strict=True)
+        self.first, self.rest = _Linear(*(torch.cat(pair, -1) for pair in both)), (scores[1:], sides[1:])
+        centres = cell_centres(self.grid, positions.device).flatten(0, 1)
+        self.centres, self.signs = torch.cat([centres, centres], 1), centres.new_tensor([-1.0, -1.0, 1.0, 1.0])
+
+    def encode_template(self, z: torch.Tensor, z_mask: torch.Tensor) -> torch.Tensor:
+        """Template tokens before the first block, (B, Nt, dim); see `LoRATNetwork.encode_template`."""
+        return self._patches(z) + self.template_positions + self.types[z_mask.flatten(1)]
+
+    def predict(self, template: torch.Tensor, x: torch.Tensor) -> Prediction:
+        """Score map and boxes for search regions; see `LoRATNetwork.predict`."""
+        tokens = torch.cat([template, self._patches(x).add_(self.search_positions)], 1)
+        batch, count, dim = tokens.shape
+        qkv = tokens.new_empty(batch * count, 3 * dim)
+        hidden = tokens.new_empty(batch * count, len(self.blocks[0].fc1.bias))
+        for block in self.blocks:
+            first = template.shape[1] if block is self.blocks[-1] else 0  # the template's tokens are not read again
+            torch.addmm(block.qkv.bias, block.norm1(tokens).view(-1, dim), block.qkv.weight, out=qkv)
+            q, k, v = qkv.view(batch, count, 3, block.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+            mixed = scaled_dot_product_attention(q[:, :, first:], k, v).transpose(1, 2).reshape(-1, dim)
+            tokens = tokens[:, first:].contiguous()
+            rows = tokens.view(-1, dim)  # all that follows works in place
+            rows.add_(block.proj.bias).addmm_(mixed, block.proj.weight)
+            hidden = torch.addmm(block.fc1.bias, block.norm2(rows), block.fc1.weight, out=hidden[: len(rows)])
+            if block.gated:
+                gate, value = hidden.chunk(2, -1)
+                active = silu(gate, inplace=True).mul_(value)
+            else:
+                active = torch.ops.aten.gelu_(hidden)
+            rows.add_(block.fc2.bias).addmm_(active, block.fc2.weight)
+        features = torch.addmm(self.first.bias, self.norm(rows), self.first.weight)
+        halves = torch.ops.aten.gelu_(features).chunk(2, -1)
+        outputs = []
+        for half, (second, last) in zip(halves, self.rest, strict=True):
+            narrow = torch.ops.aten.gelu_(torch.addmm(second.bias, half, second.weight))
+            outputs.append(torch.addmm(last.bias, narrow, last.weight))
+        scores, sides = outputs
+        boxes = torch.addcmul(self.centres, sides.sigmoid_().view(batch, -1, 4), self.signs)
+        return Prediction(scores.view(batch, self.grid, self.grid), boxes.view(batch, self.grid, self.grid, 4))
+
+    def _patches(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, S, S) -> (B, cells, dim), without bias."""
+        size = self.variant.patch_size
+        batch, channels, side = images.shape[:3]
+        cells = images.view(batch, channels, side // size, size, side // size, size).permute(0, 2, 4, 1, 3, 5)
+        return cells.reshape(batch, (side // size) ** 2, -1) @ self.patch_weight
+
+
+def _obstacle(network: LoRATNetwork) -> str:
+    """Why a network cannot be folded; empty if it can. Whatever is not known here is an obstacle."""
+    if network.pos_embed.device.type != "cpu" or network.pos_embed.dtype != torch.float32:
+        return "its weights are not float32 on a CPU"
+    for name, module in network.named_modules():
+        if not _known(module):
+            return f"{name} is a {type(module).__name__}"
+    layers = ["norm", "patch_embed.proj", *(f"head.{mlp}_mlp.layers.{i}" for mlp in ("cls", "reg") for i in range(3))]
+    layers += [f"blocks.{i}.{layer}" for i in range(len(network.blocks)) for layer in _LAYERS]
+    expected = {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")} | {"token_type_embed.weight"}
+    tensors = {name for name, _ in [*network.named_parameters(), *network.named_buffers()]}
+    differing = (expected | {"pos_embed"}) ^ {name for name in tensors if not name.endswith(".gamma")}
+    return f"{min(differing)} is {'foreign' if min(differing) in tensors else 'missing'}" if differing else ""
+
+
+def _known(module: nn.Module) -> bool:
+    if isinstance(module, Mlp | GluMlp):
+        gated = isinstance(module, GluMlp)
+        return type(module.act) is (nn.SiLU if gated else nn.GELU) and not (gated and module.gate_last)
+    return type(module) in _KNOWN and getattr(module, "approximate", "none") == "none"

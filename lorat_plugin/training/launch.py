@@ -1,0 +1,249 @@
+"""The training loop, on accelerate: the same on one CPU core and on many machines.
+
+Started by itself, by torchrun or by `accelerate launch`; these choose processes, DDP or FSDP. The batch of a step is
+the same however many processes share it, and so is the update, up to rounding.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import cv2
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
+from torch.utils.checkpoint import checkpoint
+
+from lorat_plugin.devices import find_device
+from lorat_plugin.errors import InputError
+from lorat_plugin.files import whole_file
+from lorat_plugin.lora import merge
+from lorat_plugin.network import LoRATNetwork
+from lorat_plugin.saving import save_checkpoint
+from lorat_plugin.training.config import TrainConfig
+from lorat_plugin.training.failure import NotFinite, write_dump
+from lorat_plugin.training.journal import Journal, check_trackers
+from lorat_plugin.training.methods import save_trained, starts_from_weights, training_network
+from lorat_plugin.training.recipe import Batch, PairDataset, make_loader, make_optimizer, step_seed, train_step
+from lorat_plugin.training.schedule import learning_rate
+from lorat_plugin.training.state import (
+    changed_settings,
+    check_room,
+    find_state,
+    gather_state,
+    read_state,
+    save_state,
+    spread_state,
+    trained_parameters,
+)
+from lorat_plugin.training.validation import Validation
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = timedelta(hours=3)  # the others wait while the first process validates
+
+
+def train(
+    config: TrainConfig,
+    out: Path,
+    *,
+    resume: str = "auto",
+    on_step: Callable[[int, str], None] = lambda done, text: None,
+) -> Path:
+    """Train by `config` and leave everything in the folder `out`.
+
+    Args:
+        config: settings.
+        out: folder for `config.yaml`, `log.jsonl`, `curve.png`, `tensorboard/`, `checkpoints/` (see
+            `training.state`), `best/` (the weights that validated best) and, at the end, the merged network
+            `<variant>.safetensors`. Many machines need it on a disk that they share.
+        resume: "auto" goes on from `out`'s newest checkpoint if there is one, "never" starts anew, else the path of a
+            state, checkpoint or run.
+        on_step: called on the first process after every `log_every` steps with the number of steps done and a line
+            of figures.
+    Returns the path of the merged network. Raises InputError for unusable settings, material or state, and for a
+    loss that is not finite (after writing what reproduces it).
+    """
+    with _accelerator(config, out) as accelerator:
+        return _Run(config, out, accelerator, resume).play(on_step)
+
+
+class _Run:
+    """One run on one process."""
+
+    def __init__(self, config: TrainConfig, out: Path, accelerator: Accelerator, resume: str) -> None:
+        self.config, self.out, self.accelerator = config, out, accelerator
+        state = find_state(out, resume)
+        self.dataset = PairDataset(config)
+        torch.manual_seed(config.seed)  # the same start values on every process
+        network = training_network(config)
+        self.variant = network.variant
+        if config.checkpointing:
+            checkpoint_activations(network)
+        self.parameters = list(trained_parameters(network).values())
+        if accelerator.is_main_process:
+            size = sum(p.numel() for p in (network.parameters() if config.mode != "lora" else self.parameters)) * 4
+            check_room(out, sum(p.numel() for p in self.parameters), config, size)
+        optimizer = make_optimizer(network, config)
+        self.network, self.optimizer = accelerator.prepare(network, optimizer)
+        if accelerator.distributed_type == DistributedType.FSDP and config.batch_size % accelerator.num_processes:
+            raise InputError(
+                f"batch_size {config.batch_size} must be a multiple of the {accelerator.num_processes} processes"
+            )
+        self.compiled = compiled(self.network) if config.compile else self.network
+        self.progress: dict[str, float] = {"steps_done": 0}
+        if config.init_from and not state and not starts_from_weights(config):
+            start = find_state(out, config.init_from)
+            assert start  # a path: found, or an error
+            tensors, _, former = read_state(start)
+            if former["init_from"]:
+                raise InputError(f"{start} is of a run that started from weights; start from its merged weights")
+            spread_state(self.network, None, tensors, start)
+        if state:
+            tensors, self.progress, former = read_state(state)
+            spread_state(self.network, self.optimizer.optimizer, tensors, state)
+            if accelerator.scaler and "loss_scale" in self.progress:
+                accelerator.scaler.update(self.progress["loss_scale"])
+            changes = changed_settings(former, config)
+            told = "; changed: " + ", ".join(changes) if changes else ""
+            logger.info("%s: going on after %d steps%s", state, self.done, told)
+        accelerator.wait_for_everyone()
+
+    @property
+    def done(self) -> int:
+        """Steps done."""
+        return int(self.progress["steps_done"])
+
+    def play(self, on_step: Callable[[int, str], None]) -> Path:
+        """Go through the steps that are left."""
+        config, accelerator, first = self.config, self.accelerator, self.accelerator.is_main_process
+        weights = self.out / f"{self.variant.name}.safetensors"
+        if first:
+            with whole_file(self.out / "config.yaml") as part:
+                config.save(part)
+            self.journal = Journal(self.out, self.done, config, accelerator)
+            self.validation = Validation(config, self.dataset)
+        loader = make_loader(self.dataset, config, self.done, accelerator.process_index, accelerator.num_processes)
+        clock, since = time.perf_counter(), self.done
+        for batch in loader:
+            self._step(batch.to(accelerator.device))
+            done, last = self.done, self.done == config.steps
+            if first and (done % config.log_every == 0 or last):
+                speed = (done - since) * config.batch_size / (time.perf_counter() - clock)
+                on_step(done, self.journal.write(done, self.rate, speed))
+                clock, since = time.perf_counter(), done
+            paused = time.perf_counter()
+            if done % config.validate_every == 0 or last:
+                self._validate()
+            if done % config.checkpoint_every == 0 or last:
+                self._save()
+            clock += time.perf_counter() - paused
+        if told := loader.unreadable.summary():
+            logger.warning("process %d: %s", accelerator.process_index, told)
+        network = self.plain_network()
+        if first and network is not None:
+            save_checkpoint(merge(network), weights, metadata=self.metadata())
+        accelerator.wait_for_everyone()
+        accelerator.end_training()
+        return weights
+
+    def _step(self, batch: Batch) -> None:
+        step, config = self.done, self.config
+        self.rate = learning_rate(
+            step, peak=config.lr, warmup=config.warmup_steps, total=config.steps, final=config.final_lr
+        )
+        torch.manual_seed(step_seed(config.seed, step, self.accelerator.process_index))
+        try:
+            losses = train_step(self.accelerator, self.compiled, self.optimizer, batch, self.rate, config)
+        except NotFinite as error:
+            tensors = gather_state(self.network, self.optimizer.optimizer)
+            folder = write_dump(self.out, error, step, batch, tensors, config, self.accelerator)
+            raise InputError(f"step {step}: {error}; {folder} reproduces it: lorat train --replay {folder}") from error
+        self.progress["steps_done"] = step + 1
+        if self.accelerator.is_main_process:
+            self.journal.add(losses)
+
+    def _validate(self) -> None:
+        network = self.plain_network()
+        if self.accelerator.is_main_process and network is not None:
+            figures = self.validation.measure(network, self.accelerator.device)
+            logger.info("step %d: %s", self.done, self.journal.write_validation(self.done, figures))
+            if figures.score > self.progress.get("best", float("-inf")):
+                self.progress |= {"best": figures.score, "best_step": self.done}
+                self.save_weights(network, self.out / "best")
+        self.accelerator.wait_for_everyone()
+
+    def _save(self) -> None:
+        if self.accelerator.scaler:
+            self.progress["loss_scale"] = self.accelerator.scaler.get_scale()
+        tensors, network = gather_state(self.network, self.optimizer.optimizer), self.plain_network()
+        if self.accelerator.is_main_process and network is not None:
+            save = partial(self.save_weights, network)
+            save_state(self.out, tensors, self.progress, self.config, lambda folder: save(folder / "weights"))
+        self.accelerator.wait_for_everyone()
+
+    def plain_network(self) -> LoRATNetwork | None:
+        """The network without wrappers; under FSDP a whole copy on the first process, None on the others."""
+        network = self.accelerator.unwrap_model(self.network)
+        if self.accelerator.distributed_type != DistributedType.FSDP:
+            return network
+        tensors = gather_state(self.network, self.optimizer.optimizer)
+        if not self.accelerator.is_main_process:
+            return None
+        torch.manual_seed(self.config.seed)
+        whole = training_network(self.config)
+        spread_state(whole, None, tensors, self.out)
+        return whole.to(self.accelerator.device)
+
+    def save_weights(self, network: LoRATNetwork, path: Path) -> None:
+        """Write weights for users."""
+        save_trained(network, path, self.metadata(), whole=starts_from_weights(self.config))
+
+    def metadata(self) -> dict[str, str]:
+        """What goes into the header of weights."""
+        return {"steps": str(self.done), "recipe": self.config.portable()}
+
+
+def checkpoint_activations(network: LoRATNetwork) -> None:
+    """Let every block keep only its input and compute the rest again in the backward pass, in place."""
+    for block in network.blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def compiled(network: torch.nn.Module) -> torch.nn.Module:
+    """A network that is compiled at its first call; parts that cannot be compiled run as they are."""
+    torch._dynamo.config.suppress_errors = True
+    return torch.compile(network)  # type: ignore[return-value]
+
+
+@contextmanager
+def _accelerator(config: TrainConfig, out: Path) -> Iterator[Accelerator]:
+    """Accelerate set up by the settings, and forgotten afterwards so that another run in this process may differ."""
+    check_trackers(config.trackers)
+    place = find_device(config.device)
+    precision = config.precision
+    if precision == "auto":
+        precision = "fp32" if place.type != "cuda" else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if place.type == "cuda" and place.index is not None:
+        torch.cuda.set_device(place)  # accelerate takes the current one
+    cv2.setNumThreads(1)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    accelerator = Accelerator(
+        cpu=place.type == "cpu",
+        mixed_precision="no" if precision == "fp32" else precision,
+        log_with=list(config.trackers) or None,
+        project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out)),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+    )
+    try:
+        yield accelerator
+    finally:
+        AcceleratorState._reset_state()

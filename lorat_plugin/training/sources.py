@@ -1,0 +1,165 @@
+"""Where the pairs of a run come from: data sets on the disk, or material of which pairs are made on the fly."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.random import Generator
+
+from lorat_plugin.data.catalogue import open_dataset
+from lorat_plugin.data.got10k import read_list
+from lorat_plugin.data.index import IndexedDataset
+from lorat_plugin.data.material import Material
+from lorat_plugin.data.pairs import DatasetPairs
+from lorat_plugin.data.synthetic import FramePair, ObjectPairs, PatchPairs
+from lorat_plugin.data.video_pairs import ClipPairs, read_clips
+from lorat_plugin.errors import InputError
+from lorat_plugin.training.config import TrainConfig
+
+HELD_OUT = {"lasot": {"subset": "test"}, "got10k": {"subset": "val"}, "coco": {"subset": "val2017"}}
+MATERIAL = ("cutouts", "photos", "clips", "clip_labels")
+
+logger = logging.getLogger(__name__)
+
+
+class PairSource(Protocol):
+    """Where pairs come from; whatever a call draws depends on its arguments alone.
+
+    A pair of no use is None; a file that cannot be decoded is an InputError that names it.
+    """
+
+    def planned(self, epoch: int, index: int, rng: Generator) -> FramePair | None:
+        """The pair meant for sample `index` of an epoch, both 0-based."""
+
+    def sample(self, rng: Generator) -> FramePair | None:
+        """Another pair for a sample whose planned one was of no use."""
+
+
+class MadePairs(Protocol):
+    """Pairs that no list plans."""
+
+    def sample(self, rng: Generator) -> FramePair | None:
+        """Draw a pair, or None if the draw is of no use."""
+
+
+class Mix:
+    """Pairs of several kinds, by shares."""
+
+    def __init__(self, sources: Sequence[MadePairs], weights: Sequence[float]) -> None:
+        """Weights are 0 or more and not all 0."""
+        self.sources, self.shares = list(sources), np.array(weights) / sum(weights)
+
+    def planned(self, epoch: int, index: int, rng: Generator) -> FramePair | None:
+        """As `sample`: no list plans these pairs."""
+        return self.sample(rng)
+
+    def sample(self, rng: Generator) -> FramePair | None:
+        """Draw a kind, then a pair."""
+        return self.sources[int(rng.choice(len(self.sources), p=self.shares))].sample(rng)
+
+
+def training_source(config: TrainConfig) -> PairSource:
+    """What a run is trained on: its data sets, or where it names none, pairs of its material.
+
+    Raises InputError for data that are missing, malformed or against the run's protocol, and for data sets together
+    with material: own clips beside data sets are the data set `clips:FOLDER`.
+    """
+    check_protocol(config)
+    if not config.datasets:
+        return _made_pairs(config)
+    for name in MATERIAL:
+        if getattr(config, name):
+            raise InputError(
+                f"{name} and datasets cannot be mixed in a run: leave one out (clips can be the data set clips:FOLDER)"
+            )
+    return _dataset_pairs(config, [open_named(entry, config) for entry in config.datasets], config.dataset_weights)
+
+
+def validation_source(config: TrainConfig) -> PairSource | None:
+    """The held-out splits that the settings name, or None. Raises InputError if there is no such split."""
+    if not config.validation_datasets:
+        return None
+    return _dataset_pairs(config, [open_named(entry, config, held_out=True) for entry in config.validation_datasets])
+
+
+def open_named(entry: str, config: TrainConfig, *, held_out: bool = False) -> IndexedDataset:
+    """Open a data set as the settings write it, `NAME` or `NAME:FOLDER`; its held-out split on demand.
+
+    Held out are GOT-10k's val, LaSOT's test and COCO's val2017 splits; other data sets are taken as they are.
+    """
+    name, _, folder = entry.partition(":")
+    if held_out and name == "trackingnet":
+        raise InputError("trackingnet has no held-out split with a box in every frame; validate on got10k, lasot, coco")
+    options: dict[str, object] = {**HELD_OUT.get(name, {})} if held_out else {}
+    if name == "got10k" and config.got10k_list and not held_out:
+        options = {"chosen": read_list(Path(config.got10k_list)), "reading": config.got10k_reading}
+    return open_dataset(name, folder or None, **options)
+
+
+def check_protocol(config: TrainConfig) -> None:
+    """Raise InputError naming whatever the run's protocol does not allow.
+
+    GOT-10k's: no other data than its training split, nor any that choose the best weights but its validation split.
+    """
+    if not config.protocol:
+        return
+    offenders = [
+        f"{name} {getattr(config, name)}"
+        for name in (*MATERIAL, "init_from", "validation_clips")
+        if getattr(config, name)
+    ]
+    for kind in ("datasets", "validation_datasets"):
+        offenders += [f"{kind} {entry}" for entry in getattr(config, kind) if entry.partition(":")[0] != "got10k"]
+    if offenders:
+        raise InputError(f"protocol got10k allows no data but GOT-10k's; leave out {', '.join(offenders)}")
+    if not config.datasets:
+        raise InputError("protocol got10k trains on GOT-10k alone; give --dataset got10k:FOLDER")
+
+
+class Unreadable:
+    """Files that could not be decoded and were passed over; each counts once, however often it is drawn."""
+
+    def __init__(self, limit: int) -> None:
+        """Allow so many."""
+        self.limit = limit
+        self._seen: dict[str, None] = {}
+
+    def note(self, messages: Iterable[str]) -> None:
+        """Count files by the sentences that name them. Raises InputError beyond the limit."""
+        for message in messages:
+            if message not in self._seen:
+                logger.warning("passed over: %s", message)
+                self._seen[message] = None
+        if len(self._seen) > self.limit:
+            raise InputError(
+                f"{len(self._seen)} files cannot be decoded, unreadable_limit is {self.limit}; mend the data, the first"
+                f" are: {' | '.join([*self._seen][:3])}"
+            )
+
+    def summary(self) -> str:
+        """All files that were passed over, one a line below their number; empty if there are none."""
+        return "\n  ".join([f"{len(self._seen)} files could not be decoded:", *self._seen]) if self._seen else ""
+
+
+def _dataset_pairs(config: TrainConfig, datasets: list[IndexedDataset], weights: Sequence[float] = ()) -> DatasetPairs:
+    return DatasetPairs(
+        datasets, weights or None, seed=config.seed, epoch_size=config.epoch_size, max_gap=config.max_gap
+    )
+
+
+def _made_pairs(config: TrainConfig) -> Mix:
+    cutouts, photos = (Path(f) if f else None for f in (config.cutouts, config.photos))
+    material = Material(cutouts, photos, config.exclude, seed=config.seed)
+    sources: list[MadePairs] = [ObjectPairs(material), PatchPairs(material)]
+    weights = [config.object_weight, config.patch_weight]
+    if config.clips:
+        labels = Path(config.clip_labels) if config.clip_labels else None
+        sources.append(ClipPairs(read_clips(Path(config.clips), config.exclude, labels), config.max_gap))
+        weights.append(config.clip_weight)
+    if sum(weights) <= 0:
+        raise InputError("clip_weight is the only share above 0, but no clips are given: name their folder (--clips)")
+    return Mix(sources, weights)
