@@ -29,9 +29,10 @@ def xyxy_to_xywh(boxes: Boxes) -> Boxes:
 
 def clip_to_image(boxes: Boxes, image_size: tuple[int, int]) -> Boxes:
     """Clip xyxy boxes to an image of (height, width) pixels; a box outside becomes degenerate on the border."""
-    height, width = image_size
-    x, y = boxes[..., 0::2].clip(0, width), boxes[..., 1::2].clip(0, height)
-    return _stack(boxes, x[..., 0], y[..., 0], x[..., 1], y[..., 1])
+    edges = (image_size[1], image_size[0]) * 2
+    if isinstance(boxes, torch.Tensor):
+        return boxes.clip(0).minimum(boxes.new_tensor(edges))
+    return np.minimum(np.maximum(boxes, 0), np.array(edges, boxes.dtype))  # on so few numbers a third of clip's time
 
 
 def rasterize(boxes: np.ndarray) -> np.ndarray:

@@ -25,6 +25,10 @@ NORMALIZATIONS = {  # what a backbone was trained with: mean and deviation of re
 Size = int | tuple[int, int]  # side of a square, or (width, height), pixels
 
 
+def _twice(vector: np.ndarray) -> np.ndarray:
+    return np.concatenate((vector, vector))
+
+
 def crop_parameters(box_xyxy: np.ndarray, area_factor: float, size: Size) -> tuple[np.ndarray, np.ndarray]:
     """Wanted scale and shift of the crop centred on a box: crop = scale * frame + shift.
 
@@ -64,9 +68,9 @@ class Crop:
         """Crop closest to a wanted scale (2,) and shift (2,) that maps whole pixels to whole pixels."""
         width, height = size if isinstance(size, tuple) else (size, size)
         frame_height, frame_width = frame_size
-        wanted = np.array([0.0, 0.0, frame_width, frame_height]) * np.tile(scale, 2) + np.tile(shift, 2)
+        wanted = np.array([0.0, 0.0, frame_width, frame_height]) * _twice(scale) + _twice(shift)
         target = rasterize(clip_to_image(wanted, (height, width)))
-        inverse = target * np.tile(1 / scale, 2) + np.tile(-shift / scale, 2)
+        inverse = target * _twice(1 / scale) + _twice(-shift / scale)
         source = clip_to_image(rasterize(inverse), frame_size)
         # The reference rounds the applied parameters to float32, and its boxes follow from the rounded values.
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -84,20 +88,22 @@ class Crop:
         """Whether the crop lies in the frame, so that it shows no fill colour."""
         return self.target == (0, 0, *self.size)
 
-    def cut(self, frame: np.ndarray, fill: np.ndarray) -> np.ndarray:
+    def cut(self, frame: np.ndarray, fill: np.ndarray, *, rounded: bool = False) -> np.ndarray:
         """Cut the crop out of a frame.
 
         Args:
             frame: (H, W, 3) uint8 RGB.
             fill: (3,) float32, the colour outside the frame, 0..255.
+            rounded: give whole grey levels as uint8, which takes a third of the time.
         Returns (height, width, 3) float32 RGB, 0..255; bilinear, half-pixel centres, no antialias.
         """
         width, height = self.size
+        kind = np.uint8 if rounded else np.float32
         x1, y1, x2, y2 = self.target
         if x2 <= x1 or y2 <= y1:
-            return np.full((height, width, 3), fill, np.float32)
+            return np.full((height, width, 3), fill, kind)
         left, top, right, bottom = self.source
-        window = frame[top:bottom, left:right].astype(np.float32)
+        window = frame[top:bottom, left:right].astype(kind, copy=False)
         window = cv2.resize(window, (x2 - x1, y2 - y1), interpolation=cv2.INTER_LINEAR)
         if self.inside:
             return window
@@ -106,11 +112,11 @@ class Crop:
 
     def to_crop(self, boxes_xyxy: np.ndarray) -> np.ndarray:
         """Boxes (..., 4) xyxy in frame pixels -> crop pixels, float64."""
-        return boxes_xyxy * np.tile(self.scale, 2) + np.tile(self.shift, 2)
+        return boxes_xyxy * _twice(self.scale) + _twice(self.shift)
 
     def to_frame(self, boxes_xyxy: np.ndarray) -> np.ndarray:
         """Boxes (..., 4) xyxy in crop pixels -> frame pixels, float64."""
-        return boxes_xyxy * np.tile(1 / self.scale, 2) + np.tile(-self.shift / self.scale, 2)
+        return boxes_xyxy * _twice(1 / self.scale) + _twice(-self.shift / self.scale)
 
 
 def mean_colour(frame: np.ndarray) -> np.ndarray:

@@ -198,7 +198,7 @@ def decode_image(data: bytes, shown: str, *, alpha: bool = False) -> np.ndarray:
 def _is_truncated(data: bytes) -> bool:
     """Whether a JPEG or PNG lacks its end. OpenCV decodes the first part of such a JPEG and leaves the rest grey."""
     if data.startswith(b"\xff\xd8"):
-        return data.find(b"\xff\xd9", _start_of_scan(data)) < 0  # pixels never hold an end marker; more may follow it
+        return data.rfind(b"\xff\xd9", _start_of_scan(data)) < 0  # pixels never hold an end marker; more may follow it
     return data.startswith(b"\x89PNG") and b"IEND\xaeB`\x82" not in data
 
 

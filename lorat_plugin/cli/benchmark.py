@@ -32,7 +32,7 @@ def data_command(
     ] = None,
     variant: VariantOption = "lorat_b_224",
     pairs: Annotated[int, typer.Option(min=8, help="Pairs that each contestant makes.")] = 160,
-    baseline: Annotated[str, typer.Option(help="plain, decode, or one of the data sets.")] = "plain",
+    baseline: Annotated[str, typer.Option(help="plain, decode, or a data set; ', 8-bit' may follow it.")] = "plain",
     plot: PlotOption = None,
     as_json: JsonOption = False,
 ) -> None:

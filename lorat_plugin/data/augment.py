@@ -1,11 +1,13 @@
 """Jitter of the search crop and augmentation of a pair of crops: LoRAT's, in its order of draws.
 
-Crops are (3, H, W) float32 tensors, RGB, 0..1, contiguous; boxes are (4,) float64 xyxy in crop pixels.
+Crops are (3, H, W) float32 tensors, RGB, 0..1, contiguous, or (H, W, 3) uint8 arrays, for which `eight_bit` does the
+same to about a grey level in less time; boxes are (4,) float64 xyxy in crop pixels.
 Sources: LoRAT (arXiv 2403.05231), DeiT III's three-fold augmentation (arXiv 2204.07118).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,6 +19,9 @@ from PIL import Image, ImageFilter
 
 from lorat_plugin.boxes import area, clip_to_image
 from lorat_plugin.crop import crop_parameters, normalize
+from lorat_plugin.data import eight_bit
+
+Pixels = torch.Tensor | np.ndarray
 
 _GREY = (0.2989, 0.587, 0.114)
 ATTEMPTS = 12
@@ -50,16 +55,17 @@ def jittered_parameters(
         scale = base / np.exp(jitter.scale * rng.standard_normal(2))
         shift = size / 2 - scale * (box_xyxy[:2] + box_xyxy[2:]) / 2
         shift = shift + rng.uniform(-1, 1, 2) * ((extent * scale).sum() * 0.5 * jitter.translation)
-        seen = clip_to_image(box_xyxy * np.tile(scale, 2) + np.tile(shift, 2), (size, size))
+        seen = clip_to_image(box_xyxy * np.concatenate((scale, scale)) + np.concatenate((shift, shift)), (size, size))
         if min(seen[2] - seen[0], seen[3] - seen[1]) >= jitter.min_size and area(seen) <= size * size:
             return scale, shift
     return None
 
 
-def flip(crop: torch.Tensor, box: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+def flip(crop: Pixels, box: np.ndarray) -> tuple[Pixels, np.ndarray]:
     """Mirror a crop and its box left to right."""
-    width = crop.shape[-1]
-    return crop.flip(-1), np.array([width - box[2], box[1], width - box[0], box[3]])
+    width = crop.shape[-1] if isinstance(crop, torch.Tensor) else crop.shape[1]
+    mirrored = crop.flip(-1) if isinstance(crop, torch.Tensor) else cv2.flip(crop, 1)
+    return mirrored, np.array([width - box[2], box[1], width - box[0], box[3]])
 
 
 def _grey(crop: torch.Tensor) -> torch.Tensor:
@@ -83,17 +89,18 @@ def adjust_saturation(crop: torch.Tensor, factor: float) -> torch.Tensor:
     return crop.mul_(factor).add_(grey.mul_(1 - factor)).clamp_(0, 1)
 
 
-def colour_jitter(crop: torch.Tensor, rng: Generator, strength: float = 0.4) -> torch.Tensor:
+def colour_jitter(crop: Pixels, rng: Generator, strength: float = 0.4) -> Pixels:
     """Change brightness, contrast and saturation by factors from U(1 - strength, 1 + strength), in random order.
 
-    In place, which halves the time: a search crop is larger than the cache of a processor core.
+    A tensor in place, which halves the time: a search crop is larger than the cache of a processor core.
     """
     order = rng.permutation(4)  # the fourth, hue, does nothing, but is drawn
     factors = [rng.uniform(1 - strength, 1 + strength) for _ in range(3)]
-    operations = (adjust_brightness, adjust_contrast, adjust_saturation)
-    for i in order:
-        if i < 3:
-            crop = operations[i](crop, factors[i])
+    for i in order[order < 3]:
+        if isinstance(crop, torch.Tensor):
+            crop = (adjust_brightness, adjust_contrast, adjust_saturation)[i](crop, factors[i])
+        else:
+            crop = eight_bit.ADJUSTMENTS[i](crop, factors[i])
     return crop
 
 
@@ -102,20 +109,24 @@ def to_bytes(crop: torch.Tensor) -> np.ndarray:
     return (crop * 255).numpy().astype(np.uint8)  # torch's own conversion takes three times as long
 
 
-def third_augmentation(crops: list[torch.Tensor], rng: Generator) -> list[np.ndarray]:
-    """One of grey, solarise and Gaussian blur, Pillow's, the same for all crops; never none.
-
-    Returns (3, H, W) uint8 planes.
-    """
-    planes = [to_bytes(crop) for crop in crops]
+def third_augmentation(crops: Sequence[Pixels], rng: Generator) -> list[np.ndarray]:
+    """One of grey, solarise and Gaussian blur, the same for all crops; never none. Returns (H, W, 3) uint8."""
     choice = rng.choice(3)
+    radius = rng.uniform(0.1, 2.0) if choice == 2 else 0.0
+    return [_third(crop, choice, radius) for crop in crops]
+
+
+def _third(crop: Pixels, choice: int, radius: float) -> np.ndarray:
+    if not isinstance(crop, torch.Tensor):
+        return eight_bit.blur(crop, radius) if choice == 2 else (eight_bit.to_grey, eight_bit.solarize)[choice](crop)
+    planes = list(to_bytes(crop))
     if choice == 0:
-        greys = (Image.fromarray(cv2.merge(list(image))).convert("L") for image in planes)
-        return [np.broadcast_to(np.asarray(grey), image.shape) for grey, image in zip(greys, planes, strict=True)]
-    if choice == 1:
-        return [np.minimum(image, 255 - image) for image in planes]  # solarised at 128
-    blur = ImageFilter.GaussianBlur(rng.uniform(0.1, 2.0))
-    return [np.stack([np.asarray(Image.fromarray(plane).filter(blur)) for plane in image]) for image in planes]
+        planes = [np.asarray(Image.fromarray(cv2.merge(planes)).convert("L"))] * 3
+    elif choice == 1:
+        planes = [eight_bit.solarize(plane) for plane in planes]
+    else:  # Pillow takes longer for an image of three colours
+        planes = [np.asarray(Image.fromarray(p).filter(ImageFilter.GaussianBlur(radius))) for p in planes]
+    return cv2.merge(planes)
 
 
 @lru_cache
@@ -125,18 +136,18 @@ def _levels(normalization: str) -> np.ndarray:
     return normalize(levels, normalization)[0, :, :, 0].numpy()
 
 
-def normalize_bytes(planes: np.ndarray, normalization: str) -> torch.Tensor:
-    """(3, H, W) float32 of (3, H, W) uint8, as `normalize` does it, by a table of the 256 levels."""
-    normalized = np.empty(planes.shape, np.float32)
-    for plane, levels, out in zip(planes, _levels(normalization), normalized, strict=True):
+def normalize_bytes(crop: np.ndarray, normalization: str) -> torch.Tensor:
+    """(3, H, W) float32 of (H, W, 3) uint8, as `normalize` does it, by a table of the 256 levels."""
+    normalized = np.empty((3, *crop.shape[:2]), np.float32)
+    for plane, levels, out in zip(cv2.split(crop), _levels(normalization), normalized, strict=True):
         cv2.LUT(plane, levels, out)
     return torch.from_numpy(normalized)
 
 
 def augment(
-    template: torch.Tensor,
+    template: Pixels,
     template_box: np.ndarray,
-    search: torch.Tensor,
+    search: Pixels,
     search_box: np.ndarray,
     rng: Generator,
     flip_chance: float = 0.5,
@@ -160,10 +171,14 @@ def augment(
         template, template_box = flip(template, template_box)
     if rng.random() < flip_chance:
         search, search_box = flip(search, search_box)
-    crops = [colour_jitter(template, rng), colour_jitter(search, rng)]
+    crops: Sequence[Pixels] = [colour_jitter(template, rng), colour_jitter(search, rng)]
     if third_chance >= 1 or rng.random() < third_chance:
-        template, search = (normalize_bytes(i, normalization) for i in third_augmentation(crops, rng))
-    else:
-        template, search = (normalize(c.permute(1, 2, 0)[None] * 255, normalization)[0] for c in crops)
-    template_box = clip_to_image(template_box, (template.shape[1], template.shape[2]))
-    return template, template_box, search, clip_to_image(search_box, (search.shape[1], search.shape[2]))
+        crops = third_augmentation(crops, rng)
+    z, x = (
+        normalize(c.permute(1, 2, 0)[None] * 255, normalization)[0]
+        if isinstance(c, torch.Tensor)
+        else normalize_bytes(c, normalization)
+        for c in crops
+    )
+    template_box = clip_to_image(template_box, (z.shape[1], z.shape[2]))
+    return z, template_box, x, clip_to_image(search_box, (x.shape[1], x.shape[2]))

@@ -49,6 +49,7 @@ class TrainConfig:
     translation_jitter: float = 3.0  # largest shift of the search crop either way, in mean target sides
     flip_chance: float = 0.5
     third_chance: float = 1.0  # share of pairs turned grey, solarised or blurred
+    eight_bit: bool = False  # colours in 8-bit arithmetic: pairs in less time, a grey level beside the float32 ones
     seed: int = 42
     steps: int = 174_080
     batch_size: int = 128  # pairs in an update, over all processes

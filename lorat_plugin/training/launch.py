@@ -7,6 +7,7 @@ the same however many processes share it, and so is the update, up to rounding.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
 from torch.utils.checkpoint import checkpoint
 
-from lorat_plugin.devices import find_device
+from lorat_plugin.devices import best_precision, find_device
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import whole_file
 from lorat_plugin.lora import merge
@@ -227,10 +228,10 @@ def compiled(network: torch.nn.Module) -> torch.nn.Module:
 def _accelerator(config: TrainConfig, out: Path) -> Iterator[Accelerator]:
     """Accelerate set up by the settings, and forgotten afterwards so that another run in this process may differ."""
     check_trackers(config.trackers)
+    if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:  # set by torchrun and accelerate launch
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     place = find_device(config.device)
-    precision = config.precision
-    if precision == "auto":
-        precision = "fp32" if place.type != "cuda" else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    precision = best_precision(place) if config.precision == "auto" else config.precision
     if place.type == "cuda" and place.index is not None:
         torch.cuda.set_device(place)  # accelerate takes the current one
     cv2.setNumThreads(1)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorat_plugin.backbones import with_backbone
 from lorat_plugin.checkpoint import load_pretrained
-from lorat_plugin.devices import find_device
+from lorat_plugin.devices import best_precision, find_device
 from lorat_plugin.errors import InputError
 from lorat_plugin.lora import TARGETS, adapter_config, adapters, inject, merge, target_pattern
 from lorat_plugin.network import LoRATNetwork, create_model
@@ -121,10 +121,8 @@ def training_network(config: TrainConfig) -> LoRATNetwork:
         targets = config.targets or TARGETS
         lora = adapter_config(variant, variant.lora_rank, variant.lora_alpha, variant.rslora, targets)
         network = inject(network, "zero" if tuned else None, lora)
-        in_float32 = config.precision == "fp32" or (
-            config.precision == "auto" and find_device(config.device).type != "cuda"
-        )
-        if in_float32:  # in half precision W + s B A rounds small updates away
+        precision = best_precision(find_device(config.device)) if config.precision == "auto" else config.precision
+        if precision == "fp32":  # in half precision W + s B A rounds small updates away
             from lorat_plugin.training.adapters import use_merged_products
 
             use_merged_products(network)

@@ -118,7 +118,7 @@ def make_pair(frames: FramePair, variant: Variant, jitter: Jitter, config: Train
     if wanted is None:
         return None
     beside = Crop.aligned(*wanted, variant.search_size, x_frame.shape[:2])
-    z, x = _cut(around, z_frame), _cut(beside, x_frame)
+    z, x = _cut(around, z_frame, config.eight_bit), _cut(beside, x_frame, config.eight_bit)
     z_box, x_box = around.to_crop(z_box), beside.to_crop(x_box)
     chances = (config.flip_chance, config.third_chance)
     z, z_box, x, x_box = augment(z, z_box, x, x_box, rng, *chances, variant.normalization)
@@ -131,8 +131,10 @@ def make_pair(frames: FramePair, variant: Variant, jitter: Jitter, config: Train
     )
 
 
-def _cut(crop: Crop, frame: np.ndarray) -> torch.Tensor:
+def _cut(crop: Crop, frame: np.ndarray, eight_bit: bool) -> torch.Tensor | np.ndarray:
     fill = np.zeros(3, np.float32) if crop.inside else mean_colour(frame)  # the mean of a large frame takes long
+    if eight_bit:
+        return crop.cut(frame, fill, rounded=True)
     return torch.from_numpy(crop.cut(frame, fill)).permute(2, 0, 1).contiguous().div_(255)
 
 

@@ -57,7 +57,7 @@ def test_other_processes_than_the_first_say_nothing(tmp_path: Path, monkeypatch:
         (["--set", "flip_chance"], "must read NAME=VALUE"),
         (["--recipe", "none"], "unknown recipe"),
         (["--recipe", "smoke", "--replay", "/no/such/folder"], "holds no step to replay"),
-        (["--recipe", "smoke", "--mode", "other"], "mode must be one of 'lora', 'full'"),
+        (["--recipe", "smoke", "--mode", "other"], "unknown mode .other."),
         (["--recipe", "smoke", "--photos", "/no/such/folder"], "is not a folder"),
     ],
 )

@@ -85,7 +85,7 @@ def test_bad_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a\.jpg: cannot be decoded"):
         Material(None, photos).photo(0)
     cv2.imwrite(str(cutouts / "coco_cup_1_5.png"), np.zeros((9, 9, 3), np.uint8))
-    with pytest.raises(InputError, match=r"coco_cup_1_5\.png: a cut-out must be"):
+    with pytest.raises(InputError, match=r"coco_cup_1_5\.png: has no alpha"):
         Material(cutouts, None).cutout(0)
 
 

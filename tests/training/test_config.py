@@ -25,11 +25,11 @@ def test_the_paper_s_recipe_writes_out_every_setting() -> None:
     paper, got10k = load_config("paper"), load_config("got10k")
     changed = {f.name for f in fields(TrainConfig) if getattr(paper, f.name) != getattr(TrainConfig(), f.name)}
     assert changed == {
-        "datasets", "dataset_weights", "workers", "log_every", "checkpoint_every", "validate_every",
+        "datasets", "workers", "log_every", "checkpoint_every", "validate_every",
         "validation_pairs", "validation_datasets",
     }  # fmt: skip
     changed = {f.name for f in fields(TrainConfig) if getattr(paper, f.name) != getattr(got10k, f.name)}
-    assert changed == {"datasets", "dataset_weights", "protocol", "steps"}
+    assert changed == {"datasets", "protocol", "steps"}
     assert paper.steps * paper.batch_size == 170 * paper.epoch_size
     assert got10k.steps * got10k.batch_size == 100 * got10k.epoch_size
 

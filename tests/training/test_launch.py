@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from lorat_plugin import load_checkpoint
@@ -21,9 +22,11 @@ from lorat_plugin.training.config import load_config
 from lorat_plugin.training.failure import replay
 from lorat_plugin.training.journal import read_journal
 from lorat_plugin.training.launch import train
-from lorat_plugin.training.recipe import Batch
-from lorat_plugin.training.state import STATE_NAME, check_room
+from lorat_plugin.training.methods import training_network
+from lorat_plugin.training.recipe import Batch, PairDataset, collate, make_optimizer, train_step
+from lorat_plugin.training.state import STATE_NAME, check_room, gather_state
 from lorat_plugin.variants import register_variant
+from tests.training.sharded import PAIRS, STEPS
 from tests.training.toy import TOY, toy_config
 
 ROOT = Path(__file__).parents[2]
@@ -39,9 +42,11 @@ def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], toleran
         torch.testing.assert_close(a[name], b[name], rtol=0, atol=tolerance, msg=lambda text, n=name: f"{n}: {text}")
 
 
-def start(out: Path, *settings: str, processes: int = 1, restarts: int = 0) -> subprocess.Popen[str]:
+def start(
+    out: Path, *settings: str, processes: int = 1, restarts: int = 0, module: str = "toy"
+) -> subprocess.Popen[str]:
     """A run of its own, under torchrun if there are several processes."""
-    command = [sys.executable, "-m", "tests.training.toy", str(out), *settings]
+    command = [sys.executable, "-m", f"tests.training.{module}", str(out), *settings]
     if processes > 1:
         parts = ["--standalone", "--nproc-per-node", str(processes), "--max-restarts", str(restarts)]
         command[1:2] = ["-m", "torch.distributed.run", *parts, "-m"]
@@ -153,6 +158,19 @@ def test_a_run_is_restarted_after_a_process_dies_and_may_change_its_number(tmp_p
     output = finish(process)
     assert "going on after" in output or (tmp_path / "many" / "checkpoints" / "step_0000008").is_dir()
     assert_close(state_of(tmp_path / "one", 8), state_of(tmp_path / "many", 8), 1e-5)
+
+
+@pytest.mark.slow
+def test_sharded_parameters_train_and_are_saved_like_whole_ones(tmp_path: Path) -> None:
+    finish(start(tmp_path, processes=2, module="sharded"))
+    torch.manual_seed(0)
+    network = training_network(toy_config())
+    optimizer = make_optimizer(network, toy_config())
+    batch = collate([PairDataset(toy_config())[i] for i in range(PAIRS)])
+    for _ in range(STEPS):
+        train_step(Accelerator(cpu=True), network, optimizer, batch, 1e-3, toy_config())
+    assert_close(gather_state(network, optimizer), load_file(tmp_path / "sharded.safetensors"), 1e-6)
+    assert_close(load_file(tmp_path / "sharded.safetensors"), load_file(tmp_path / "again.safetensors"), 0)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_can_be_replayed(

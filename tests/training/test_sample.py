@@ -113,3 +113,20 @@ def test_useless_material_stops_the_run(dataset: PairDataset) -> None:
     useless.source = Mix([Empty()], [1])
     with pytest.raises(InputError, match="no usable pair: check the data"):
         useless[0]
+
+
+def test_eight_bit_arithmetic_draws_the_same_and_stays_near(golden: Path) -> None:
+    sequence = np.load(golden / "tracking" / "sequence.npz")
+    frames, boxes = sequence["frames"], sequence["gt_boxes_xyxy"]
+    variant, off = get_variant("lorat_b_224"), []
+    for index in range(20):
+        given = FramePair(frames[index], boxes[index], frames[index + 1], boxes[index + 1])
+        exact, near = (
+            make_pair(given, variant, Jitter(), TrainConfig(eight_bit=e), Generator(PCG64(index)))
+            for e in (False, True)
+        )
+        assert exact is not None and near is not None and near.search.is_contiguous()
+        assert torch.equal(exact.box, near.box) and torch.equal(exact.mask, near.mask)
+        levels = (exact.search - near.search).abs() * torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1) * 255
+        off.append(float(levels.mean()))
+    assert np.mean(off) < 1 and max(off) < 2.5

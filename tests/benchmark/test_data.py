@@ -1,0 +1,66 @@
+"""The contestants make the same pairs; the command reports ratios."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from lorat_plugin.benchmark.data import benchmark_data, plain_sample, write_clips
+from lorat_plugin.errors import InputError
+from lorat_plugin.training.config import TrainConfig
+from lorat_plugin.training.recipe import PairDataset
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> PairDataset:
+    folder = tmp_path_factory.mktemp("generated")
+    write_clips(folder / "clips", (320, 180), clips=2, frames=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LORAT_CACHE", str(folder))
+        return PairDataset(TrainConfig(variant="lorat_b_224", datasets=(f"clips:{folder / 'clips'}",)))
+
+
+@pytest.mark.parametrize("third_chance", [1.0, 0.0])
+def test_the_plain_pipeline_makes_our_pairs(dataset: PairDataset, third_chance: float) -> None:
+    dataset.config = replace(dataset.config, third_chance=third_chance)
+    for index in range(6):
+        ours, plain = dataset[index], plain_sample(dataset, index)
+        assert torch.equal(ours.box, plain.box)
+        assert torch.equal(ours.mask, plain.mask) and torch.equal(ours.positive, plain.positive)
+        for a, b in ((ours.template, plain.template), (ours.search, plain.search)):
+            off = (a - b).abs()
+            assert off.max() < 0.3  # a level of 255 more or less before grey, solarised or blurred, at few pixels
+            assert (off > 1e-4).double().mean() < 1e-3
+
+
+def test_benchmark_of_generated_clips(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORAT_CACHE", "untouched")
+    report = benchmark_data(variant="lorat_tiny", pairs=8, frame_size=(160, 90), baseline="decode")
+    names = [c.name for c in report.comparisons]
+    assert names == ["plain", "folder", "folder, 8-bit", "LMDB", "LMDB, 8-bit", "decode"]
+    assert all(c.ratio > 0 and c.value > 0 and c.baseline == "decode" for c in report.comparisons)
+    assert not Path("untouched").exists()
+
+
+def test_bad_input_is_named() -> None:
+    with pytest.raises(InputError, match="absent is no folder"):
+        benchmark_data(["clips:absent"])
+
+
+def test_the_command_prints_json(dataset: PairDataset, tmp_path: Path) -> None:
+    entry = dataset.config.datasets[0]
+    command = ["benchmark", "data", "--dataset", entry, "--pairs", "8", "--variant", "lorat_tiny", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lorat_plugin", *command, "--plot", str(tmp_path / "a.png")],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    rows = json.loads(done.stdout)["comparisons"]
+    assert [row["name"] for row in rows] == ["plain", entry, f"{entry}, 8-bit", "decode"]
+    assert all(isinstance(row["ratio"], float) for row in rows)
+    assert (tmp_path / "a.png").is_file()
