@@ -61,11 +61,12 @@ class Report:
             rows = [c for c in self.comparisons if c.measure == measure][::-1]
             spread = [[c.ratio - c.low for c in rows], [c.high - c.ratio for c in rows]]
             bars = axis.barh([c.name for c in rows], [c.ratio for c in rows], xerr=spread, capsize=3)
-            axis.bar_label(bars, [f" {c.ratio:.2f}x ({c.value:.3g} {c.unit})" for c in rows], label_type="center")
-            axis.axvline(1, color="black", linewidth=0.8)
+            axis.bar_label(bars, [f"{c.ratio:.2f}x, {c.value:.4g} {c.unit}" for c in rows], padding=4)
+            axis.margins(x=0.5)  # room for the labels
+            axis.axvline(1, color="black", linewidth=0.8, linestyle="--")
             axis.set_xlabel(f"{measure}: times as good as {rows[0].baseline}")
         with whole_file(path) as part:
-            figure.savefig(part, format=path.suffix.removeprefix(".") or "png", dpi=150)
+            figure.savefig(part, format=path.suffix.removeprefix("."), dpi=150)
 
 
 def interleave(

@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from lorat_plugin.benchmark.rounds import Report
 
 VariantOption = Annotated[str, typer.Option(help="Variant, e.g. lorat_b_224.")]
-PlotOption = Annotated[Optional[Path], typer.Option(help="Picture of the ratios, e.g. ratios.png.")]
+
+
+def _picture(path: Optional[Path]) -> Optional[Path]:
+    if path and path.suffix not in (".png", ".svg", ".pdf"):
+        raise typer.BadParameter(f"{path} must end in .png, .svg or .pdf")
+    return path
+
+
+PlotOption = Annotated[Optional[Path], typer.Option(help="Picture of the ratios, e.g. ratios.png.", callback=_picture)]
 
 benchmark_app = typer.Typer(help="Speed and memory beside a baseline.", no_args_is_help=True)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lorat_plugin.devices import find_device
+from lorat_plugin.devices import best_precision, find_device
 from lorat_plugin.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def prepare(
     network, device or precision that the engine named does not run.
     """
     place = check_options(device, engine, precision)
-    dtype = _best_precision(place) if precision == "auto" else PRECISIONS[precision]
+    dtype = PRECISIONS[best_precision(place) if precision == "auto" else precision]
     network = network.to(place, dtype).eval()
     if engine == "fused" or (engine == "auto" and place.type == "cpu" and dtype == torch.float32):
         from lorat_plugin.engines.fused import FusedEngine
@@ -63,9 +63,3 @@ def check_options(device: str, engine: str, precision: str) -> torch.device:
     if engine == "fused" and (place.type != "cpu" or precision not in ("auto", "fp32")):
         raise InputError(f"engine 'fused' runs float32 on a CPU, not {precision} on {place}: use engine auto or eager")
     return place
-
-
-def _best_precision(device: torch.device) -> torch.dtype:
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

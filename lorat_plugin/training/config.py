@@ -81,8 +81,22 @@ class TrainConfig:
 
     def portable(self) -> str:
         """All settings as JSON with the last part of each path alone: what goes into weights that others get."""
-        paths = ("backbone", "cutouts", "photos", "clips", "clip_labels", "validation_clips")
-        return json.dumps({k: Path(v).name if k in paths else v for k, v in asdict(self).items()})
+        paths = (
+            "backbone",
+            "init_from",
+            "got10k_list",
+            "cutouts",
+            "photos",
+            "clips",
+            "clip_labels",
+            "validation_clips",
+        )
+        named = {
+            kind: [":".join(filter(None, (name, Path(folder).name))) for name, _, folder in parts]
+            for kind in ("datasets", "validation_datasets")
+            if (parts := [entry.partition(":") for entry in getattr(self, kind)])
+        }
+        return json.dumps({k: Path(v).name if k in paths else v for k, v in asdict(self).items()} | named)
 
 
 def recipe_names() -> list[str]:

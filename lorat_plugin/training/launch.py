@@ -82,7 +82,8 @@ class _Run:
     def __init__(self, config: TrainConfig, out: Path, accelerator: Accelerator, resume: str) -> None:
         self.config, self.out, self.accelerator = config, out, accelerator
         state = find_state(out, resume)
-        self.dataset = PairDataset(config)
+        with accelerator.local_main_process_first():  # it makes the index that the others open
+            self.dataset = PairDataset(config)
         torch.manual_seed(config.seed)  # the same start values on every process
         network = training_network(config)
         self.variant = network.variant

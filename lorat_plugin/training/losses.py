@@ -34,12 +34,13 @@ def lorat_loss(
     Source: LoRAT (arXiv 2403.05231): sum of BCE(score, IoU) over all cells / P + sum of (1 - GIoU) over positives / P.
     """
     count = max(float(positive.sum()) if positive_count is None else positive_count, 1.0)
-    predicted = prediction.boxes[positive]
-    true = boxes[:, None, None].expand_as(prediction.boxes)[positive]
+    score_map, all_boxes = prediction.score_map.float(), prediction.boxes.float()  # FSDP may hand on half precision
+    predicted = all_boxes[positive]
+    true = boxes[:, None, None].expand_as(all_boxes)[positive]
     quality = iou(predicted.detach(), true)
-    target = torch.zeros_like(prediction.score_map)
+    target = torch.zeros_like(score_map)
     target[positive] = quality
-    cls = binary_cross_entropy_with_logits(prediction.score_map, target, reduction="sum") / count
+    cls = binary_cross_entropy_with_logits(score_map, target, reduction="sum") / count
     box = (1 - giou(predicted, true)).sum() / count
     mean_iou = quality.sum() / max(len(quality), 1)
     return Losses(cls + box, cls, box, mean_iou)

@@ -227,6 +227,7 @@ def make_loader(
     size = config.batch_size
     if size < ranks:
         raise InputError(f"batch_size {size} is too small for {ranks} processes; each needs a pair in every update")
+    cv2.setNumThreads(1)  # here as well: workers that are forked while OpenCV has a pool of threads hang
     starts = range(first_step * size, config.steps * size, size)
     loader = DataLoader(
         dataset,

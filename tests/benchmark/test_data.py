@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from lorat_plugin.benchmark.data import benchmark_data, plain_sample, write_clips
+from lorat_plugin.cli.main import run
 from lorat_plugin.errors import InputError
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.training.recipe import PairDataset
@@ -48,7 +49,9 @@ def test_benchmark_of_generated_clips(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not Path("untouched").exists()
 
 
-def test_bad_input_is_named() -> None:
+def test_bad_input_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["benchmark", "data", "--plot", "ratios.txt"]) == 2
+    assert "must end in .png" in capsys.readouterr().err
     with pytest.raises(InputError, match="absent is no folder"):
         benchmark_data(["clips:absent"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
@@ -68,3 +69,10 @@ def test_broken_yaml_is_refused(tmp_path: Path) -> None:
     path.write_text("steps: [1")
     with pytest.raises(InputError, match="no valid YAML"):
         load_config(str(path))
+
+
+def test_weights_of_others_tell_no_local_folders() -> None:
+    config = load_config("smoke", {"datasets": ["clips:/home/me/own", "lasot"], "init_from": "/home/me/run"})
+    portable = config.portable()
+    assert "/home" not in portable
+    assert json.loads(portable)["datasets"] == ["clips:own", "lasot"]

@@ -16,19 +16,13 @@ from lorat_plugin.training.config import TrainConfig, load_config
 from lorat_plugin.training.dry_run import draw_batch, dry_run, estimate_memory, kept_bytes
 from lorat_plugin.training.methods import training_network
 from lorat_plugin.training.recipe import Batch, PairDataset, collate
-from lorat_plugin.variants import Variant, register_variant
 from tests.datasets import write_clips, write_got10k
-
-TOY = Variant(
-    "lorat_dry_toy", "vit_small_patch14_dinov2", dim=48, depth=2, heads=2, ffn="mlp", ffn_dim=96,
-    template_size=42, search_size=84, search_area_factor=4.0, lora_rank=4, lora_alpha=4.0,
-)  # fmt: skip
+from tests.training.toy import TOY
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORAT_CACHE", str(tmp_path / "cache"))
-    register_variant(TOY)
 
 
 def settings(**changes: object) -> TrainConfig:

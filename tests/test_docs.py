@@ -1,0 +1,138 @@
+"""The documents' commands exist with these options, their programs compile, and their tables name what there is."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from lorat_plugin.cli.main import app
+from lorat_plugin.training.config import TrainConfig, load_config, recipe_names
+from lorat_plugin.training.methods import _REFUSED, ADAPTERS, MODES
+from tests.datasets import write_coco, write_got10k
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = {p.name: p.read_text(encoding="utf-8") for p in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+PROGRAMS = [
+    pytest.param(program, id=f"{name} {number}")
+    for name, text in DOCUMENTS.items()
+    for number, program in enumerate(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+]
+
+
+def commands() -> list[str]:
+    """Command lines of `lorat`, and of programs that start it, in fences, indented or between backticks."""
+    found = []
+    for text in DOCUMENTS.values():
+        fences = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+        indented = re.findall(r"^ {4,}(\S.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+        whole = [line for fence in fences for line in fence.replace("\\\n", " ").splitlines()] + indented
+        inline = [line for line in re.findall(r"`(lorat [^`\n]+)`", text) if "COMMAND" not in line]
+        found += [line.split(" #")[0].strip() for line in whole + inline]
+    starts = re.compile(r"(\w+=\S+ )*(lorat |(torchrun|accelerate launch) .*-m lorat_plugin )")
+    return [line for line in dict.fromkeys(found) if starts.match(line)]
+
+
+def lorat_arguments(line: str) -> list[str]:
+    """What `lorat` is given by a command line; launchers read theirs first."""
+    words = [word for word in shlex.split(line) if not re.match(r"[A-Z_]+=", word)]
+    if words[0] == "lorat":
+        return words[1:]
+    if words[0] == "torchrun":
+        from torch.distributed.run import get_args_parser
+
+        options = get_args_parser().parse_args(words[1:])
+    else:
+        from accelerate.commands.launch import launch_command_parser
+
+        options = launch_command_parser().parse_args(words[2:])
+    assert options.module and options.training_script == "lorat_plugin"
+    return options.training_script_args
+
+
+def parsed(arguments: list[str]) -> Any:
+    """The context of the command that a line names. Unknown commands, options and values of a wrong type raise."""
+    command: Any = typer.main.get_command(app)
+    context = command.make_context("lorat", list(arguments))
+    while hasattr(command, "resolve_command"):
+        name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+        context = command.make_context(name, rest, parent=context)
+    return context
+
+
+def rows(document: str, heading: str) -> list[list[str]]:
+    """Cells of the first table below a line, without backticks."""
+    table = re.search(r"\n\|.*?\n(?!\|)", DOCUMENTS[document].split(heading, 1)[1], re.DOTALL)
+    assert table
+    lines = [line for line in table.group().splitlines() if line.startswith("|")]
+    return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_documents_show_commands() -> None:
+    assert len(commands()) > 20 and {shlex.split(c)[0] for c in commands()} >= {"lorat", "torchrun", "accelerate"}
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands_are_understood(line: str) -> None:
+    context = parsed(lorat_arguments(line))
+    if context.command_path == "lorat train":
+        given = {k: v for k, v in context.params.items() if k in TrainConfig.__dataclass_fields__ and v}
+        recipe = context.params["recipe"] if context.params["recipe"] in recipe_names() else "tiny"
+        load_config(recipe, given | dict(s.split("=", 1) for s in context.params["set_"] or ()))
+
+
+@pytest.mark.parametrize("line", ["lorat train --adaptor dora", "lorat train --steps many", "lorat tame"])
+def test_wrong_commands_are_found(line: str) -> None:
+    with pytest.raises(Exception, match=r"No such|valid integer"):
+        parsed(lorat_arguments(line))
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_programs_compile(program: str) -> None:
+    compile(program, "document", "exec")
+
+
+def test_data_program_makes_a_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LORAT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LORAT_DATA", str(tmp_path / "datasets"))
+    write_got10k(tmp_path / "datasets" / "got10k")
+    write_coco(tmp_path / "datasets" / "coco")
+    (tmp_path / "got10k_vot_train_split.txt").write_text("0\n2\n")
+    names = run_program("data.md")
+    assert len(names["got10k"]) == 2 and names["template"].shape == names["search"].shape == (90, 120, 3)
+
+
+@pytest.mark.slow
+def test_training_program_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_program("training.md")["weights"].is_file()
+
+
+def run_program(document: str) -> dict[str, Any]:
+    """Run the first program of a document; returns its variables."""
+    names: dict[str, Any] = {}
+    exec(next(p.values[0] for p in PROGRAMS if p.id == f"{document} 0"), names)
+    return names
+
+
+def test_the_settings_table_is_complete() -> None:
+    options = {p.name: p.opts[0] for p in parsed(["train"]).command.params}
+    wanted = []
+    for field in fields(TrainConfig):
+        default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+        wanted.append([field.name, options.get(field.name, ""), str(default)])
+    assert [row[:3] for row in rows("training.md", "## Settings")] == wanted
+
+
+def test_the_tables_of_modes_and_adapters_are_complete() -> None:
+    text = DOCUMENTS["training.md"]
+    assert tuple(row[0] for row in rows("training.md", "## Modes and adapters")) == MODES
+    assert {row[0] for row in rows("training.md", "final norm are 595,205")} == {*ADAPTERS}
+    refused = text.split("\nRefused: ")[1].split("\n\n")[0]
+    assert {*re.findall(r"`(\w+)`", refused)} == {*_REFUSED}
