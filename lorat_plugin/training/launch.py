@@ -94,6 +94,13 @@ class _Run:
             size = sum(p.numel() for p in (network.parameters() if config.mode != "lora" else self.parameters)) * 4
             check_room(out, sum(p.numel() for p in self.parameters), config, size)
         optimizer = make_optimizer(network, config)
+        plugin = getattr(accelerator.state, "fsdp_plugin", None)
+        if plugin and plugin.fsdp_version == 2:
+            from torch.distributed.fsdp import MixedPrecisionPolicy  # newer than the oldest torch that is supported
+
+            plugin.mixed_precision_policy = (
+                MixedPrecisionPolicy()
+            )  # autocast, as without FSDP; its own rounds the boxes
         self.network, self.optimizer = accelerator.prepare(network, optimizer)
         if accelerator.distributed_type == DistributedType.FSDP and config.batch_size % accelerator.num_processes:
             raise InputError(

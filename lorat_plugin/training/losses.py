@@ -42,5 +42,5 @@ def lorat_loss(
     target[positive] = quality
     cls = binary_cross_entropy_with_logits(score_map, target, reduction="sum") / count
     box = (1 - giou(predicted, true)).sum() / count
-    mean_iou = quality.sum() / max(len(quality), 1)
+    mean_iou = quality.sum() / count
     return Losses(cls + box, cls, box, mean_iou)

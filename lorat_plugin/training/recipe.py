@@ -177,14 +177,14 @@ def train_step(
     shares = []
     for start in range(0, size, part):
         with nullcontext() if start + part >= size else accelerator.no_sync(network):
-            losses = compute_loss(network, batch.part(start, start + part), count)
+            with accelerator.autocast():
+                losses = compute_loss(network, batch.part(start, start + part), count)
             accelerator.backward(losses.total)
         shares.append(torch.stack(losses).detach())
     for group in optimizer.param_groups:
         group["lr"] = rate
     norm = accelerator.clip_grad_norm_(network.parameters(), config.clip_norm)
-    total, cls, box, quality = torch.stack(shares).unbind(1)
-    whole = accelerator.reduce(torch.stack([total.sum(), cls.sum(), box.sum(), quality.mean()]), "mean")
+    whole = accelerator.reduce(torch.stack(shares).sum(0), "mean")
     if not math.isfinite(float(whole[0])):
         raise NotFinite(f"the loss is {float(whole[0])}", count)
     if accelerator.scaler is None and not math.isfinite(float(norm)):  # a scaler skips such steps by itself

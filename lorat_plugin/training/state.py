@@ -69,7 +69,7 @@ def spread_state(
     weights: dict[str, Any] = {n.removeprefix("weight."): t for n, t in tensors.items() if n.startswith("weight.")}
     wanted: dict[str, Any] = get_model_state_dict(network, options=_SHARED)
     if {n: t.shape for n, t in weights.items()} != {n: t.shape for n, t in wanted.items()}:
-        raise CheckpointError(f"{path} belongs to another variant, mode or rank; use its config.yaml or --resume never")
+        raise CheckpointError(f"{path} belongs to another variant, mode or rank; use its config.yaml or a new --out")
     set_model_state_dict(network, weights, options=_SPREAD)
     if optimizer is not None:
         whole: dict[str, Any] = get_optimizer_state_dict(network, optimizer, options=_SHARED)
@@ -118,9 +118,11 @@ def find_state(out: Path, resume: str) -> Path | None:
     Args:
         out: the run's folder.
         resume: "auto" (the newest checkpoint in `out`), "never", or the path of a state, a checkpoint or a run.
-    Raises CheckpointError if a path holds none.
+    Raises CheckpointError if a path holds none, and for "never" if `out` holds checkpoints already.
     """
     if resume == "never":
+        if _checkpoints(out):
+            raise CheckpointError(f"{out} holds checkpoints of another run; give a new --out, or delete them")
         return None
     if resume == "auto":
         newest = _checkpoints(out)
@@ -141,7 +143,7 @@ def read_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, float], d
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
         return tensors, json.loads(metadata["progress"]), json.loads(metadata["config"])
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); start anew with --resume never") from error
+        raise CheckpointError(f"{path} cannot be read ({error}); start anew in a new --out") from error
     except (KeyError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path} is no training state; give the {STATE_NAME} of a checkpoint") from error
 

@@ -217,6 +217,8 @@ def test_states_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "step_0000001" / STATE_NAME).write_bytes(b"\x10\x00\x00\x00cut short")
     with pytest.raises(CheckpointError, match="cannot be read"):
         train(toy_config(), tmp_path)
+    with pytest.raises(CheckpointError, match="checkpoints of another run"):
+        train(toy_config(), tmp_path, resume="never")
     with pytest.raises(CheckpointError, match=r"holds no state\.safetensors"):
         train(toy_config(), tmp_path, resume=str(tmp_path / "absent"))
 
