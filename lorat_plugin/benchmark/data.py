@@ -77,7 +77,7 @@ def plain_sample(dataset: PairDataset, index: int) -> Pair:
 def write_clips(folder: Path, size: tuple[int, int], clips: int = 4, frames: int = 8) -> None:
     """Write clips of an object that crosses a noisy scene, `size` (width, height) pixels.
 
-    A frame of 1280x720 takes about 80 kB as JPEG; LaSOT's take 65 kB on average.
+    A frame of 1280x720 takes about 80 kB as JPEG.
     """
     rng = np.random.default_rng(0)
     for clip in range(clips):

@@ -105,7 +105,8 @@ def _inspect(network: nn.Module, batch: Batch, count: float) -> str:
     losses = compute_loss(network, batch, count)
     for handle in handles:
         handle.remove()
-    text = f"loss {float(losses.total):.6g} (cls {float(losses.cls):.6g}, giou {float(losses.box):.6g})"
+    total, cls, box = (float(loss.detach()) for loss in losses[:3])
+    text = f"loss {total:.6g} (cls {cls:.6g}, giou {box:.6g})"
     if found:
         return f"{text}; the first layer whose output is not finite is {found[0]}"
     network.zero_grad(set_to_none=True)

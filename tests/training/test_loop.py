@@ -28,18 +28,8 @@ from lorat_plugin.training.recipe import (
 )
 from lorat_plugin.training.schedule import learning_rate
 from lorat_plugin.training.state import trained_parameters
-from lorat_plugin.variants import Variant, register_variant
 from tests.small_variants import variant_of
-
-TOY = Variant(
-    "lorat_training_toy", "vit_small_patch14_dinov2", dim=48, depth=2, heads=2, ffn="mlp", ffn_dim=96,
-    template_size=42, search_size=84, search_area_factor=4.0, lora_rank=4, lora_alpha=4.0, train_norm=True,
-)  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _toy() -> None:
-    register_variant(TOY)
+from tests.training.toy import TOY
 
 
 def _config(**changes: object) -> TrainConfig:
