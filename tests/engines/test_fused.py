@@ -23,7 +23,8 @@ LOGITS, BOXES = 2e-5, 1e-5  # absolute, float32
 
 
 def assert_equal(ours, theirs):
-    np.testing.assert_allclose(ours.score_map, theirs.score_map, atol=LOGITS)
+    # logits of trained weights reach -14: a few units in the last place of float32 beside the absolute bound
+    np.testing.assert_allclose(ours.score_map, theirs.score_map, rtol=5e-6, atol=LOGITS)
     np.testing.assert_allclose(ours.boxes, theirs.boxes, atol=BOXES)
 
 
