@@ -15,7 +15,7 @@ from lorat_plugin.files import whole_file
 from lorat_plugin.training.config import TrainConfig, load_config
 from lorat_plugin.training.methods import training_network
 from lorat_plugin.training.recipe import Batch, NotFinite, compute_loss, step_seed
-from lorat_plugin.training.state import STATE_NAME, save_tensors, spread_state
+from lorat_plugin.training.state import STATE_NAME, read_state, save_tensors, spread_state
 
 
 def write_dump(
@@ -67,7 +67,7 @@ def replay(folder: Path, device: str = "cpu") -> list[str]:
         raise InputError(f"{folder} holds no step to replay; name a not_finite_step_* folder of a run")
     config = load_config(str(folder / "config.yaml"))
     network = training_network(config)
-    spread_state(network, None, load_file(folder / STATE_NAME), folder)
+    spread_state(network, None, read_state(folder / STATE_NAME)[0], folder)
     network.to(device)
     lines = []
     for rank, path in enumerate(shares):

@@ -84,23 +84,24 @@ class _Run:
         state = find_state(out, resume)
         with accelerator.local_main_process_first():  # it makes the index that the others open
             self.dataset = PairDataset(config)
+        if accelerator.is_main_process:  # before anything is written: its data may be missing
+            self.validation = Validation(config, self.dataset)
         torch.manual_seed(config.seed)  # the same start values on every process
         network = training_network(config)
         self.variant = network.variant
         if config.checkpointing:
             checkpoint_activations(network)
-        self.parameters = list(trained_parameters(network).values())
+        trained = list(trained_parameters(network).values())
         if accelerator.is_main_process:
-            size = sum(p.numel() for p in (network.parameters() if config.mode != "lora" else self.parameters)) * 4
-            check_room(out, sum(p.numel() for p in self.parameters), config, size)
+            size = sum(p.numel() for p in (network.parameters() if config.mode != "lora" else trained)) * 4
+            check_room(out, sum(p.numel() for p in trained), config, size)
         optimizer = make_optimizer(network, config)
         plugin = getattr(accelerator.state, "fsdp_plugin", None)
         if plugin and plugin.fsdp_version == 2:
             from torch.distributed.fsdp import MixedPrecisionPolicy  # newer than the oldest torch that is supported
 
-            plugin.mixed_precision_policy = (
-                MixedPrecisionPolicy()
-            )  # autocast, as without FSDP; its own rounds the boxes
+            # autocast works as without FSDP; accelerate's own policy would round the boxes to half precision
+            plugin.mixed_precision_policy = MixedPrecisionPolicy()
         self.network, self.optimizer = accelerator.prepare(network, optimizer)
         if accelerator.distributed_type == DistributedType.FSDP and config.batch_size % accelerator.num_processes:
             raise InputError(
@@ -138,7 +139,6 @@ class _Run:
             with whole_file(self.out / "config.yaml") as part:
                 config.save(part)
             self.journal = Journal(self.out, self.done, config, accelerator)
-            self.validation = Validation(config, self.dataset)
         loader = make_loader(self.dataset, config, self.done, accelerator.process_index, accelerator.num_processes)
         clock, since = time.perf_counter(), self.done
         for batch in loader:

@@ -1,6 +1,6 @@
 """A training sample and a training step, read top to bottom.
 
-pair of frames -> two crops -> augmentation -> labels -> `Pair` -> `Batch` -> loss -> step -> the loop.
+pair of frames -> two crops -> augmentation -> labels -> `Pair` -> `Batch` -> loss -> step; the loop is in `launch`.
 Sample `index` of a run is a pure function of (seed, epoch, index), so a run that was stopped goes on with the very
 pairs that come next.
 """
