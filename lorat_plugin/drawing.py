@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+
+from lorat_plugin.boxes import xywh_to_xyxy
 
 if TYPE_CHECKING:
     from lorat_plugin.tracker import TrackResult
@@ -20,6 +22,28 @@ def object_colour(number: int) -> tuple[int, int, int]:
     """RGB colour of an object's id. Neighbouring ids get hues far apart: steps of the golden angle."""
     red, green, blue = colorsys.hsv_to_rgb((0.36 + number * 0.381966) % 1.0, 0.9, 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def outline_boxes(
+    image: np.ndarray, boxes: Iterable[tuple[np.ndarray, tuple[int, int, int]]], line: int, zoom: float = 1.0
+) -> None:
+    """Draw boxes as lines between black ones, to be seen on any ground.
+
+    Args:
+        image: (H, W, 3) uint8 RGB; it is drawn on.
+        boxes: pairs of x, y, w, h (4,) and an RGB colour. A box that is not finite or has no area is left out.
+        line: width of a coloured line in pixels; a thin one does not hide a small target.
+        zoom: pixels of the image for a pixel of the boxes.
+    """
+    corners = []
+    for box, colour in boxes:
+        if np.isfinite(box).all() and box[2] > 0 and box[3] > 0:
+            x1, y1, x2, y2 = (round(float(v)) for v in np.clip(xywh_to_xyxy(box) * zoom, -1e6, 1e6))
+            corners.append(((x1, y1), (x2 - 1, y2 - 1), colour))
+    for corner, opposite, _ in corners:  # first, so that no box blackens another
+        cv2.rectangle(image, corner, opposite, (0, 0, 0), line + 2, cv2.LINE_AA)
+    for corner, opposite, colour in corners:
+        cv2.rectangle(image, corner, opposite, colour, line, cv2.LINE_AA)
 
 
 def draw_results(image: np.ndarray, results: Mapping[int, TrackResult]) -> np.ndarray:

@@ -13,11 +13,15 @@ from typing import Annotated
 import typer
 
 from lorat_plugin.cli.benchmark import benchmark_app
+from lorat_plugin.cli.compare import compare_command
 from lorat_plugin.cli.convert import convert_command
 from lorat_plugin.cli.data import data_app
 from lorat_plugin.cli.demo import demo_command
 from lorat_plugin.cli.doctor import doctor_command
+from lorat_plugin.cli.evaluate import evaluate_command
 from lorat_plugin.cli.lmdb import lmdb_app
+from lorat_plugin.cli.report import report_command
+from lorat_plugin.cli.submit import submit_command
 from lorat_plugin.cli.track import track_command
 from lorat_plugin.cli.train import train_command
 from lorat_plugin.cli.vot import vot_app
@@ -38,6 +42,10 @@ app = typer.Typer(
 app.command("track")(track_command)
 app.command("demo")(demo_command)
 app.command("doctor")(doctor_command)
+app.command("compare")(compare_command)
+app.command("report")(report_command)
+app.command("submit")(submit_command)
+app.command("evaluate")(evaluate_command)
 app.command("train")(train_command)
 app.command("convert")(convert_command)
 app.add_typer(benchmark_app, name="benchmark")

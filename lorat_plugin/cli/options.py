@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
+
+if TYPE_CHECKING:
+    from lorat_plugin.evaluation.benchmarks import Benchmark
 
 ModelOption = Annotated[str, typer.Option("--model", help="Variant, e.g. lorat_tiny, lorat_b_224, or a hub id.")]
 WeightsOption = Annotated[
@@ -17,3 +21,49 @@ DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cu
 EngineOption = Annotated[str, typer.Option("--engine", help="Inference engine: auto, eager or fused.")]
 PrecisionOption = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
+
+DatasetOption = Annotated[
+    str,
+    typer.Option("--dataset", metavar="NAME[:FOLDER]", help="Benchmark and its folder, e.g. lasot:LaSOT, clips:DIR."),
+]
+SubsetOption = Annotated[Optional[str], typer.Option("--subset", help="Such as val or test, where there are several.")]
+SequencesOption = Annotated[
+    Optional[str], typer.Option("--sequences", help="Only these: names with commas between, or a file of names.")
+]
+AttributesOption = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--attributes", help="The sequences' challenges: lines 'sequence,attribute;attribute', or LaSOT's att folder."
+    ),
+]
+ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of result files.")]
+FormatOption = Annotated[str, typer.Option("--format", help="Of result files: got10k, pytracking or ostrack.")]
+ProtocolOption = Annotated[
+    Optional[str],
+    typer.Option("--protocol", help="got10k, pytracking, stark, lorat, lorat_plain; the benchmark's own."),
+]
+
+
+def chosen_benchmark(
+    dataset: str,
+    subset: str | None,
+    sequences: str | None,
+    attributes: Path | None = None,
+    rasterize: bool | None = None,
+) -> Benchmark:
+    """The benchmark that these options name. Raises InputError as `open_benchmark`, or for an unreadable file."""
+    from dataclasses import replace
+
+    from lorat_plugin.data.got10k import read_list
+    from lorat_plugin.evaluation.attributes import add_attributes, read_attributes
+    from lorat_plugin.evaluation.benchmark_sets import open_benchmark
+
+    name, _, folder = dataset.partition(":")
+    names = None
+    if sequences is not None:
+        is_file = Path(sequences).is_file()
+        names = read_list(Path(sequences)) if is_file else [n.strip() for n in sequences.split(",") if n.strip()]
+    benchmark = open_benchmark(name, Path(folder) if folder else None, subset, names)
+    if attributes is not None:
+        benchmark = add_attributes(benchmark, read_attributes(attributes))
+    return benchmark if rasterize is None else replace(benchmark, rasterize=rasterize)

@@ -5,16 +5,27 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 logger = logging.getLogger(__name__)
 
 LOG_SECONDS = 10.0  # between two plain lines
 
 
+class Advance(Protocol):
+    """Says that a unit is done, or several."""
+
+    def __call__(self, units: int = 1) -> None:
+        """Count `units` more."""
+
+
 @contextlib.contextmanager
-def progress(what: str, total: int | None, unit: str = "frames") -> Iterator[Callable[[], None]]:
-    """Show progress while the block runs; call what it yields once for each unit done. `total` may be unknown."""
+def progress(what: str, total: int | None, unit: str = "frames") -> Iterator[Advance]:
+    """Show progress while the block runs; call what it yields for each unit done, or with a number of them.
+
+    `total` may be unknown.
+    """
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -29,19 +40,31 @@ def progress(what: str, total: int | None, unit: str = "frames") -> Iterator[Cal
         columns = (rich.TextColumn("{task.description}"), rich.BarColumn(), rich.MofNCompleteColumn(), Speed())
         with rich.Progress(*columns, rich.TimeRemainingColumn(), console=console, transient=True) as bar:
             task = bar.add_task(what, total=total)
-            yield lambda: bar.advance(task)
+            yield lambda units=1: bar.advance(task, units)
         return
 
     began = last = time.perf_counter()
     done = 0
 
-    def advance() -> None:
+    def advance(units: int = 1) -> None:
         nonlocal done, last
-        done += 1
+        done += units
         now = time.perf_counter()
         if now - last >= LOG_SECONDS:
             last = now
+            speed = done / (now - began)
             of = f" of {total}" if total else ""
-            logger.info("%s: %d%s %s, %.1f %s/s", what, done, of, unit, done / (now - began), unit)
+            left = f", {_words((total - done) / speed)} left" if total and speed else ""
+            logger.info("%s: %d%s %s, %.1f %s/s%s", what, done, of, unit, speed, unit, left)
 
     yield advance
+
+
+def _words(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )

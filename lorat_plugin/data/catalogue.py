@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
@@ -71,7 +71,19 @@ def config_file() -> Path:
     return Path(base).expanduser() / "lorat_plugin" / "config.yaml"
 
 
-def dataset_root(reader: Reader, given: str | Path | None = None) -> Path:
+class Described(Protocol):
+    """What has a name and a layout: a reader, or a benchmark."""
+
+    @property
+    def name(self) -> str:
+        """As users write it."""
+
+    @property
+    def layout(self) -> str:
+        """The folders and files, in words."""
+
+
+def dataset_root(reader: Described, given: str | Path | None = None) -> Path:
     """The folder of a data set: as given, else LORAT_<NAME>_ROOT, LORAT_DATA/<name>, or the user's settings.
 
     Raises InputError that names these ways and the layout if none leads to a folder.
@@ -114,9 +126,8 @@ def plain_name(name: str) -> str:
 
 
 def _below(folder: Path, name: str) -> Path:
-    named = (
-        [p for p in sorted(folder.iterdir()) if p.is_dir() and plain_name(p.name) == name] if folder.is_dir() else []
-    )
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    named = [path for path in inside if path.is_dir() and plain_name(path.name) == plain_name(name)]
     return named[0] if named else folder / name
 
 

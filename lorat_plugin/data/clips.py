@@ -76,8 +76,12 @@ def read_boxes(path: Path) -> np.ndarray:
 
     Returns (N, 4) float64; "nan" is understood. Raises InputError that names the file and the line.
     """
+    return parse_boxes(read_plain_text(path), str(path))
+
+
+def read_plain_text(path: Path) -> str:
+    """The content of a text file. Raises InputError if it cannot be read or is no text."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as text: {error}") from error
-    return parse_boxes(text, str(path))

@@ -1,4 +1,4 @@
-"""Data sets of one folder for each video with a text file of boxes: VastTrack, TNL2K, and one's own clips."""
+"""Data sets of one folder for each video with a text file of boxes: VastTrack, TNL2K, VOT, and one's own clips."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 
+from lorat_plugin.data.regions import parse_regions
 from lorat_plugin.data.sequences import Entry, Frames, Sequence, Store, parse_boxes, read_text, select, single_track
 from lorat_plugin.errors import InputError
 from lorat_plugin.video import image_names
@@ -19,7 +20,8 @@ class FolderReader:
 
     Fields: images, the frames' folder in a video's folder, or "" for beside the boxes; files, names of the box file,
     the first that is there counts; depth, folders between root and boxes; one_based, whether the top left pixel is
-    1, 1. A frame whose box has no area does not show the object.
+    1, 1; regions, whether VOT's polygons and masks are understood, and frames found beside the boxes if there is no
+    folder of images. A frame whose box has no area does not show the object.
     """
 
     name: str
@@ -28,6 +30,7 @@ class FolderReader:
     files: tuple[str, ...] = ("groundtruth.txt",)
     depth: int = 1
     one_based: bool = False
+    regions: bool = False
     chosen: tuple[str, ...] = ()
     mark: str = ""
 
@@ -54,9 +57,12 @@ class FolderReader:
         home = path.rpartition("/")[0]
         folder = f"{home}/{self.images}".rstrip("/")
         names = image_names(store.names(folder))
+        if not names and self.regions:
+            folder, names = home, image_names(store.names(home))
         if not names:
             raise InputError(f"{store.shown(folder)}: holds no images; wanted {self.layout}")
-        boxes = parse_boxes(read_text(store, path), store.shown(path))
+        parse = parse_regions if self.regions else parse_boxes
+        boxes = parse(read_text(store, path), store.shown(path))
         present = np.asarray((boxes[:, 2:] > 0).all(axis=1))
         return single_track(
             store, path.split("/")[-2], Frames.listed(folder, names), boxes, present, one_based=self.one_based
@@ -73,6 +79,12 @@ def vasttrack_reader(chosen: tuple[str, ...] = ()) -> FolderReader:
 def tnl2k_reader(chosen: tuple[str, ...] = ()) -> FolderReader:
     """TNL2K (arXiv 2103.16746); its training and test videos have a root each."""
     return FolderReader("tnl2k", "ROOT/<video>/ with imgs/ and groundtruth.txt", "imgs", chosen=chosen)
+
+
+def vot_reader(chosen: tuple[str, ...] = ()) -> FolderReader:
+    """Sequences of the VOT challenges and of the toolkit's workspaces; upright boxes around polygons and masks."""
+    layout = "ROOT/<sequence>/ with color/00000001.jpg ... (or the frames themselves) and groundtruth.txt"
+    return FolderReader("vot", layout, "color", regions=True, chosen=chosen)
 
 
 def clips_reader(chosen: tuple[str, ...] = ()) -> FolderReader:

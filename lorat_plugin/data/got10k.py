@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from lorat_plugin.data.sequences import (
     Entry,
     Frames,
@@ -26,6 +28,7 @@ from lorat_plugin.data.sequences import (
     single_track,
 )
 from lorat_plugin.errors import InputError
+from lorat_plugin.video import image_names
 
 LAYOUT = (
     "ROOT/train/list.txt and ROOT/train/GOT-10k_Train_000001/ with 00000001.jpg ..., groundtruth.txt, absence.label"
@@ -35,7 +38,9 @@ Reading = Literal["index", "name"]
 
 @dataclass(frozen=True)
 class Got10kReader:
-    """GOT-10k's sequences: those of `subset` ("train" or "val") that `chosen` names, or all.
+    """GOT-10k's sequences: those of `subset` ("train", "val" or "test") that `chosen` names, or all.
+
+    A sequence of "test" has the box of its first frame only.
 
     `chosen` holds names, or numbers in the sense of `reading`; names in `excluded` are left out in any case.
     """
@@ -67,7 +72,7 @@ class Got10kReader:
     def _names(self, store: Store) -> list[str]:
         path = f"{self.subset}/list.txt"
         if not store.exists(path):
-            raise InputError(f"{store.shown(path)}: is missing; GOT-10k wants {LAYOUT}")
+            raise InputError(f"{store.shown(path)}: is missing; GOT-10k wants {self.layout}")
         listed = read_text(store, path).split()
         chosen = numbered(self.chosen, listed, self.reading) if self.chosen else listed
         excluded = set(self.excluded)
@@ -77,6 +82,9 @@ class Got10kReader:
         home = f"{self.subset}/{name}"
         path = f"{home}/groundtruth.txt"
         boxes = parse_boxes(read_text(store, path), store.shown(path))
+        if self.subset == "test":
+            frames = Frames(home, "%08d.jpg", 1, len(image_names(store.names(home))))
+            return single_track(store, name, frames, boxes, np.ones(len(boxes), bool), first_only=True)
         path = f"{home}/absence.label"
         absent = parse_flags(read_text(store, path), len(boxes), store.shown(path))
         return single_track(store, name, Frames(home, "%08d.jpg", 1, len(boxes)), boxes, ~absent)

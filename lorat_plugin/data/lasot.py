@@ -29,13 +29,17 @@ FLAG_FILES = ("full_occlusion.txt", "out_of_view.txt")
 
 @dataclass(frozen=True)
 class LasotReader:
-    """LaSOT's sequences: those of `chosen`, or the published split `subset`, train (1120) or test (280)."""
+    """LaSOT's sequences: those of `chosen`, or the published split `subset`, train (1120) or test (280).
+
+    `one_based`: whether the top left pixel is 1, 1, as in LaSOT itself; published readers take its extension otherwise.
+    """
 
     chosen: tuple[str, ...] = ()
     subset: str = "train"
     name: str = "lasot"
     layout: str = LAYOUT
     mark: str = ""
+    one_based: bool = True
 
     def labels(self, store: Store) -> list[str]:
         """Annotation files. Raises InputError if sequences are missing."""
@@ -44,7 +48,7 @@ class LasotReader:
         if missing:
             raise InputError(
                 f"{store.shown('')}: {len(missing)} of {len(names)} LaSOT sequences are missing, first"
-                f" '{missing[0]}'; wanted {LAYOUT}; to use some only, give their names in a list"
+                f" '{missing[0]}'; wanted {self.layout}; to use some only, give their names in a list"
             )
         return [f"{self._home(store, name)}/{file}" for name in names for file in ("groundtruth.txt", *FLAG_FILES)]
 
@@ -67,7 +71,7 @@ class LasotReader:
             hidden |= parse_flags(read_text(store, path), len(boxes), store.shown(path))
         # as many frames as boxes: the folder of monkey-17 has more
         frames = Frames(f"{home}/img", "%08d.jpg", 1, len(boxes))
-        return single_track(store, name, frames, boxes, ~hidden, one_based=True)
+        return single_track(store, name, frames, boxes, ~hidden, one_based=self.one_based)
 
 
 def lasot_class(name: str) -> str:

@@ -224,27 +224,34 @@ def parse_boxes(text: str, shown: str) -> np.ndarray:
     raise InputError(f"{shown}: must hold one row x,y,w,h per frame and nothing else")
 
 
-def parse_flags(text: str, length: int, shown: str) -> np.ndarray:
-    """(length,) bool from zeros and ones with commas or line breaks between. Raises InputError naming `shown`."""
+def parse_flags(text: str, length: int, shown: str, each: str = "frame") -> np.ndarray:
+    """(length,) bool from zeros and ones, commas or line breaks between. Raises InputError naming `shown`, `each`."""
     values = text.replace(",", " ").split()
     if len(values) != length or not set(values) <= {"0", "1"}:
-        raise InputError(f"{shown}: wanted {length} numbers 0 or 1, one per frame; got {len(values)} values")
+        raise InputError(f"{shown}: wanted {length} numbers 0 or 1, one per {each}; got {len(values)} values")
     return np.array(values) == "1"
 
 
 def single_track(
-    store: Store, name: str, frames: Frames, boxes_xywh: np.ndarray, present: np.ndarray, *, one_based: bool = False
+    store: Store,
+    name: str,
+    frames: Frames,
+    boxes_xywh: np.ndarray,
+    present: np.ndarray,
+    *,
+    one_based: bool = False,
+    first_only: bool = False,
 ) -> Sequence:
     """A video of one object.
 
     Args:
         store: holds the first frame, which tells the size, and the last, which must be there.
         name: of the sequence.
-        frames: as many as boxes, or InputError is raised.
+        frames: as many as boxes, or InputError is raised; with `first_only` there may be one box for them all.
         boxes_xywh: (n, 4) float64; with `one_based` the top left pixel is 1, 1 and not 0, 0.
         present: (n,) bool, whether the object is to be seen.
     """
-    if frames.count != len(boxes_xywh):
+    if frames.count != len(boxes_xywh) and not (first_only and frames.count and len(boxes_xywh) == 1):
         raise InputError(
             f"{store.shown(frames.folder)}: {frames.count} frames but {len(boxes_xywh)} boxes; they must agree"
         )

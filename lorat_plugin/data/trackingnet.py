@@ -1,4 +1,4 @@
-"""TrackingNet's training parts (arXiv 1803.10794): YouTube videos without flags of visibility."""
+"""TrackingNet (arXiv 1803.10794): YouTube videos without flags of visibility."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import json
 import logging
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
 from lorat_plugin.data.sequences import Entry, Frames, Sequence, Store, parse_boxes, read_text, select, single_track
 from lorat_plugin.errors import InputError
+from lorat_plugin.video import image_names
 
 PARTS = 12
 SEQUENCE_LIST = "seq_list.json"  # beside an LMDB's parts: [part, video] of all of them
@@ -23,12 +24,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrackingNetReader:
-    """The videos of all parts that are there, or those that `chosen` names."""
+    """The videos of the parts of `subset` that are there, or those that `chosen` names.
+
+    Of a video of the subset "test" only the first box is public.
+    """
 
     chosen: tuple[str, ...] = ()
     name: str = "trackingnet"
     layout: str = LAYOUT
     mark: str = "TRAIN_0"
+    subset: str = "train"
 
     def labels(self, store: Store) -> list[str]:
         """Annotation files, by part and name.
@@ -47,9 +52,9 @@ class TrackingNetReader:
             yield Entry(_video(path), partial(self._read, store, path))
 
     def _paths(self, store: Store) -> list[str]:
-        found = _annotations(store)
+        found = _annotations(store, ["TEST"] if self.subset == "test" else training_parts(store))
         if not found:
-            raise InputError(f"{store.shown('')}: no videos of TrackingNet; wanted {LAYOUT}")
+            raise InputError(f"{store.shown('')}: no videos of TrackingNet; wanted {self.layout}")
         by_name = {_video(path): path for path in found}
         return [by_name[name] for name in select(list(by_name), self.chosen, store.shown(""))]
 
@@ -57,6 +62,9 @@ class TrackingNetReader:
         boxes = parse_boxes(read_text(store, path), store.shown(path))
         name = _video(path)
         frames = Frames(f"{path.partition('/')[0]}/frames/{name}", "%d.jpg", 0, len(boxes))
+        if self.subset == "test":
+            frames = replace(frames, count=len(image_names(store.names(frames.folder))))
+            return single_track(store, name, frames, boxes, np.ones(len(boxes), bool), first_only=True)
         if store.exists(frames.key(len(boxes))):
             raise InputError(f"{store.shown(path)}: has {len(boxes)} rows, but there are more frames; restore the file")
         return single_track(store, name, frames, boxes, np.ones(len(boxes), bool))
@@ -76,8 +84,8 @@ def missing_parts(store: Store) -> str:
     return f"{store.shown('')}: {len(missing)} of {PARTS} training parts are missing: {', '.join(missing)}"
 
 
-def _annotations(store: Store) -> list[str]:
-    homes = [f"{part}/anno" for part in training_parts(store)]
+def _annotations(store: Store, parts: list[str]) -> list[str]:
+    homes = [f"{part}/anno" for part in parts]
     return [f"{home}/{file}" for home in homes for file in store.names(home) if file.endswith(".txt")]
 
 
@@ -90,7 +98,7 @@ def _check_list(store: Store) -> None:
     except (ValueError, TypeError) as error:
         raise InputError(f"{store.shown(SEQUENCE_LIST)}: is no list of [part, video]; remove or restore it") from error
     parts = training_parts(store)
-    absent = sorted(path for path in listed - set(_annotations(store)) if path.partition("/")[0] in parts)
+    absent = sorted(path for path in listed - set(_annotations(store, parts)) if path.partition("/")[0] in parts)
     if absent:
         raise InputError(
             f"{store.shown(SEQUENCE_LIST)}: {len(absent)} of its videos are not there, first {absent[0]}; copy them or"

@@ -10,17 +10,49 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lorat_plugin.evaluation.baselines import BASELINES, create_baseline
+    from lorat_plugin.evaluation.benchmark_sets import open_benchmark
     from lorat_plugin.evaluation.clips import link_clips
+    from lorat_plugin.evaluation.experiments import (
+        ExperimentBenchmark,
+        ExperimentClips,
+        ExperimentLaSOTExt,
+        ExperimentTNL2K,
+        ExperimentTrackingNet,
+        ExperimentVastTrack,
+        toolkit_experiment,
+    )
     from lorat_plugin.evaluation.lasot import ExperimentLaSOT, LaSOT
 
-__all__ = ["BASELINES", "ExperimentLaSOT", "LaSOT", "create_baseline", "link_clips"]
+__all__ = [
+    "BASELINES",
+    "ExperimentBenchmark",
+    "ExperimentClips",
+    "ExperimentLaSOT",
+    "ExperimentLaSOTExt",
+    "ExperimentTNL2K",
+    "ExperimentTrackingNet",
+    "ExperimentVastTrack",
+    "LaSOT",
+    "create_baseline",
+    "link_clips",
+    "open_benchmark",
+    "toolkit_experiment",
+]
 
 _HOMES = {
     "BASELINES": "baselines",
+    "ExperimentBenchmark": "experiments",
+    "ExperimentClips": "experiments",
     "ExperimentLaSOT": "lasot",
+    "ExperimentLaSOTExt": "experiments",
+    "ExperimentTNL2K": "experiments",
+    "ExperimentTrackingNet": "experiments",
+    "ExperimentVastTrack": "experiments",
     "LaSOT": "lasot",
     "create_baseline": "baselines",
     "link_clips": "clips",
+    "open_benchmark": "benchmark_sets",
+    "toolkit_experiment": "experiments",
 }
 
 

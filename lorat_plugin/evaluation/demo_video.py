@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from lorat_plugin.boxes import iou, xywh_to_xyxy
-from lorat_plugin.drawing import FONT
+from lorat_plugin.drawing import FONT, outline_boxes
 from lorat_plugin.errors import InputError
 from lorat_plugin.video import read_image
 
@@ -71,12 +71,8 @@ def _draw(
         image = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)
     height, width = min(image.shape[0], canvas.shape[0] - BAND), min(image.shape[1], canvas.shape[1])
     canvas[:height, :width] = image[:height, :width]
-    line = max(1, round(min(height, width) / 300))  # thin, so that a small target stays visible
-    for box, colour in ((truth, TRUTH), *zip(boxes.values(), COLOURS, strict=False)):
-        if np.isfinite(box).all() and box[2] > 0 and box[3] > 0:
-            x1, y1, x2, y2 = (round(float(v) * zoom) for v in xywh_to_xyxy(box))
-            cv2.rectangle(canvas[:height, :width], (x1, y1), (x2 - 1, y2 - 1), (0, 0, 0), line + 2, cv2.LINE_AA)
-            cv2.rectangle(canvas[:height, :width], (x1, y1), (x2 - 1, y2 - 1), colour, line, cv2.LINE_AA)
+    line = max(1, round(min(height, width) / 300))
+    outline_boxes(canvas[:height, :width], [(truth, TRUTH), *zip(boxes.values(), COLOURS, strict=False)], line, zoom)
 
 
 def _write_legend(canvas: np.ndarray, title: str, truth: np.ndarray, boxes: Mapping[str, np.ndarray]) -> None:

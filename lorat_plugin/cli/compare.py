@@ -1,0 +1,124 @@
+"""`lorat compare`: trackers side by side on the same frames, with paired confidence intervals."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lorat_plugin.cli.options import (
+    BackboneOption,
+    DatasetOption,
+    DeviceOption,
+    EngineOption,
+    JsonOption,
+    ModelOption,
+    PrecisionOption,
+    ProtocolOption,
+    ResultsOption,
+    SequencesOption,
+    SubsetOption,
+    WeightsOption,
+    chosen_benchmark,
+)
+from lorat_plugin.cli.progress import progress
+
+if TYPE_CHECKING:
+    from lorat_plugin.evaluation.evaluate import Evaluation
+    from lorat_plugin.evaluation.scoring import TrackerScore
+
+logger = logging.getLogger(__name__)
+
+SHOWN = 50  # sequences that are listed one by one on the terminal; the files have them all
+LOG_WIDTH = 120  # columns where there is no terminal to ask
+
+
+def compare_command(
+    dataset: DatasetOption,
+    trackers: Annotated[
+        str,
+        typer.Option(
+            help="Comma separated; the first is held against each other: LoRAT, static, MIL, KCF, CSRT, NanoTrack,"
+            " VitTrack, module:Class (the GOT-10k toolkit's interface), NAME=FOLDER (raw results of others)."
+        ),
+    ] = "LoRAT,static,MIL",
+    baseline_models: Annotated[
+        Path | None, typer.Option(help="Folder of the .onnx files that NanoTrack and VitTrack need.")
+    ] = None,
+    results: ResultsOption = Path("results"),
+    subset: SubsetOption = None,
+    sequences: SequencesOption = None,
+    protocol: ProtocolOption = None,
+    model: ModelOption = "lorat_tiny",
+    weights: WeightsOption = None,
+    backbone: BackboneOption = None,
+    device: DeviceOption = "auto",
+    engine: EngineOption = "auto",
+    precision: PrecisionOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Compare LoRAT with other trackers: scores, frames/s, and what of the differences is more than chance.
+
+    Every tracker follows one target at a time. Results that are there already are not tracked again.
+
+    Example: lorat compare --dataset clips:my_clips --trackers LoRAT,MIL,CSRT,Mine=raw_results
+    """
+    from lorat_plugin.engines import check_options
+    from lorat_plugin.evaluation import compare
+    from lorat_plugin.evaluation.scoring import score_tracker
+
+    check_options(device, engine, precision)
+    benchmark = chosen_benchmark(dataset, subset, sequences)
+    compare.check_comparable(benchmark, protocol)
+
+    def create_lorat() -> Evaluation:
+        from lorat_plugin.checkpoint import load_pretrained
+        from lorat_plugin.evaluation.evaluate import Evaluation
+
+        network = load_pretrained(model, weights, backbone)
+        return Evaluation(network, benchmark, results, compare.LORAT, device=device, engine=engine, precision=precision)
+
+    specs = [spec.strip() for spec in trackers.split(",") if spec.strip()]
+    contestants = compare.choose_contestants(specs, benchmark, results, create_lorat, baseline_models)
+    work = [(one, compare.missing_sequences(one, benchmark)) for one in contestants]  # bad files show before any work
+    for one, missing in work:
+        logger.info("%s: %d of %d sequences to track", one.files.tracker, len(missing), len(benchmark))
+        with progress(one.files.tracker, sum(map(len, missing))) as advance:
+            compare.track(one, missing, advance)
+    scores = [score_tracker(benchmark, one.files, protocol) for one in contestants]
+    content = compare.write_comparison(contestants, benchmark, scores, results)
+    if as_json:
+        typer.echo(json.dumps(content, indent=2))
+    else:
+        _print(scores, content)
+
+
+def _print(scores: list[TrackerScore], content: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from lorat_plugin.evaluation.tables import show_table
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = LOG_WIDTH
+    show_table(scores, console)
+    table = Table(title=f"success AUC of {content['first']} less that of the other, mean over sequences")
+    for heading in ("other tracker", "difference", "95 % interval", "won", "lost", "tied"):
+        table.add_column(heading, justify="left" if heading == "other tracker" else "right")
+    for duel in content["auc_difference"]:
+        interval = f"{duel['low']:+.3f} to {duel['high']:+.3f}"
+        counts = [str(duel[key]) for key in ("wins", "losses", "ties")]
+        table.add_row(duel["rival"], f"{duel['difference']:+.3f}", interval, *counts)
+    console.print(table)
+    if len(content["sequence_auc"]) <= SHOWN:
+        details = Table("sequence", *content["trackers"], title="success AUC by sequence")
+        for name, aucs in content["sequence_auc"].items():
+            details.add_row(name, *(f"{auc:.3f}" for auc in aucs.values()))
+        console.print(details)
+    for sentence in content["notes"]:
+        console.print(sentence, soft_wrap=True, highlight=False)
+    console.print(f"report.html, auc_difference.png, tables: {content['folder']}", soft_wrap=True, highlight=False)

@@ -1,0 +1,146 @@
+"""`lorat evaluate`: LoRAT on a benchmark, many sequences at once, on as many processes as there are."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from lorat_plugin.cli.options import (
+    AttributesOption,
+    BackboneOption,
+    DatasetOption,
+    DeviceOption,
+    EngineOption,
+    FormatOption,
+    JsonOption,
+    ModelOption,
+    PrecisionOption,
+    ProtocolOption,
+    ResultsOption,
+    SequencesOption,
+    SubsetOption,
+    WeightsOption,
+)
+from lorat_plugin.cli.progress import progress
+from lorat_plugin.errors import InputError
+
+if TYPE_CHECKING:
+    from lorat_plugin.evaluation.benchmarks import Benchmark
+    from lorat_plugin.evaluation.evaluate import Evaluation
+
+logger = logging.getLogger(__name__)
+
+SHOWN_FAILURES = 5
+LOG_WIDTH = 120  # columns where there is no terminal to ask
+
+
+def evaluate_command(
+    dataset: DatasetOption,
+    model: ModelOption = "lorat_tiny",
+    weights: WeightsOption = None,
+    backbone: BackboneOption = None,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Sequences at once in each process. 1 alone measures the speed on one target.")
+    ] = 8,
+    results: ResultsOption = Path("results"),
+    name: Annotated[
+        str, typer.Option(help="Of these results: their folder's name and the label in reports.")
+    ] = "LoRAT",
+    subset: SubsetOption = None,
+    sequences: SequencesOption = None,
+    attributes: AttributesOption = None,
+    protocol: ProtocolOption = None,
+    style: FormatOption = "got10k",
+    repetitions: Annotated[int, typer.Option(min=1, help="Runs through each sequence, for GOT-10k's files.")] = 1,
+    rasterize: Annotated[
+        Optional[bool],
+        typer.Option(help="Round boxes outwards to whole pixels, as LoRAT's are for got10k and trackingnet."),
+    ] = None,
+    check_official: Annotated[
+        Optional[Path], typer.Option(help="Folder of someone's raw results, to be compared frame by frame.")
+    ] = None,
+    device: DeviceOption = "auto",
+    engine: EngineOption = "auto",
+    precision: PrecisionOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Track the sequences of a benchmark, many at once; write the toolkits' result files, and score them.
+
+    Processes started by torchrun or accelerate launch share the sequences out. A stopped run goes on where it was.
+
+    Example: lorat evaluate --dataset lasot:LaSOT --model lorat_l_224 --weights large.bin --batch 32
+    """
+    from lorat_plugin.checkpoint import load_pretrained
+    from lorat_plugin.cli.options import chosen_benchmark
+    from lorat_plugin.engines import check_options
+    from lorat_plugin.evaluation.evaluate import Evaluation
+
+    check_options(device, engine, precision)
+    benchmark = chosen_benchmark(dataset, subset, sequences, attributes, rasterize)
+    network = load_pretrained(model, weights, backbone)
+    run = Evaluation(
+        network,
+        benchmark,
+        results,
+        name,
+        device=device,
+        engine=engine,
+        precision=precision,
+        batch=batch,
+        style=style,
+        repetitions=repetitions,
+    )
+    if run.place.rank > 0:
+        return run.play()
+    left = run.frames_open()
+    logger.info("%s on %s: %d sequences, %d frames to track", name, benchmark.name, len(benchmark), left)
+    with progress(name, left) as advance:
+        run.play(advance)
+    if run.failures:
+        told = "; ".join(str(error) for error in list(run.failures.values())[:SHOWN_FAILURES])
+        raise InputError(
+            f"{len(run.failures)} of {len(benchmark)} sequences could not be tracked: {told}; the others are done:"
+            " mend these and run the same command again"
+        )
+    _tell(benchmark, run, protocol, check_official, as_json)
+
+
+def _tell(
+    benchmark: Benchmark, run: Evaluation, protocol: Optional[str], official: Optional[Path], as_json: bool
+) -> None:
+    """Score the results where the truth is public, compare them with someone's where that is asked for, and print."""
+    from rich.console import Console
+
+    from lorat_plugin.evaluation.agreement import as_dict, compare_runs, find_results, show_agreement
+    from lorat_plugin.evaluation.scoring import score_tracker
+    from lorat_plugin.evaluation.tables import show_table, write_tables
+
+    throughput = run.frames / run.seconds if run.frames else None
+    content: dict[str, Any] = {"results": str(run.files.folder), "frames": run.frames, "frames_per_second": throughput}
+    if throughput:
+        kind = "one target at a time" if run.single else f"{run.batch} sequences at once, no speed on one target"
+        logger.info("this process: %d frames, %.1f frames/s (%s)", run.frames, throughput, kind)
+    logger.info("results: %s", run.files.folder)
+    console = Console()
+    if not console.is_terminal:
+        console.width = LOG_WIDTH
+    if all(sequence.scorable for sequence in benchmark.sequences):
+        scores = [score_tracker(benchmark, run.files, protocol)]
+        write_tables(scores, run.notes)
+        logger.info("tables: %s", run.notes)
+        content["scores"] = json.loads((run.notes / "scores.json").read_text(encoding="utf-8"))
+        if not as_json:
+            show_table(scores, console)
+    else:
+        logger.info("the truth of %s is not public: lorat submit packs the results for its server", benchmark.name)
+    if official is not None:
+        agreement = compare_runs(benchmark, run.files, find_results(official, benchmark))
+        content["agreement"] = as_dict(agreement)
+        if not as_json:
+            show_agreement(agreement)
+    if as_json:
+        typer.echo(json.dumps(content, indent=2))

@@ -1,0 +1,58 @@
+"""Regions in the text format of the VOT challenges, as upright boxes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lorat_plugin.errors import InputError
+
+
+def parse_regions(text: str, shown: str) -> np.ndarray:
+    """Upright boxes around regions, one region a line.
+
+    A line is a rectangle x,y,w,h; a polygon x1,y1,x2,y2,x3,y3,...; a mask "mx,y,w,h,runs": lengths of runs of zeros and
+    ones by turns, zeros first, row by row over a window of w x h pixels at x, y; or one number, the toolkit's code of a
+    frame without a region.
+
+    Returns (n, 4) float64 x, y, w, h in pixels, NaN for a code or an empty mask. A pixel of a mask is 1 wide; a polygon
+    reaches from its least to its greatest coordinates. Raises InputError naming the file `shown` and the line.
+    """
+    lines = text.strip().splitlines()
+    if not lines:
+        raise InputError(f"{shown}: is empty; write one region per frame")
+    boxes = np.empty((len(lines), 4))
+    for number, line in enumerate(lines, start=1):
+        try:
+            boxes[number - 1] = _bounds(line.strip())
+        except ValueError as error:
+            raise InputError(
+                f"{shown}, line {number}: '{line.strip():.40}' is no region; write x,y,w,h, a polygon or VOT's mask"
+            ) from error
+    return boxes
+
+
+def _bounds(line: str) -> tuple[float, ...]:
+    if line.startswith("m"):
+        return _mask_bounds([int(value) for value in line[1:].split(",")])
+    numbers = np.array([float(value) for value in line.replace("\t", ",").split(",")])
+    if len(numbers) == 1:
+        return (np.nan,) * 4
+    if len(numbers) == 4:
+        return tuple(numbers)
+    if len(numbers) < 6 or len(numbers) % 2:
+        raise ValueError(line)
+    low, high = numbers.reshape(-1, 2).min(axis=0), numbers.reshape(-1, 2).max(axis=0)
+    return (*low, *(high - low))
+
+
+def _mask_bounds(numbers: list[int]) -> tuple[float, ...]:
+    x, y, width, height, *runs = numbers
+    if min(width, height) < 1 or sum(runs) > width * height:
+        raise ValueError(runs)
+    mask = np.zeros(width * height, bool)
+    mask[: sum(runs)] = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    rows, columns = np.nonzero(mask.reshape(height, width))
+    if not len(rows):
+        return (np.nan,) * 4
+    left, top = columns.min(), rows.min()
+    return x + left, y + top, columns.max() + 1 - left, rows.max() + 1 - top

@@ -1,0 +1,114 @@
+"""What trackers are evaluated on: benchmarks by name, lists of sequences with the interface of the GOT-10k toolkit.
+
+Inside, boxes count pixels from 0. Files keep the data set's own count: `Benchmark.origin` is what they add to x and y.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, overload
+
+import numpy as np
+
+from lorat_plugin.data.sequences import LISTED, Frames
+
+Layout = Literal["nested", "flat"]  # of result files: as the toolkit's ExperimentGOT10k has them, or its ExperimentOTB
+
+
+class FramePaths(Sequence[str]):
+    """Paths of a sequence's frames, made when they are asked for: a benchmark has millions of frames."""
+
+    def __init__(self, root: str | os.PathLike[str], frames: Frames) -> None:
+        """The frames below the folder `root`."""
+        self.root, self.frames = os.fspath(root), frames
+
+    def __len__(self) -> int:
+        return self.frames.count
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return os.path.join(self.root, self.frames.key(index % len(self)))
+
+    def __iter__(self) -> Iterator[str]:
+        if self.frames.first != LISTED:
+            return (self[i] for i in range(len(self)))
+        home = os.path.join(self.root, self.frames.folder)
+        return (os.path.join(home, name) for name in self.frames.names.split("\n"))
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationSequence:
+    """One sequence to track through.
+
+    Fields: frames, paths of images; boxes, (N, 4) float64 x, y, w, h in pixels counted from 0, as annotated, NaN and
+    boxes without area included, or (1, 4) where only the first is public; visible, (len(boxes),) bool, what the data
+    set's flags say, all True where it has none; size, (width, height) of the frames in pixels; attributes, names of the
+    data set's challenges that the sequence has, such as "Fast Motion".
+    """
+
+    name: str
+    frames: Sequence[str]
+    boxes: np.ndarray
+    visible: np.ndarray
+    size: tuple[int, int]
+    attributes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @property
+    def scorable(self) -> bool:
+        """Whether there is a box for every frame."""
+        return len(self.boxes) == len(self.frames)
+
+
+@dataclass(frozen=True, eq=False)
+class Benchmark:
+    """Sequences to evaluate on, all checked when they were opened.
+
+    `benchmark[i]` and `benchmark["name"]` are (frame files, boxes) as the GOT-10k toolkit has them, boxes as the data
+    set counts them; `sequences` holds everything.
+
+    Fields: name, as users write it, such as "lasot"; folder, the toolkit's name of the folder of results, such as
+    "LaSOT" or "NfS/30"; layout, of the result files; origin, number of the first pixel in the data set's files, 0 or 1;
+    rasterize, whether results are rounded outwards to whole pixels, as LoRAT's own are on this data set; protocol, what
+    it is scored by unless another is asked for; subset, such as "val", empty if there is one only.
+    """
+
+    name: str
+    folder: str
+    sequences: tuple[EvaluationSequence, ...]
+    layout: Layout = "flat"
+    origin: int = 0
+    rasterize: bool = False
+    protocol: str = "lorat"
+    subset: str = ""
+
+    @property
+    def seq_names(self) -> list[str]:
+        """Names of the sequences, in order."""
+        return [sequence.name for sequence in self.sequences]
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def __getitem__(self, index: int | str) -> tuple[list[str], np.ndarray]:
+        """Frame files and boxes (N, 4) of a sequence; IndexError ends the toolkit's loops."""
+        sequence = self.sequence(index) if isinstance(index, str) else self.sequences[index]
+        return list(sequence.frames), sequence.boxes + np.array([self.origin, self.origin, 0, 0])
+
+    def sequence(self, name: str) -> EvaluationSequence:
+        """A sequence by its name; KeyError if there is none."""
+        for sequence in self.sequences:
+            if sequence.name == name:
+                return sequence
+        raise KeyError(name)

@@ -1,0 +1,327 @@
+"""Trackers side by side on the same frames: run one target at a time, scored alike, told apart by paired intervals."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import matplotlib
+import numpy as np
+import torch
+from got10k.trackers import Tracker
+from matplotlib.figure import Figure
+from PIL import Image
+
+from lorat_plugin.errors import InputError, first_line
+from lorat_plugin.evaluation.agreement import find_results
+from lorat_plugin.evaluation.baselines import BASELINES, create_baseline
+from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
+from lorat_plugin.evaluation.evaluate import Evaluation
+from lorat_plugin.evaluation.plots import colour, write_plots
+from lorat_plugin.evaluation.protocols import check_protocol
+from lorat_plugin.evaluation.report import check_names, write_report
+from lorat_plugin.evaluation.results import ResultFiles, notes_folder, result_files
+from lorat_plugin.evaluation.scoring import TrackerScore
+from lorat_plugin.evaluation.tables import MEASURES, write_tables
+from lorat_plugin.files import whole_file
+from lorat_plugin.harness.got10k import FrameTracker
+
+logger = logging.getLogger(__name__)
+
+LORAT = "LoRAT"  # its name among the trackers
+RESAMPLES = 10_000
+FEW = 20  # sequences, below which a bootstrap interval promises too much
+TIE = 0.0005  # AUCs that are the same when three digits are printed
+
+
+@dataclass(frozen=True, eq=False)
+class Contestant:
+    """A tracker to compare: where its results lie, and what makes them, None if others have run it."""
+
+    files: ResultFiles
+    tracker: Evaluation | Tracker | None
+
+
+@dataclass(frozen=True)
+class Duel:
+    """The first tracker against another, over sequences, by success AUC.
+
+    Fields: rival; difference, mean AUC of the first less that of the rival; low and high, the 95 % interval of it;
+    wins, losses, ties, numbers of sequences in which the first is better, worse, equal to three digits.
+    """
+
+    rival: str
+    difference: float
+    low: float
+    high: float
+    wins: int
+    losses: int
+    ties: int
+
+
+class ArrayTracker(FrameTracker):
+    """Another's tracker with the toolkit's `init` and `update`; decoding stays out of its times, as for all others."""
+
+    def __init__(self, name: str, tracker: Any) -> None:
+        """`tracker` gets PIL images, as from the toolkit."""
+        super().__init__(name)
+        self.tracker = tracker
+
+    def start(self, frame: np.ndarray, box_xywh: np.ndarray) -> None:
+        """Begin with the target at x, y, w, h (pixels) in an (H, W, 3) uint8 RGB frame."""
+        self.tracker.init(Image.fromarray(frame), box_xywh)
+
+    def follow(self, frame: np.ndarray) -> np.ndarray:
+        """Box x, y, w, h (pixels) of the target in the next (H, W, 3) uint8 RGB frame."""
+        return self.tracker.update(Image.fromarray(frame))
+
+
+def choose_contestants(
+    specs: Sequence[str],
+    benchmark: Benchmark,
+    results: Path,
+    create_lorat: Callable[[], Evaluation],
+    models: Path | None = None,
+) -> list[Contestant]:
+    """Make the trackers that a user names.
+
+    Args:
+        specs: each "LoRAT", a key of `BASELINES`, "module:Class" (the toolkit's interface; the working folder can be
+            imported from, the class is called without arguments), or "NAME=FOLDER" of raw results.
+        benchmark: what they will run on.
+        results: folder of results.
+        create_lorat: makes LoRAT's run, of one sequence at a time; called last, as it takes longest.
+        models: folder of the model files of NanoTrack and VitTrack.
+    Raises InputError for a name that means nothing, a tracker that cannot be made, or two of one name.
+    """
+    contestants = []
+    for spec in specs:
+        name, given, folder = spec.partition("=")
+        if given:
+            contestants.append(Contestant(find_results(Path(folder), benchmark, name), None))
+            continue
+        if spec not in (LORAT, *BASELINES) and ":" not in spec:
+            known = ", ".join((LORAT, *BASELINES))
+            raise InputError(f"unknown tracker '{spec}': use {known}, module:Class or NAME=FOLDER of raw results")
+        make = load_tracker if ":" in spec else partial(create_baseline, models=models)
+        tracker = None if spec == LORAT else make(spec)
+        contestants.append(Contestant(result_files(benchmark, results, tracker.name if tracker else LORAT), tracker))
+    names = [contestant.files.tracker for contestant in contestants]
+    check_names(names)
+    for name in names:
+        if not name.strip(". ") or re.search(r"[/\\]", name):
+            raise InputError(f"tracker name '{name}': it becomes the name of a folder, so use one without slashes")
+    if len(names) < 2:
+        raise InputError("one tracker alone is no comparison: name two or more with --trackers")
+    pairs = zip(specs, contestants, strict=True)
+    return [replace(one, tracker=create_lorat()) if spec == LORAT else one for spec, one in pairs]
+
+
+def load_tracker(spec: str) -> Any:
+    """The tracker that "module:Class" names, made without arguments; its own `track` stays if it has one.
+
+    Raises InputError if it cannot be imported or made, or has not the interface of the toolkit's trackers.
+    """
+    module, _, attribute = spec.partition(":")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        tracker = getattr(importlib.import_module(module), attribute)()
+    except Exception as error:  # whatever another's code raises is the user's to mend
+        raise InputError(f"tracker {spec}: cannot be made ({type(error).__name__}: {first_line(error)})") from error
+    finally:
+        sys.path.remove(here)
+    own = getattr(type(tracker), "track", Tracker.track)
+    verbs = callable(getattr(tracker, "init", None)) and callable(getattr(tracker, "update", None))
+    if not isinstance(getattr(tracker, "name", None), str) or (own is Tracker.track and not verbs):
+        raise InputError(f"tracker {spec}: wants the interface of got10k.trackers.Tracker: name, init and update")
+    return ArrayTracker(tracker.name, tracker) if own is Tracker.track else tracker
+
+
+def missing_sequences(contestant: Contestant, benchmark: Benchmark) -> list[EvaluationSequence]:
+    """Sequences to track: those without a result, or with one that is not whole, which is told.
+
+    Raises InputError for raw results that are not whole.
+    """
+    if isinstance(contestant.tracker, Evaluation):
+        return list(contestant.tracker.claims.open)
+    missing = []
+    for sequence in benchmark.sequences:
+        try:
+            contestant.files.read(sequence)
+        except InputError as error:
+            if contestant.tracker is None:
+                raise
+            if contestant.files.has(sequence.name):
+                logger.warning("%s; tracked again", error)
+            missing.append(sequence)
+    return missing
+
+
+def track(contestant: Contestant, sequences: Sequence[EvaluationSequence], on_frames: Callable[[int], None]) -> None:
+    """Run a tracker through sequences, one after the other, and write its results.
+
+    Args:
+        contestant: with a tracker, or there are no sequences.
+        sequences: from `missing_sequences`.
+        on_frames: called with the number of frames done since the last call.
+    Raises InputError for a tracker that fails, or whose answer has not a finite box and a time for each frame.
+    """
+    tracker, name = contestant.tracker, contestant.files.tracker
+    if isinstance(tracker, Evaluation):
+        tracker.play(on_frames)
+        for error in tracker.failures.values():
+            raise error
+        return
+    if isinstance(tracker, FrameTracker):
+        tracker.on_frame = lambda: on_frames(1)
+    for sequence in sequences:
+        count = len(sequence)
+        try:
+            found = tracker.track(list(sequence.frames), sequence.boxes[0].copy())  # type: ignore[union-attr]
+            boxes, times = map(np.asarray, found)
+        except InputError:
+            raise
+        except Exception as error:  # another's code
+            what = f"{type(error).__name__}: {first_line(error)}"
+            raise InputError(f"{name} fails on sequence {sequence.name} ({what}); mend it or leave it out") from error
+        if boxes.shape != (count, 4) or times.shape != (count,) or not np.isfinite(boxes).all():
+            raise InputError(
+                f"{name} on sequence {sequence.name}: wanted a finite box and a time for each of {count} frames, got"
+                f" boxes {boxes.shape} and times {times.shape}; mend its track or update"
+            )
+        contestant.files.write(sequence.name, [boxes], times[:, None])
+        if not isinstance(tracker, FrameTracker):
+            on_frames(count)
+
+
+def check_comparable(benchmark: Benchmark, protocol: str | None) -> None:
+    """Raise InputError, before any tracker runs, for sequences or a protocol that could not be scored afterwards."""
+    check_protocol(protocol or benchmark.protocol)
+    for sequence in benchmark.sequences:
+        if not sequence.scorable or len(sequence) < 2:
+            raise InputError(
+                f"{benchmark.name}: {sequence.name} cannot be scored, for there is no box beyond the first frame's;"
+                " leave it out with --sequences, or compare on a subset whose truth is public"
+            )
+
+
+def duels(scores: Sequence[TrackerScore]) -> list[Duel]:
+    """The first tracker against each of the others, by the AUC of each sequence."""
+    first = scores[0]
+    found = []
+    for rival in scores[1:]:
+        gains = np.array([score.auc - rival.sequences[name].auc for name, score in first.sequences.items()])
+        low, high = paired_interval(gains)
+        wins, losses = int((gains >= TIE).sum()), int((gains <= -TIE).sum())
+        found.append(Duel(rival.tracker, float(gains.mean()), low, high, wins, losses, len(gains) - wins - losses))
+    return found
+
+
+def paired_interval(differences: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """95 % confidence interval of the mean of paired differences (S,), by the percentile bootstrap.
+
+    The S sequences are drawn 10,000 times with replacement; both trackers are judged on the same draw, so what makes a
+    sequence hard for both does not widen the interval. It speaks of other sequences of this kind, not of other
+    trainings, and is too narrow for fewer than some twenty sequences. Source: Efron and Tibshirani, An Introduction to
+    the Bootstrap, 1993, chapter 13.
+    """
+    count, generator = len(differences), np.random.default_rng(seed)
+    means = [differences[generator.integers(count, size=(100, count))].mean(axis=1) for _ in range(RESAMPLES // 100)]
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def speed_notes(contestants: Sequence[Contestant], scores: Sequence[TrackerScore]) -> list[str]:
+    """Which frames/s may be held against each other, and which results do not repeat, as sentences."""
+    kinds: dict[str, list[str]] = {}
+    for one, score in zip(contestants, scores, strict=True):
+        if score.fps is None:
+            says = "not measured; there are no times, or those of a batched run: remove the results to track again"
+        elif one.tracker is None:
+            says = "from the time files of those who ran it, on a machine of theirs"
+        elif isinstance(one.tracker, Evaluation | FrameTracker):
+            says = "one target at a time in one process, decoding left out, when the results were written"
+        else:
+            says = "one target at a time, by its own `track`, which may count decoding"
+        kinds.setdefault(says, []).append(one.files.tracker)
+    notes = [f"frames/s of {', '.join(names)}: {says}." for says, names in kinds.items()]
+    places = [f"LoRAT on {one.tracker.device}" for one in contestants if isinstance(one.tracker, Evaluation)]
+    places += [
+        f"OpenCV {cv2.__version__}",
+        f"threads: {torch.get_num_threads()} of torch, {cv2.getNumThreads()} of OpenCV",
+    ]
+    notes.append(f"This run: {', '.join(places)}.")
+    if len(scores[0].sequences) < FEW:
+        notes.append(f"{len(scores[0].sequences)} sequences are few: the intervals are narrower than they should be.")
+    if any(one.files.tracker == "MIL" and one.tracker is not None for one in contestants):
+        notes.append("MIL draws random numbers that cannot be seeded: its results repeat for a whole run only.")
+    return notes
+
+
+def write_comparison(
+    contestants: Sequence[Contestant], benchmark: Benchmark, scores: Sequence[TrackerScore], results: Path
+) -> dict[str, Any]:
+    """Write comparison.json, the tables of `tables.write_tables`, auc_difference.png and report.html.
+
+    Args:
+        contestants: all with results; the first is compared with each other.
+        benchmark: what they were run on.
+        scores: of the contestants, by one protocol.
+        results: folder of results; the files go to compare/<benchmark's folder> in it.
+    Returns the content of comparison.json. Raises InputError if something cannot be written.
+    """
+    folder = results.expanduser().resolve() / "compare" / benchmark.folder
+    found = duels(scores)
+    content = {
+        "benchmark": benchmark.name,
+        "protocol": scores[0].protocol,
+        "trackers": {
+            score.tracker: {**{name: getattr(score.overall, name) for name in MEASURES}, "fps": score.fps}
+            for score in scores
+        },
+        "first": scores[0].tracker,
+        "auc_difference": [asdict(duel) for duel in found],
+        "sequence_auc": {
+            name: {score.tracker: score.sequences[name].auc for score in scores} for name in benchmark.seq_names
+        },
+        "notes": speed_notes(contestants, scores),
+        "folder": str(folder),
+    }
+    write_tables(scores, folder)
+    with matplotlib.rc_context({"text.parse_math": False}):  # names may hold a $
+        write_plots({"auc difference": draw_duels(scores[0], found)}, folder)
+    files = {one.files.tracker: one.files for one in contestants}
+    notes = {name: notes_folder(benchmark, results, name) for name in files}
+    write_report(benchmark, scores, files, notes, folder / "report.html")
+    with whole_file(folder / "comparison.json") as part:
+        part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return content
+
+
+def draw_duels(first: TrackerScore, found: Sequence[Duel]) -> Figure:
+    """AUC differences with their intervals; to the right of zero the first tracker is better."""
+    figure = Figure(figsize=(6.4, 1.2 + 0.4 * len(found)), layout="constrained")
+    axis = figure.subplots()
+    axis.axvline(0, color="0.5", linewidth=1)
+    for number, duel in enumerate(found, start=1):
+        reach = [[duel.difference - duel.low], [duel.high - duel.difference]]
+        axis.errorbar(duel.difference, number, xerr=reach, fmt="o", capsize=4, color=colour(number))
+        axis.annotate(
+            f"{duel.difference:+.3f}", (duel.difference, number), (0, 6), textcoords="offset points", ha="center"
+        )
+    axis.set_yticks(range(1, len(found) + 1), [duel.rival for duel in found])
+    axis.set_ylim(len(found) + 0.6, 0.4)
+    axis.set_xlabel(f"AUC of {first.tracker} less AUC of the other, with 95 % intervals")
+    axis.set_title(f"{first.benchmark}, {len(first.sequences)} sequences, protocol {first.protocol}")
+    axis.grid(axis="x", alpha=0.3)
+    return figure

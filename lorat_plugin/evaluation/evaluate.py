@@ -1,0 +1,229 @@
+"""LoRAT on a benchmark: batched, shared out among processes, and gone on with after a stop.
+
+A sequence's files appear when it is done; what is there already is not tracked again. `run.json` tells with what the
+results were made, and a run with anything else is refused, so that results never mix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from lorat_plugin.engines import prepare
+from lorat_plugin.errors import InputError
+from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
+from lorat_plugin.evaluation.claims import Claims, Place
+from lorat_plugin.evaluation.results import ResultFiles, notes_folder, result_files, save_rows
+from lorat_plugin.evaluation.runner import Run, track_sequences
+from lorat_plugin.files import whole_file
+from lorat_plugin.network import LoRATNetwork
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5  # how often the first process looks whether the others are done
+NOT_COMPARED = ("lorat_plugin", "engine", "device")  # of run.json: they change boxes by rounding only
+
+
+class Evaluation:
+    """A tracker's run through a benchmark. `play` does the work.
+
+    Attributes: files, the results; notes, the folder of run.json and scores; failures, why a sequence could not be
+    tracked, by its name; frames and seconds, what this process has tracked and how long that took.
+    """
+
+    def __init__(
+        self,
+        network: LoRATNetwork,
+        benchmark: Benchmark,
+        results: Path,
+        tracker: str,
+        *,
+        device: str = "auto",
+        engine: str = "auto",
+        precision: str = "auto",
+        batch: int = 1,
+        style: str = "got10k",
+        repetitions: int = 1,
+    ) -> None:
+        """Find out what is left to do.
+
+        Args:
+            network: with trained weights.
+            benchmark: what to track.
+            results: folder of all results; every process names the same.
+            tracker: name of the results.
+            device, engine, precision: as for `LoRATTracker.from_pretrained`; "auto" gives each process its own GPU.
+            batch: sequences that this process tracks at once.
+            style: of the result files, see `result_files`.
+            repetitions: runs through each sequence; more than one for the nested layout only.
+        Raises InputError if the results cannot be written, or those that are there were made with other settings.
+        """
+        self.place = Place.from_environment()
+        self.files = result_files(benchmark, results, tracker, style)
+        self.notes = notes_folder(benchmark, results, tracker)
+        self.failures: dict[str, InputError] = {}
+        self.frames, self.seconds = 0, 0.0
+        self.batch, self.repetitions = batch, repetitions
+        if repetitions > 1 and self.files.layout != "nested":
+            raise InputError(f"{repetitions} repetitions: {benchmark.name} in format {style} has files for one only")
+        if device == "auto" and torch.cuda.is_available():
+            device = f"cuda:{self.place.local_rank % torch.cuda.device_count()}"
+        settings: dict[str, Any] = {
+            "tracker": tracker,
+            "benchmark": benchmark.name,
+            "subset": benchmark.subset,
+            "model": network.variant.name,
+            "weights": weights_digest(network),
+        }
+        self.engine, self.device = prepare(network, device, engine, precision)
+        settings |= {
+            "precision": str(next(network.parameters()).dtype).removeprefix("torch."),
+            "format": style,
+            "repetitions": repetitions,
+            "rasterize": self.files.rasterize,
+            "device": self.device.type,
+            "engine": engine,
+            "lorat_plugin": version("lorat_plugin"),
+        }
+        _agree(self.notes, settings, self.files, benchmark)
+        self.claims = Claims(self.notes / "claims", benchmark.sequences, _Whole(self.files, repetitions, benchmark))
+
+    @property
+    def single(self) -> bool:
+        """Whether one process tracks one sequence at a time, so that its times tell the speed on one target."""
+        return self.batch == 1 and self.place.world == 1
+
+    def frames_open(self) -> int:
+        """Frames to track until all is done, as far as this process has looked."""
+        return self.repetitions * sum(len(sequence) for sequence in self.claims.open)
+
+    def play(self, on_frames: Callable[[int], None] = lambda frames: None) -> None:
+        """Track what nobody has tracked, beside other processes that do the same.
+
+        The first process stays until all sequences are done, or have failed in its own hands: it goes on with those of
+        a process that died. The others leave when nothing is left to take.
+
+        Args:
+            on_frames: called with the number of frames done since the last call, in the first process for all of them.
+        """
+        slots = min(self.batch, -(-len(self.claims.open) // self.place.world)) or 1  # every process is to have some
+        planned, told = self.frames_open(), 0
+
+        def one_frame() -> None:
+            self.frames += 1
+            on_frames(1)
+
+        while True:
+            began, before = time.perf_counter(), self.frames
+            try:
+                track_sequences(
+                    self.engine, self.device, self.claims.take, slots, self._done, self._failed, one_frame,
+                    self.repetitions,
+                )  # fmt: skip
+            except torch.cuda.OutOfMemoryError as error:
+                raise InputError(f"{slots} sequences at once do not fit on {self.device}; lower --batch") from error
+            if self.frames > before:
+                self.seconds += time.perf_counter() - began
+            by_others = planned - self.frames_open() - self.frames
+            if by_others > told:
+                on_frames(by_others - told)
+                told = by_others
+            if self.place.rank != 0 or not self.claims.open:
+                return
+            time.sleep(POLL_SECONDS)
+
+    def _done(self, sequence: EvaluationSequence, runs: list[Run]) -> None:
+        save_rows(self.notes / "scores" / f"{sequence.name}.txt", runs[0].scores, "%.6f", ",")
+        times = np.stack([run.seconds for run in runs], axis=1) * self.single
+        self.files.write(sequence.name, [run.boxes for run in runs], times)
+        self.claims.settle(sequence)
+
+    def _failed(self, sequence: EvaluationSequence, error: InputError) -> None:
+        logger.warning("%s; the other sequences go on", error)
+        self.failures[sequence.name] = error
+        self.claims.settle(sequence)
+
+
+def weights_digest(network: LoRATNetwork) -> str:
+    """SHA-256 of a network's tensors, names and values, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _agree(notes: Path, settings: dict[str, Any], files: ResultFiles, benchmark: Benchmark) -> None:
+    """Write run.json, or see that the one that is there says the same; InputError otherwise."""
+    try:
+        notes.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(notes / "run.lock")
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        raise InputError(f"{notes}: cannot be written ({error}); choose another --results") from error
+    path = notes / "run.json"
+    try:
+        if path.is_file():
+            _compare(path, settings)
+        elif found := [s.name for s in benchmark.sequences if files.has(s.name)]:
+            raise InputError(
+                f"{files.boxes_path(found[0])}: a result is there already, and no {path} that would tell how it was"
+                " made; choose another --name, or remove the results"
+            )
+        else:
+            with whole_file(path) as part:
+                part.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    finally:
+        lock.release()
+
+
+def _compare(path: Path, settings: dict[str, Any]) -> None:
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+        different = [key for key in settings if key not in NOT_COMPARED and there.get(key) != settings[key]]
+    except (ValueError, AttributeError) as error:
+        raise InputError(
+            f"{path}: cannot be read as settings ({error}); choose another --name, or remove it"
+        ) from error
+    if different:
+        key = different[0]
+        raise InputError(
+            f"{path}: the results there are of {key} {there.get(key)}, and this run has {settings[key]}; choose another"
+            " --name, or remove the results"
+        )
+
+
+class _Whole:
+    """Whether the files of a sequence are there with a row for each frame. Broken ones are named once."""
+
+    def __init__(self, files: ResultFiles, repetitions: int, benchmark: Benchmark) -> None:
+        self.files, self.repetitions = files, repetitions
+        self.lengths = {sequence.name: len(sequence) for sequence in benchmark.sequences}
+        self.known: set[str] = set()
+        self.named: set[str] = set()
+
+    def __call__(self, sequence: str) -> bool:
+        if sequence in self.known:
+            return True
+        if not self.files.has(sequence):
+            return False
+        paths = [self.files.boxes_path(sequence, number + 1) for number in range(self.repetitions)]
+        for path in (*paths, self.files.times_path(sequence)):
+            rows = path.read_bytes().count(b"\n") if path.is_file() else 0
+            if rows != self.lengths[sequence]:
+                if sequence not in self.named:
+                    logger.warning("%s: %d of %d rows; tracked again", path, rows, self.lengths[sequence])
+                self.named.add(sequence)
+                return False
+        self.known.add(sequence)
+        return True

@@ -1,0 +1,156 @@
+"""Tracks many sequences at once: each step is one forward pass that advances every sequence in a slot by a frame.
+
+A sequence that ends, or fails, gives its slot to the next at once. Frames are decoded ahead by threads. What stays in
+memory is a few frames and a template for each slot, and the boxes of the sequences in the slots.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lorat_plugin.errors import InputError
+from lorat_plugin.evaluation.benchmarks import EvaluationSequence
+from lorat_plugin.tracking import Engine, Target, TrackResult, start, step
+from lorat_plugin.video import read_image
+
+READ_AHEAD = 2  # decoded frames waiting in each slot, beside the one in work
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run through a sequence.
+
+    Fields: boxes, (N, 4) float64 x, y, w, h in pixels counted from 0, the first as given; scores, (N,) float64 in
+    [0, 1], the first is 1; seconds, (N,) float64, what the step took that the frame was part of, decoding left out.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    seconds: np.ndarray
+
+
+def track_sequences(
+    engine: Engine,
+    device: torch.device,
+    take: Callable[[], EvaluationSequence | None],
+    batch: int,
+    on_done: Callable[[EvaluationSequence, list[Run]], None],
+    on_failure: Callable[[EvaluationSequence, InputError], None],
+    on_frame: Callable[[], None] = lambda: None,
+    repetitions: int = 1,
+) -> None:
+    """Track sequences until there are no more.
+
+    Args:
+        engine: with its weights on `device`.
+        device: where crops are sent.
+        take: gives the next sequence, None if there is none now; asked once for every free slot.
+        batch: number of slots.
+        on_done: called with a sequence and its runs.
+        on_failure: called with a sequence that cannot be tracked on, and why; the others go on.
+        on_frame: called after each frame of a sequence.
+        repetitions: runs through each sequence.
+    """
+    with ThreadPoolExecutor(min(batch, os.cpu_count() or 1), "decode") as pool:
+        slots: list[_Slot] = []
+        while True:
+            while len(slots) < batch and (sequence := take()) is not None:
+                slots.append(_Slot(sequence, pool))
+            if not slots:
+                return
+            _advance(engine, device, slots, on_frame)
+            for slot in slots:
+                if slot.failure is not None:
+                    on_failure(slot.sequence, slot.failure)
+                elif slot.ended and len(slot.runs) == repetitions:
+                    on_done(slot.sequence, slot.runs)
+                elif slot.ended:
+                    slot.rewind()
+            slots = [s for s in slots if s.failure is None and not s.ended]
+
+
+def _advance(engine: Engine, device: torch.device, slots: list[_Slot], on_frame: Callable[[], None]) -> None:
+    """Give every slot one more frame: those at their first frame start their target, the others take one step."""
+    frames = [slot.next_frame() for slot in slots]
+    moving, images = [], []
+    for slot, frame in zip(slots, frames, strict=True):
+        if frame is None:
+            continue
+        if slot.target is None:
+            began = time.perf_counter()
+            try:
+                slot.target = start(engine, device, frame, slot.sequence.boxes[0])
+            except InputError as error:
+                slot.failure = InputError(f"{slot.sequence.frames[0]}: {error}")
+                continue
+            slot.note(TrackResult(slot.sequence.boxes[0], 1.0), time.perf_counter() - began)
+            on_frame()
+        else:
+            moving.append(slot)
+            images.append(frame)
+    if not moving:
+        return
+    began = time.perf_counter()
+    results = step(engine, device, [slot.target for slot in moving if slot.target is not None], images)
+    seconds = time.perf_counter() - began
+    for slot, result in zip(moving, results, strict=True):
+        slot.note(result, seconds)
+        on_frame()
+
+
+@dataclass(eq=False)
+class _Slot:
+    """A sequence on its way: decoded frames that wait, the target's state, what was found so far."""
+
+    sequence: EvaluationSequence
+    pool: ThreadPoolExecutor
+    target: Target | None = None
+    failure: InputError | None = None
+    runs: list[Run] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Begin at the first frame."""
+        self.target = None
+        self._found: list[tuple[np.ndarray, float, float]] = []
+        self._paths: Iterator[str] = iter(self.sequence.frames)
+        self._waiting: deque[Future[np.ndarray]] = deque()
+        for _ in range(READ_AHEAD):
+            self._read_one()
+
+    def _read_one(self) -> None:
+        path = next(self._paths, None)
+        if path is not None:
+            self._waiting.append(self.pool.submit(read_image, Path(path)))
+
+    def next_frame(self) -> np.ndarray | None:
+        """The next frame, (H, W, 3) uint8 RGB; None if it cannot be read, and then `failure` says why."""
+        self._read_one()
+        try:
+            return self._waiting.popleft().result()
+        except InputError as error:
+            self.failure = InputError(f"frame {len(self._found)} of sequence {self.sequence.name}: {error}")
+            return None
+
+    def note(self, result: TrackResult, seconds: float) -> None:
+        """Keep a frame's result; the last frame completes a run."""
+        self._found.append((result.box, result.score, seconds))
+        if self.ended:
+            boxes, scores, times = zip(*self._found, strict=True)
+            self.runs.append(Run(np.array(boxes, np.float64), np.array(scores), np.array(times)))
+
+    @property
+    def ended(self) -> bool:
+        """Whether all frames of this run are done."""
+        return len(self._found) == len(self.sequence)

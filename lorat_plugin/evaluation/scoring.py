@@ -1,0 +1,123 @@
+"""From result files to scores: by sequence, by attribute and overall."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import count, takewhile
+
+import numpy as np
+
+from lorat_plugin.errors import InputError
+from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
+from lorat_plugin.evaluation.protocols import Score, check_protocol, combine, evaluate
+from lorat_plugin.evaluation.results import ResultFiles
+
+
+@dataclass(frozen=True, eq=False)
+class TrackerScore:
+    """One tracker on one benchmark by one protocol.
+
+    Fields: overall; sequences and attributes, scores by name; overlaps, by sequence the (N,) IoU of every frame of the
+    first run with the truth, NaN where the protocol has none; fps, frames/s of single-target tracking, None if it was
+    not measured.
+    """
+
+    tracker: str
+    benchmark: str
+    protocol: str
+    overall: Score
+    sequences: dict[str, Score]
+    attributes: dict[str, Score]
+    overlaps: dict[str, np.ndarray]
+    fps: float | None
+
+
+def score_tracker(benchmark: Benchmark, files: ResultFiles, protocol: str | None = None) -> TrackerScore:
+    """Score a tracker's result files, all runs of each sequence together, as the GOT-10k toolkit does.
+
+    Args:
+        benchmark: with a box for every frame.
+        files: where the results lie.
+        protocol: a key of `protocols.PROTOCOLS`; None for the benchmark's own.
+    Raises InputError if the truth is not public, if a sequence has one frame only, if a result file is missing or
+    damaged, or for boxes that the protocol refuses; it names the file.
+    """
+    protocol = protocol or benchmark.protocol
+    check_protocol(protocol)
+    _check_scorable(benchmark)
+    sequences: dict[str, Score] = {}
+    overlaps: dict[str, np.ndarray] = {}  # of all runs, one after the other
+    members: dict[str, list[str]] = {}
+    for sequence in benchmark.sequences:
+        runs = [_evaluate_run(benchmark, files, protocol, sequence, run) for run in _runs(files, sequence)]
+        sequences[sequence.name] = combine(protocol, benchmark.name, *zip(*runs, strict=True))
+        overlaps[sequence.name] = np.concatenate([found for _, found in runs])
+        for attribute in sequence.attributes:
+            members.setdefault(attribute, []).append(sequence.name)
+
+    def together(names: Iterable[str]) -> Score:
+        return combine(protocol, benchmark.name, [sequences[n] for n in names], [overlaps[n] for n in names])
+
+    return TrackerScore(
+        files.tracker,
+        benchmark.name,
+        protocol,
+        together(benchmark.seq_names),
+        sequences,
+        {attribute: together(members[attribute]) for attribute in sorted(members)},
+        {sequence.name: overlaps[sequence.name][: len(sequence)] for sequence in benchmark.sequences},
+        _speed(benchmark, files),
+    )
+
+
+def _runs(files: ResultFiles, sequence: EvaluationSequence) -> list[int]:
+    """Numbers of the recorded runs, from 1; a tracker that draws random numbers has three in the nested layout."""
+    later = count(2) if files.layout == "nested" else ()
+    return [1, *takewhile(lambda run: files.boxes_path(sequence.name, run).is_file(), later)]
+
+
+def _evaluate_run(
+    benchmark: Benchmark, files: ResultFiles, protocol: str, sequence: EvaluationSequence, run: int
+) -> tuple[Score, np.ndarray]:
+    path = files.boxes_path(sequence.name, run)
+    boxes = files.read(sequence, run)
+    origin = np.array([benchmark.origin, benchmark.origin, 0, 0])
+    try:
+        return evaluate(
+            protocol, benchmark.name, boxes + origin, sequence.boxes + origin, sequence.visible, sequence.size
+        )
+    except InputError as error:
+        raise InputError(f"{path} by {protocol}: {error}") from error
+
+
+def _check_scorable(benchmark: Benchmark) -> None:
+    shown = f"{benchmark.name} {benchmark.subset}".strip()
+    if not benchmark.sequences:
+        raise InputError(f"{shown}: no sequences, so there is nothing to score")
+    for sequence in benchmark.sequences:
+        if not sequence.scorable:
+            raise InputError(
+                f"{shown}: cannot be scored here, only the first box of {sequence.name} is public; pack the results"
+                " with `lorat submit` for the benchmark's server"
+            )
+        if len(sequence) == 1:
+            raise InputError(
+                f"{shown}: {sequence.name} has one frame only, whose box is given, so nothing can be scored; leave it"
+                " out"
+            )
+
+
+def _speed(benchmark: Benchmark, files: ResultFiles) -> float | None:
+    """Frames/s as the toolkit's experiments have it: mean of 1 / time over frames, then over sequences.
+
+    On GOT-10k over the frames of all sequences.
+    """
+    rates = []
+    for name in benchmark.seq_names:
+        times = files.read_times(name)
+        if times is not None:
+            rates.append(1 / times[times > 0])
+    if not rates:
+        return None
+    return float(np.mean(np.concatenate(rates) if benchmark.name == "got10k" else [rate.mean() for rate in rates]))

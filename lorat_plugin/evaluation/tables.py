@@ -1,0 +1,122 @@
+"""Scores as tables: CSV, JSON and Markdown files, and on the terminal. Each names its protocol."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorat_plugin.evaluation.protocols import PROTOCOLS, Score
+from lorat_plugin.evaluation.scoring import TrackerScore
+from lorat_plugin.files import whole_file
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+MEASURES = {  # field of `Score`: heading
+    "auc": "success AUC",
+    "precision_score": "precision",
+    "normalized_precision_score": "normalised precision",
+    "ao": "AO",
+    "sr50": "SR 0.5",
+    "sr75": "SR 0.75",
+}
+CURVES = ("success", "precision", "normalized_precision")
+NAMING = ("benchmark", "protocol")  # what tells one table from another
+
+Row = dict[str, Any]
+
+
+def write_tables(scores: Sequence[TrackerScore], folder: Path) -> list[Path]:
+    """Write scores.*, sequences.* and, if any sequence has attributes, attributes.*, each as csv, json and md.
+
+    Measures are fractions, in CSV and JSON at full precision; scores.json has the curves too. What a protocol does not
+    have, or was not measured, is empty, null or "-".
+
+    Returns the files. Raises InputError if one cannot be written.
+    """
+    overall = [_row(score, score.overall) | {"fps": score.fps} for score in scores]
+    curves = [{f"{name}_curve": _listed(getattr(score.overall, name)) for name in CURVES} for score in scores]
+    tables = {
+        "scores": overall,
+        "sequences": [_row(s, part, sequence=name) for s in scores for name, part in s.sequences.items()],
+        "attributes": [_row(s, part, attribute=name) for s in scores for name, part in s.attributes.items()],
+    }
+    written = []
+    for name, rows in tables.items():
+        if not rows:
+            for suffix in (".csv", ".json", ".md"):  # of an earlier run
+                (folder / f"{name}{suffix}").unlink(missing_ok=True)
+            continue
+        files = [folder / f"{name}{suffix}" for suffix in (".csv", ".json", ".md")]
+        with whole_file(files[0]) as part, part.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        with whole_file(files[1]) as part:
+            full = [row | curve for row, curve in zip(rows, curves, strict=True)] if name == "scores" else rows
+            part.write_text(json.dumps(full, indent=2) + "\n", encoding="utf-8")
+        with whole_file(files[2]) as part:
+            part.write_text("\n".join(_markdown(rows)) + "\n", encoding="utf-8")
+        written += files
+    return written
+
+
+def show_table(scores: Sequence[TrackerScore], console: Console) -> None:
+    """Print the overall scores, a table for each benchmark and protocol, with what the protocol means below it."""
+    from rich.table import Table
+
+    for (benchmark, protocol), rows in _groups([_row(s, s.overall) | {"fps": s.fps} for s in scores]).items():
+        table = Table(title=f"{benchmark}, protocol {protocol}", caption=f"{protocol}: {PROTOCOLS[protocol]}")
+        for column in rows[0]:
+            table.add_column(_heading(column), justify="left" if column == "tracker" else "right")
+        for row in rows:
+            table.add_row(*(_shown(column, value) for column, value in row.items()))
+        console.print(table)
+
+
+def _row(score: TrackerScore, values: Score, **part: str) -> Row:
+    named = {"tracker": score.tracker, "benchmark": score.benchmark, "protocol": score.protocol, **part}
+    return {**named, "frames": values.frames, **{field: getattr(values, field) for field in MEASURES}}
+
+
+def _groups(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+    """Rows by benchmark and protocol, without these two and without columns that are empty throughout."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["benchmark"], row["protocol"]), []).append(row)
+    for key, group in groups.items():
+        kept = [column for column in group[0] if column not in NAMING and any(row[column] is not None for row in group)]
+        groups[key] = [{column: row[column] for column in kept} for row in group]
+    return groups
+
+
+def _markdown(rows: Sequence[Row]) -> list[str]:
+    lines: list[str] = []
+    for (benchmark, protocol), group in _groups(rows).items():
+        lines += [f"## {benchmark}, protocol {protocol}", "", f"{protocol}: {PROTOCOLS[protocol]}.", ""]
+        lines.append(f"| {' | '.join(_heading(column) for column in group[0])} |")
+        lines.append(f"| {' | '.join('---' if isinstance(v, str) else '---:' for v in group[0].values())} |")
+        for row in group:
+            cells = [_shown(column, value).replace("|", "\\|") for column, value in row.items()]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return lines[:-1]
+
+
+def _heading(column: str) -> str:
+    return {**MEASURES, "fps": "frames/s"}.get(column, column)
+
+
+def _shown(column: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.0f}" if column == "fps" else f"{value:.3f}"
+    return str(value)
+
+
+def _listed(curve: Any) -> list[float] | None:
+    return None if curve is None else curve.tolist()
