@@ -12,9 +12,12 @@ import pytest
 import typer
 
 from lorat_plugin.cli.main import app
+from lorat_plugin.evaluation.benchmark_sets import BENCHMARKS
+from lorat_plugin.evaluation.protocols import PROTOCOLS
 from lorat_plugin.training.config import TrainConfig, load_config, recipe_names
 from lorat_plugin.training.methods import _REFUSED, ADAPTERS, MODES
 from tests.datasets import write_coco, write_got10k
+from tests.sequences import write_clip
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = {p.name: p.read_text(encoding="utf-8") for p in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
@@ -106,6 +109,24 @@ def test_data_program_makes_a_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "got10k_vot_train_split.txt").write_text("0\n2\n")
     names = run_program("data.md")
     assert len(names["got10k"]) == 2 and names["template"].shape == names["search"].shape == (90, 120, 3)
+
+
+def test_tables_of_evaluation_name_what_there_is() -> None:
+    table = [(re.findall(r"`(\w+)`", f"`{row[0]}`"), row[2]) for row in rows("evaluation.md", "## Benchmarks")]
+    assert [name for names, _ in table for name in names] == list(BENCHMARKS)
+    for names, subsets in table:
+        found = re.findall(r"\w+", subsets)
+        assert found == [subset for subset in BENCHMARKS[names[0]].subsets if subset], names
+    assert {name: rule for name, rule in rows("evaluation.md", "## Protocols")} == PROTOCOLS
+
+
+@pytest.mark.toolkit
+def test_evaluation_program_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        write_clip(tmp_path / "my_clips" / name)
+    names = run_program("evaluation.md")
+    assert 0 < names["score"].overall.auc <= 1 and names["performance"]["LoRAT"]["overall"]["speed_fps"] == -1
 
 
 @pytest.mark.slow

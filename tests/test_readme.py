@@ -83,6 +83,16 @@ def test_got10k_example_reports(workplace):
 
 
 @pytest.mark.toolkit
+def test_evaluate_examples_score_report_and_compare(workplace):
+    for name in ("one", "two"):
+        write_clip(workplace / "clips" / name)
+    assert "success AUC" in lorat(lines("lorat evaluate")[0])
+    lorat(lines("lorat report")[0])
+    assert "<svg" in Path("report.html").read_text(encoding="utf-8")
+    assert "95 % interval" in lorat(lines("lorat compare")[0])
+
+
+@pytest.mark.toolkit
 def test_vot_example_evaluates(workplace):
     for name in ("one", "two"):
         write_clip(workplace / "clips" / name)

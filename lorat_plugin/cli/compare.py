@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SHOWN = 50  # sequences that are listed one by one on the terminal; the files have them all
-LOG_WIDTH = 120  # columns where there is no terminal to ask
 
 
 def compare_command(
@@ -97,14 +96,11 @@ def compare_command(
 
 
 def _print(scores: list[TrackerScore], content: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    from lorat_plugin.evaluation.tables import show_table
+    from lorat_plugin.evaluation.tables import show_table, wide_console
 
-    console = Console()
-    if not console.is_terminal:
-        console.width = LOG_WIDTH
+    console = wide_console()
     show_table(scores, console)
     table = Table(title=f"success AUC of {content['first']} less that of the other, mean over sequences")
     for heading in ("other tracker", "difference", "95 % interval", "won", "lost", "tied"):

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LORAT = "LoRAT"  # its name among the results
-LOG_WIDTH = 120  # columns where there is no terminal to ask
 MEANINGLESS_SPEED = 10_000  # frames/s; the static box does nothing
 
 
@@ -88,12 +87,11 @@ def demo_command(
 
 
 def _print(report: DemoReport, left_out: dict[str, str]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    if not console.is_terminal:
-        console.width = LOG_WIDTH
+    from lorat_plugin.evaluation.tables import wide_console
+
+    console = wide_console()
     frames = sum(report.lengths.values())
     table = Table(title=f"{report.model}, {len(report.lengths)} sequences, {frames} frames, GOT-10k toolkit")
     for heading in ("tracker", "AO", "SR 0.5", "SR 0.75", "success AUC", "frames/s"):

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SHOWN_FAILURES = 5
-LOG_WIDTH = 120  # columns where there is no terminal to ask
 
 
 def evaluate_command(
@@ -113,11 +112,9 @@ def _tell(
     benchmark: Benchmark, run: Evaluation, protocol: Optional[str], official: Optional[Path], as_json: bool
 ) -> None:
     """Score the results where the truth is public, compare them with someone's where that is asked for, and print."""
-    from rich.console import Console
-
     from lorat_plugin.evaluation.agreement import as_dict, compare_runs, find_results, show_agreement
     from lorat_plugin.evaluation.scoring import score_tracker
-    from lorat_plugin.evaluation.tables import show_table, write_tables
+    from lorat_plugin.evaluation.tables import show_table, wide_console, write_tables
 
     throughput = run.frames / run.seconds if run.frames else None
     content: dict[str, Any] = {"results": str(run.files.folder), "frames": run.frames, "frames_per_second": throughput}
@@ -125,9 +122,7 @@ def _tell(
         kind = "one target at a time" if run.single else f"{run.batch} sequences at once, no speed on one target"
         logger.info("this process: %d frames, %.1f frames/s (%s)", run.frames, throughput, kind)
     logger.info("results: %s", run.files.folder)
-    console = Console()
-    if not console.is_terminal:
-        console.width = LOG_WIDTH
+    console = wide_console()
     if all(sequence.scorable for sequence in benchmark.sequences):
         scores = [score_tracker(benchmark, run.files, protocol)]
         write_tables(scores, run.notes)

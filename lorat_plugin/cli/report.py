@@ -42,7 +42,7 @@ def report_command(
 ) -> None:
     """Write one self-contained HTML page: scores, plots, worst sequences, reliability of the score, settings.
 
-    Example: lorat report --dataset lasot:LaSOT --trackers lorat_l_224,other --results results --out lasot.html
+    Example: lorat report --dataset lasot:LaSOT --trackers LoRAT,other --results results --out lasot.html
     """
     from lorat_plugin.evaluation.plots import write_plots
     from lorat_plugin.evaluation.report import check_names, write_report

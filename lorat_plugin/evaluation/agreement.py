@@ -12,12 +12,10 @@ import numpy as np
 from lorat_plugin.boxes import iou, rasterize, xywh_to_xyxy, xyxy_to_xywh
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark
-from lorat_plugin.evaluation.results import ResultFiles
+from lorat_plugin.evaluation.results import PREFIXES, ResultFiles
 
-PREFIXES = ("", "uav_", "nfs_", "tpl_")  # pytracking's, before the names of UAV123, NfS and TempleColor128
 DEPTH = 5  # folders to look into, such as ROOT/GOT-10k/LoRAT or ROOT/results/lorat/base_224/got10k
 BESIDE = ("times", "scores", "seconds")  # folders of other numbers, beside boxes
-LOG_WIDTH = 120  # columns where there is no terminal to ask
 PARTED = 0.5  # IoU below which two runs no longer follow the same thing
 WANTED = "<sequence>.txt, or <sequence>/<sequence>_001.txt as the GOT-10k toolkit has it, in it or in a folder below"
 
@@ -96,7 +94,7 @@ def _recognise(folder: Path, benchmark: Benchmark) -> ResultFiles | None:
     candidates = [
         ResultFiles(folder.name, folder, layout, benchmark.origin, prefix=prefix)
         for layout in ("nested", "flat")
-        for prefix in PREFIXES
+        for prefix in ("", *PREFIXES.values())
     ]
     counts = []
     for files in candidates:
@@ -222,12 +220,11 @@ def as_dict(agreement: Agreement) -> dict[str, Any]:
 
 def show_agreement(agreement: Agreement) -> None:
     """Print the figures of every sequence and of all frames, and the notes, to stdout."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    if not console.is_terminal:
-        console.width = LOG_WIDTH
+    from lorat_plugin.evaluation.tables import wide_console
+
+    console = wide_console()
     headings = ("sequence", "frames", "mean IoU", "> 0.99", "> 0.9", "edges [px]", "AUC less theirs", "parted at")
     table = Table(title=f"{agreement.ours} against {agreement.theirs}")
     for heading in headings:

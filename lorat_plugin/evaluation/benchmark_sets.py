@@ -129,8 +129,7 @@ def open_benchmark(
     """Open a benchmark and check it: the first box, and that there is a file for every frame.
 
     A frame that is there but cannot be decoded is found when it is read. A sequence of one frame is taken, except as a
-    clip and where the toolkit reads: a tracker has nothing to do on it, protocols that count the given box score it as
-    a full success and the others have nothing to count; the reports of the toolkit cannot read its results.
+    clip and where the toolkit reads: a tracker has nothing to do on it, and it is refused when scores are asked for.
 
     Args:
         name: a key of `BENCHMARKS`.

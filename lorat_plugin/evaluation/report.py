@@ -76,7 +76,7 @@ def write_report(
     check_names([score.tracker for score in scores])
     if len({(score.benchmark, score.protocol) for score in scores}) != 1:
         raise InputError("scores of different benchmarks or protocols do not go on one page: score them alike")
-    found = find_reliability(benchmark, scores, notes)
+    found = _find_reliability(benchmark, scores, notes)
     plots = draw_curves(scores) | ({CALIBRATION: draw_calibration(found)} if found else {})
     counted = {name: score.frames for name, score in scores[0].sequences.items()}
     labelled = Counter(attribute for sequence in benchmark.sequences for attribute in sequence.attributes)
@@ -117,7 +117,7 @@ def check_names(trackers: Sequence[str]) -> None:
         )
 
 
-def find_reliability(
+def _find_reliability(
     benchmark: Benchmark, scores: Sequence[TrackerScore], notes: Mapping[str, Path]
 ) -> dict[str, tuple[int, Reliability]]:
     """By tracker its number in `scores` and the reliability of its confidences; trackers without any are left out."""

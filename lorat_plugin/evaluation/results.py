@@ -22,6 +22,7 @@ from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
 from lorat_plugin.files import whole_file
 
 FORMATS = {"nested": ("%.3f", ","), "flat": ("%.3f", ","), "pytracking": ("%.3f", "\t"), "ostrack": ("%d", "\t")}
+PREFIXES = {"uav123": "uav_", "nfs": "nfs_", "tcolor128": "tpl_"}  # of sequences in the pytracking and OSTrack trees
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class ResultFiles:
     """One tracker's results on one benchmark.
 
     Fields: tracker, its name; folder, which holds its files; layout, a key of `FORMATS`; origin, number of the first
-    pixel in the files; rasterize, whether boxes are rounded outwards to whole pixels when they are written; prefix, what
-    the files have before a sequence's name, such as pytracking's "uav_".
+    pixel in the files; rasterize, whether boxes are rounded outwards to whole pixels when they are written; prefix,
+    what the files have before a sequence's name, such as pytracking's "uav_".
     """
 
     tracker: str
@@ -113,7 +114,7 @@ def result_files(benchmark: Benchmark, results: Path, tracker: str, style: str =
     home = folder / tracker
     if style == "ostrack" and benchmark.name in ("got10k", "trackingnet"):
         home = home / benchmark.name
-    return ResultFiles(tracker, home, style, benchmark.origin, benchmark.rasterize)
+    return ResultFiles(tracker, home, style, benchmark.origin, benchmark.rasterize, PREFIXES.get(benchmark.name, ""))
 
 
 def save_rows(path: Path, rows: np.ndarray, form: str, delimiter: str) -> None:

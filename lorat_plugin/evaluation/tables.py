@@ -26,7 +26,19 @@ MEASURES = {  # field of `Score`: heading
 CURVES = ("success", "precision", "normalized_precision")
 NAMING = ("benchmark", "protocol")  # what tells one table from another
 
+LOG_WIDTH = 120  # columns where there is no terminal to ask
+
 Row = dict[str, Any]
+
+
+def wide_console() -> Console:
+    """A console for tables on stdout, wide enough for them where it is no terminal."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = LOG_WIDTH
+    return console
 
 
 def write_tables(scores: Sequence[TrackerScore], folder: Path) -> list[Path]:

@@ -1,0 +1,134 @@
+"""Agreement of two runs against hand computations, and the recognition of result folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lorat_plugin.errors import InputError
+from lorat_plugin.evaluation.agreement import as_dict, compare_runs, find_results
+from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
+from lorat_plugin.evaluation.results import ResultFiles, result_files
+
+SIZE = (120, 90)
+RNG = np.random.default_rng(0)
+TRUTH = {name: RNG.uniform((10, 10, 20, 20), (40, 30, 50, 40), (6, 4)) for name in ("cat-1", "dog-2")}
+
+
+def benchmark(name: str = "lasot", origin: int = 1, public: bool = True) -> Benchmark:
+    sequences = [
+        EvaluationSequence(
+            sequence, [f"{i}.jpg" for i in range(6)], b if public else b[:1], np.ones(6 if public else 1, bool), SIZE
+        )
+        for sequence, b in TRUTH.items()
+    ]
+    return Benchmark(name, "Set", tuple(sequences), "flat", origin)
+
+
+def write(files: ResultFiles, boxes: dict[str, np.ndarray]) -> ResultFiles:
+    for name, rows in boxes.items():
+        files.write(name, [rows], np.zeros((len(rows), 1)))
+    return files
+
+
+@pytest.mark.parametrize(
+    ("below", "layout", "prefix"),
+    [
+        ("", "nested", ""),
+        ("GOT-10k/LoRAT", "nested", ""),
+        ("", "flat", ""),
+        ("lorat/base_224", "pytracking", ""),
+        ("ostrack/vitb/trackingnet", "pytracking", ""),
+        ("lorat/base_224", "pytracking", "uav_"),
+        ("lorat/base_224", "pytracking", "nfs_"),
+    ],
+)
+def test_layouts_are_recognised(below: str, layout: str, prefix: str, tmp_path: Path) -> None:
+    write(ResultFiles("x", tmp_path / "theirs" / below, layout, 1, prefix=prefix), TRUTH)
+    (tmp_path / "theirs" / "plots").mkdir()
+    files = find_results(tmp_path / "theirs", benchmark())
+    assert files == ResultFiles("theirs", (tmp_path / "theirs" / below).resolve(), layout, 1, prefix=prefix)
+    np.testing.assert_allclose(files.read(benchmark().sequence("dog-2")), TRUTH["dog-2"], atol=6e-4)
+    assert files.times_path("dog-2").is_file()
+
+
+def test_folders_that_are_none_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder of results; wanted <sequence>"):
+        find_results(tmp_path / "nowhere", benchmark())
+    with pytest.raises(InputError, match="no result of lasot there"):
+        find_results(tmp_path, benchmark())
+    for name in ("one", "two"):
+        write(ResultFiles("x", tmp_path / name, "flat"), TRUTH)
+    with pytest.raises(InputError, match=r"several trackers \(one, two\)"):
+        find_results(tmp_path, benchmark())
+    assert find_results(tmp_path / "two", benchmark(), "mine").tracker == "mine"
+
+
+def test_figures_equal_a_hand_computation(tmp_path: Path) -> None:
+    still = {name: np.tile([10.25, 10.25, 20, 10], (6, 1)) for name in TRUTH}
+    other = {name: boxes.copy() for name, boxes in still.items()}
+    other["dog-2"][3, 0] += 0.5  # IoU 19.5 / 20.5, edges differ by 0.5, 0, 0.5, 0
+    other["dog-2"][4, 0] += 10  # 100 / 300: parted
+    other["dog-2"][5] = np.nan
+    ours, theirs = (ResultFiles(name, tmp_path / name, "flat", 1) for name in ("ours", "theirs"))
+    found = compare_runs(benchmark(), write(ours, still), write(theirs, other))
+    dog = found.sequences["dog-2"]
+    assert dog.mean_iou == pytest.approx((3 + 19.5 / 20.5 + 1 / 3) / 6)
+    assert (dog.above_99, dog.above_90, dog.parted, dog.frames) == (3 / 6, 4 / 6, 4, 6)
+    assert dog.corner == pytest.approx((0.25 + 5) / 5)  # the NaN row has no edges
+    cat = found.sequences["cat-1"]
+    assert (cat.mean_iou, cat.above_99, cat.parted, cat.corner) == (1, 1, None, 0)
+    assert found.overall.mean_iou == pytest.approx((dog.mean_iou + 1) / 2)
+    assert cat.auc_difference == 0 and dog.auc_difference is not None
+    assert found.rounding is None and not found.notes
+    assert "overlaps" not in as_dict(found) and as_dict(found)["sequences"]["dog-2"]["parted"] == 4
+
+
+def test_equal_boxes_without_area_agree(tmp_path: Path) -> None:
+    boxes = {name: np.array([[10.5, 10, 20, 10], *[[120, 40, 0, 8]] * 5]) for name in TRUTH}
+    files = [write(ResultFiles(n, tmp_path / n, "flat", 1), boxes) for n in ("ours", "theirs")]
+    assert compare_runs(benchmark(public=False), *files).overall.mean_iou == 1
+    assert compare_runs(benchmark(public=False), *files).overall.auc_difference is None
+
+
+@pytest.mark.parametrize(
+    ("layout", "rasterize", "rule"), [("ostrack", False, "cut off"), ("pytracking", True, "rounded outwards")]
+)
+def test_rounding_alone_is_told_from_disagreement(layout: str, rasterize: bool, rule: str, tmp_path: Path) -> None:
+    ours = write(ResultFiles("ours", tmp_path / "ours", "flat", 1), TRUTH)
+    theirs = write(ResultFiles("theirs", tmp_path / "theirs", layout, 1, rasterize), TRUTH)
+    for one, other, who in ((ours, theirs, "Their"), (theirs, ours, "Our")):
+        found = compare_runs(benchmark(), one, other)
+        assert found.rounding is not None and 0.8 < found.rounding.mean_iou < 0.99
+        assert found.overall.mean_iou == pytest.approx(found.rounding.mean_iou, abs=1e-9)
+        assert found.overall.corner == pytest.approx(found.rounding.corner, abs=1e-9)
+        assert found.notes[0].startswith(f"{who} files hold whole pixels, {rule}")
+    moved = {name: boxes + np.array([1.5, 0, 0, 0]) for name, boxes in TRUTH.items()}
+    found = compare_runs(benchmark(), write(ResultFiles("moved", tmp_path / "moved", "flat", 1), moved), theirs)
+    assert found.rounding is not None and found.overall.mean_iou < found.rounding.mean_iou - 0.02
+
+
+def test_other_data_and_missing_sequences_are_told(tmp_path: Path) -> None:
+    ours = write(ResultFiles("ours", tmp_path / "ours", "flat", 1), TRUTH)
+    theirs = write(ResultFiles("theirs", tmp_path / "theirs", "flat", 1), {"dog-2": TRUTH["dog-2"] + 3})
+    notes = compare_runs(benchmark(), ours, theirs).notes
+    assert "1 of 2 sequences have results of one run only, first cat-1" in notes[0]
+    assert "1 sequences start from different boxes, first dog-2" in notes[1]
+    shifted = write(ResultFiles("x", tmp_path / "x", "flat", 0), TRUTH)
+    assert "count" in " ".join(compare_runs(benchmark(), ours, find_results(shifted.folder, benchmark())).notes)
+    assert not compare_runs(benchmark(), ours, shifted).notes
+    with pytest.raises(InputError, match="no sequence of lasot in common"):
+        compare_runs(benchmark(), ours, ResultFiles("none", tmp_path, "flat"))
+    write(theirs, {"dog-2": TRUTH["dog-2"][:3]})
+    with pytest.raises(InputError, match=r"dog-2\.txt: 3 rows for 6 frames"):
+        compare_runs(benchmark(), ours, theirs)
+
+
+def test_a_benchmarks_own_results_are_found_by_the_folder_of_results(tmp_path: Path) -> None:
+    files = write(result_files(benchmark(), tmp_path, "LoRAT"), TRUTH)
+    scores = tmp_path / "lorat" / "Set" / "LoRAT" / "scores"
+    scores.mkdir(parents=True)
+    (scores / "dog-2.txt").write_text("1\n")
+    assert find_results(tmp_path, benchmark()).folder == files.folder
