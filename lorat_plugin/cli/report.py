@@ -29,7 +29,7 @@ def report_command(
     dataset: DatasetOption,
     trackers: Annotated[
         str, typer.Option(help="Names among the results, comma separated; the first one's worst sequences are shown.")
-    ],
+    ] = "LoRAT",
     results: ResultsOption = Path("results"),
     out: Annotated[Path, typer.Option(help="The page; plots and tables go to a folder beside it, NAME_files.")] = Path(
         "report.html"
