@@ -67,11 +67,11 @@ def compare_command(
     """
     from lorat_plugin.engines import check_options
     from lorat_plugin.evaluation import compare
-    from lorat_plugin.evaluation.scoring import score_tracker
+    from lorat_plugin.evaluation.scoring import check_scorable, score_tracker
 
     check_options(device, engine, precision)
     benchmark = chosen_benchmark(dataset, subset, sequences)
-    compare.check_comparable(benchmark, protocol)
+    check_scorable(benchmark, protocol or benchmark.protocol)
 
     def create_lorat() -> Evaluation:
         from lorat_plugin.checkpoint import load_pretrained

@@ -31,6 +31,7 @@ from lorat_plugin.errors import InputError
 if TYPE_CHECKING:
     from lorat_plugin.evaluation.benchmarks import Benchmark
     from lorat_plugin.evaluation.evaluate import Evaluation
+    from lorat_plugin.evaluation.results import ResultFiles
 
 logger = logging.getLogger(__name__)
 
@@ -76,10 +77,15 @@ def evaluate_command(
     from lorat_plugin.checkpoint import load_pretrained
     from lorat_plugin.cli.options import chosen_benchmark
     from lorat_plugin.engines import check_options
+    from lorat_plugin.evaluation.agreement import find_results
     from lorat_plugin.evaluation.evaluate import Evaluation
+    from lorat_plugin.evaluation.scoring import check_scorable
 
     check_options(device, engine, precision)
     benchmark = chosen_benchmark(dataset, subset, sequences, attributes, rasterize)
+    if protocol or benchmark.scorable:
+        check_scorable(benchmark, protocol or benchmark.protocol)  # before the work, not after it
+    official = None if check_official is None else find_results(check_official, benchmark)
     network = load_pretrained(model, weights, backbone)
     run = Evaluation(
         network,
@@ -105,14 +111,14 @@ def evaluate_command(
             f"{len(run.failures)} of {len(benchmark)} sequences could not be tracked: {told}; the others are done:"
             " mend these and run the same command again"
         )
-    _tell(benchmark, run, protocol, check_official, as_json)
+    _tell(benchmark, run, protocol, official, as_json)
 
 
 def _tell(
-    benchmark: Benchmark, run: Evaluation, protocol: Optional[str], official: Optional[Path], as_json: bool
+    benchmark: Benchmark, run: Evaluation, protocol: Optional[str], official: Optional[ResultFiles], as_json: bool
 ) -> None:
     """Score the results where the truth is public, compare them with someone's where that is asked for, and print."""
-    from lorat_plugin.evaluation.agreement import as_dict, compare_runs, find_results, show_agreement
+    from lorat_plugin.evaluation.agreement import as_dict, compare_runs, show_agreement
     from lorat_plugin.evaluation.scoring import score_tracker
     from lorat_plugin.evaluation.tables import show_table, wide_console, write_tables
 
@@ -123,7 +129,7 @@ def _tell(
         logger.info("this process: %d frames, %.1f frames/s (%s)", run.frames, throughput, kind)
     logger.info("results: %s", run.files.folder)
     console = wide_console()
-    if all(sequence.scorable for sequence in benchmark.sequences):
+    if benchmark.scorable:
         scores = [score_tracker(benchmark, run.files, protocol)]
         write_tables(scores, run.notes)
         logger.info("tables: %s", run.notes)
@@ -133,7 +139,7 @@ def _tell(
     else:
         logger.info("the truth of %s is not public: lorat submit packs the results for its server", benchmark.name)
     if official is not None:
-        agreement = compare_runs(benchmark, run.files, find_results(official, benchmark))
+        agreement = compare_runs(benchmark, run.files, official)
         content["agreement"] = as_dict(agreement)
         if not as_json:
             show_agreement(agreement)

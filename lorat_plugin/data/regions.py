@@ -6,6 +6,8 @@ import numpy as np
 
 from lorat_plugin.errors import InputError
 
+MOST_PIXELS = 2**28  # of a mask's window; more is no frame's
+
 
 def parse_regions(text: str, shown: str) -> np.ndarray:
     """Upright boxes around regions, one region a line.
@@ -47,7 +49,7 @@ def _bounds(line: str) -> tuple[float, ...]:
 
 def _mask_bounds(numbers: list[int]) -> tuple[float, ...]:
     x, y, width, height, *runs = numbers
-    if min(width, height) < 1 or sum(runs) > width * height:
+    if min(width, height) < 1 or sum(runs) > width * height or width * height > MOST_PIXELS:
         raise ValueError(runs)
     mask = np.zeros(width * height, bool)
     mask[: sum(runs)] = np.repeat(np.arange(len(runs)) % 2 == 1, runs)

@@ -138,7 +138,7 @@ def open_benchmark(
         sequences: names of those to open, in the order of the data set (of LaSOT and its extension: as given); None
             for all. Fewer sequences on disk than were published are told in a warning.
     Raises InputError, one sentence, for an unknown name, subset or sequence, another layout, an LMDB, annotation rows
-    that do not match the frames, a missing frame, or a target that is absent from the first frame.
+    that do not match the frames, a missing frame, or a first frame without a box.
     """
     if name not in BENCHMARKS:
         raise InputError(f"unknown benchmark '{name}': use one of {', '.join(BENCHMARKS)}")
@@ -224,7 +224,8 @@ def _sequence(
         raise InputError(
             f"{folder.parent}: {images} frames in {folder.name} but {len(paths)} rows of boxes; restore the annotation"
         )
-    if not (visible[0] and np.isfinite(boxes[0]).all() and (boxes[0, 2:] > 0).all()):
+    # a box is what a tracker starts from, whatever the flags say of the frame: so do the published evaluations
+    if not (np.isfinite(boxes[0]).all() and (boxes[0, 2:] > 0).all()):
         raise InputError(
             f"{folder}: the target of {name} is absent in the first frame, and a tracker starts from it; leave the"
             " sequence out or correct its annotation"

@@ -98,6 +98,11 @@ class Benchmark:
         """Names of the sequences, in order."""
         return [sequence.name for sequence in self.sequences]
 
+    @property
+    def scorable(self) -> bool:
+        """Whether there is a box for every frame of every sequence."""
+        return all(sequence.scorable for sequence in self.sequences)
+
     def __len__(self) -> int:
         return len(self.sequences)
 

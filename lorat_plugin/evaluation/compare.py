@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,7 +26,6 @@ from lorat_plugin.evaluation.baselines import BASELINES, create_baseline
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
 from lorat_plugin.evaluation.evaluate import Evaluation
 from lorat_plugin.evaluation.plots import colour, write_plots
-from lorat_plugin.evaluation.protocols import check_protocol
 from lorat_plugin.evaluation.report import check_names, write_report
 from lorat_plugin.evaluation.results import ResultFiles, notes_folder, result_files
 from lorat_plugin.evaluation.scoring import TrackerScore
@@ -117,9 +115,6 @@ def choose_contestants(
         contestants.append(Contestant(result_files(benchmark, results, tracker.name if tracker else LORAT), tracker))
     names = [contestant.files.tracker for contestant in contestants]
     check_names(names)
-    for name in names:
-        if not name.strip(". ") or re.search(r"[/\\]", name):
-            raise InputError(f"tracker name '{name}': it becomes the name of a folder, so use one without slashes")
     if len(names) < 2:
         raise InputError("one tracker alone is no comparison: name two or more with --trackers")
     pairs = zip(specs, contestants, strict=True)
@@ -202,17 +197,6 @@ def track(contestant: Contestant, sequences: Sequence[EvaluationSequence], on_fr
         contestant.files.write(sequence.name, [boxes], times[:, None])
         if not isinstance(tracker, FrameTracker):
             on_frames(count)
-
-
-def check_comparable(benchmark: Benchmark, protocol: str | None) -> None:
-    """Raise InputError, before any tracker runs, for sequences or a protocol that could not be scored afterwards."""
-    check_protocol(protocol or benchmark.protocol)
-    for sequence in benchmark.sequences:
-        if not sequence.scorable or len(sequence) < 2:
-            raise InputError(
-                f"{benchmark.name}: {sequence.name} cannot be scored, for there is no box beyond the first frame's;"
-                " leave it out with --sequences, or compare on a subset whose truth is public"
-            )
 
 
 def duels(scores: Sequence[TrackerScore]) -> list[Duel]:

@@ -215,8 +215,10 @@ def toolkit_experiment(
     if benchmark.name not in classes or not isinstance(frames, FramePaths):
         return ExperimentBenchmark(benchmark, result_dir, report_dir)
     places = Path(result_dir).expanduser().resolve(), Path(report_dir).expanduser().resolve()
-    if benchmark.name == "got10k":
-        experiment = toolkit.ExperimentGOT10k(frames.root, benchmark.subset, *map(str, places))
+    if benchmark.name == "got10k":  # by keywords: their order differs between releases
+        experiment = toolkit.ExperimentGOT10k(
+            root_dir=frames.root, subset=benchmark.subset, result_dir=str(places[0]), report_dir=str(places[1])
+        )
     else:
         experiment = classes[benchmark.name].__new__(classes[benchmark.name])  # its __init__ may want to download
         experiment.dataset = toolkit_dataset(benchmark.name, Path(frames.root), benchmark.subset)
@@ -245,6 +247,7 @@ class _Truth:
         frames, annotated = self.benchmark[sequence.name]
         boxes = np.full((len(frames), 4), np.nan)
         seen = sequence.visible & np.isfinite(annotated).all(axis=1) & (annotated[:, 2:] > 0).all(axis=1)
+        seen[0] = True  # a tracker starts from it, whatever the flags say
         boxes[: len(annotated)][seen] = annotated[seen]
         return frames, boxes
 

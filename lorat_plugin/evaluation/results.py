@@ -9,6 +9,7 @@ ostrack     the same with whole numbers, cut off, as the tree itself writes  OST
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,8 +103,11 @@ def result_files(benchmark: Benchmark, results: Path, tracker: str, style: str =
     """Where a tracker's results on a benchmark belong below the folder `results`.
 
     `style`: "got10k" for the GOT-10k toolkit's layout of this benchmark, or "pytracking" or "ostrack" (then `tracker`
-    may be name/parameter, as these trees have it).
+    may be name/parameter, as these trees have it). Raises InputError for another style, or a name that is no folder's.
     """
+    parts = tracker.split("/") if style != "got10k" else [tracker]
+    if len(parts) > 2 or any(re.search(r"[/\\:]", part) or not part.strip(". ") for part in parts):
+        raise InputError(f"tracker name '{tracker}': it becomes the name of a folder; use letters, digits, _ and -")
     folder = Path(results).expanduser().resolve()
     if style == "got10k":
         return ResultFiles(

@@ -44,8 +44,7 @@ def score_tracker(benchmark: Benchmark, files: ResultFiles, protocol: str | None
     damaged, or for boxes that the protocol refuses; it names the file.
     """
     protocol = protocol or benchmark.protocol
-    check_protocol(protocol)
-    _check_scorable(benchmark)
+    check_scorable(benchmark, protocol)
     sequences: dict[str, Score] = {}
     overlaps: dict[str, np.ndarray] = {}  # of all runs, one after the other
     members: dict[str, list[str]] = {}
@@ -91,7 +90,9 @@ def _evaluate_run(
         raise InputError(f"{path} by {protocol}: {error}") from error
 
 
-def _check_scorable(benchmark: Benchmark) -> None:
+def check_scorable(benchmark: Benchmark, protocol: str) -> None:
+    """Raise InputError if no results on this benchmark could be scored by this protocol, before they are made."""
+    check_protocol(protocol)
     shown = f"{benchmark.name} {benchmark.subset}".strip()
     if not benchmark.sequences:
         raise InputError(f"{shown}: no sequences, so there is nothing to score")

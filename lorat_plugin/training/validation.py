@@ -12,13 +12,15 @@ import torch
 
 from lorat_plugin.boxes import iou, success_auc, xywh_to_xyxy
 from lorat_plugin.data.clips import Clip
+from lorat_plugin.data.sequences import FolderStore, image_size
 from lorat_plugin.data.video_pairs import read_clips
+from lorat_plugin.errors import InputError
+from lorat_plugin.evaluation.benchmarks import EvaluationSequence
+from lorat_plugin.evaluation.runner import Run, track_sequences
 from lorat_plugin.network import LoRATNetwork
-from lorat_plugin.tracking import start, step
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.training.losses import lorat_loss
 from lorat_plugin.training.recipe import Batch, PairDataset, make_loader
-from lorat_plugin.video import read_image
 
 
 class Figures(NamedTuple):
@@ -70,24 +72,28 @@ def _measure_batch(network: LoRATNetwork, batch: Batch) -> tuple[float, torch.Te
 
 
 def clip_success(network: LoRATNetwork, clips: Sequence[Clip], device: torch.device) -> float:
-    """Mean over clips of the area under the success curve (21 thresholds, strict), tracked from the first frame.
+    """Mean over clips of the area under the success curve (21 thresholds, strict).
 
     Each is tracked from its first frame with a box; that frame and those where the target is absent do not count.
-    All clips advance together, one frame a step.
     """
-    begins = [int(np.argmax(c.present)) for c in clips]
-    targets = [start(network, device, _read(c, t), c.boxes[t]) for c, t in zip(clips, begins, strict=True)]
-    overlaps: list[list[float]] = [[] for _ in clips]
-    for t in range(1, max(len(c.frames) for c in clips)):
-        live = [i for i, c in enumerate(clips) if begins[i] < t < len(c.frames)]
-        if not live:
-            continue
-        results = step(network, device, [targets[i] for i in live], [_read(clips[i], t) for i in live])
-        for i, result in zip(live, results, strict=True):
-            if clips[i].present[t]:
-                overlaps[i].append(float(iou(xywh_to_xyxy(result.box), xywh_to_xyxy(clips[i].boxes[t]))))
-    return float(np.mean([success_auc(np.array(o)) for o in overlaps if o]))
+    waiting = iter([_from_first_box(clip) for clip in clips])
+    found: list[float] = []
+
+    def note(sequence: EvaluationSequence, runs: list[Run]) -> None:
+        shown = sequence.visible[1:]
+        if shown.any():
+            boxes = (xywh_to_xyxy(rows[1:][shown]) for rows in (runs[0].boxes, sequence.boxes))
+            found.append(success_auc(iou(*boxes)))
+
+    def fail(sequence: EvaluationSequence, error: InputError) -> None:
+        raise error
+
+    track_sequences(network, device, lambda: next(waiting, None), len(clips), note, fail)
+    return float(np.mean(found))
 
 
-def _read(clip: Clip, index: int) -> np.ndarray:
-    return read_image(clip.frames[index])
+def _from_first_box(clip: Clip) -> EvaluationSequence:
+    begin = int(np.argmax(clip.present))
+    frames = [str(path) for path in clip.frames[begin:]]
+    size = image_size(FolderStore(clip.frames[begin].parent), clip.frames[begin].name)
+    return EvaluationSequence(clip.name, frames, clip.boxes[begin:], clip.present[begin:], size)

@@ -190,12 +190,6 @@ cut: Callable[[Path], None] = partial(_lines, keep=5)
             r"00000004.jpg: is missing among the 6 images",
         ),
         ("lasot", "dog/dog-7/img/00000003.jpg", Path.unlink, r"00000003.jpg: is missing among the 6 images of dog-7"),
-        (
-            "lasot",
-            "dog/dog-7/full_occlusion.txt",
-            lambda p: p.write_text("1,0,0,0,0,0,0"),
-            "dog-7 is absent in the first",
-        ),
         ("trackingnet", "TEST/anno/a_0.txt", partial(_first_absent, row="1,2,0,0"), "a_0 is absent in the first frame"),
         ("trackingnet", "TEST/frames/a_0/5.jpg", Path.unlink, r"/5.jpg: is missing among the 11 images of a_0"),
         ("tnl2k", "Boat_video/groundtruth.txt", cut, "7 frames but 5 boxes"),
@@ -240,6 +234,12 @@ def test_damage_is_named(case: str, path: str, damage: Callable[[Path], None], m
     damage(tmp_path / "data" / path)
     with pytest.raises(InputError, match=message):
         opened(case, tmp_path / "data")
+
+
+def test_a_flag_on_the_first_frame_is_no_obstacle(tmp_path: Path) -> None:
+    root = datasets.write_lasot(tmp_path, names=("dog-7",), hidden=(0, 4))
+    (sequence,) = open_benchmark("lasot", root, sequences=["dog-7"]).sequences
+    assert sequence.visible.tolist() == [False, True, True, True, False, True, True] and sequence.boxes[0, 2] == 16
 
 
 def test_more_frames_than_boxes_are_refused_except_where_they_were_published(tmp_path: Path) -> None:

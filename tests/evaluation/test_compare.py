@@ -160,14 +160,6 @@ def test_a_tracker_that_fails_is_named(spec: str, message: str, benchmark: Bench
         compare.track(one, benchmark.sequences, lambda frames: None)
 
 
-def test_sequences_that_cannot_be_scored_are_refused_first(benchmark: Benchmark) -> None:
-    with pytest.raises(InputError, match="unknown protocol 'best'"):
-        compare.check_comparable(benchmark, "best")
-    short = benchmark.sequences[0].__class__("one", ["1.jpg"], np.ones((1, 4)), np.ones(1, bool), (9, 9))
-    with pytest.raises(InputError, match="one cannot be scored"):
-        compare.check_comparable(Benchmark("clips", "clips", (short,)), None)
-
-
 def test_the_command(clips: Path, tiny_weights: Path, capsys: pytest.CaptureFixture) -> None:
     truth = open_benchmark("clips", clips)
     raw = ResultFiles("raw", Path("raw/lorat/base"), "ostrack")

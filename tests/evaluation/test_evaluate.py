@@ -164,12 +164,25 @@ def test_bad_input(refused: Callable[..., None], undisturbed: Path, tmp_path: Pa
     refused("unicorn", options=("--sequences", "ant,unicorn"))
     refused("repetitions", options=("--repetitions", "3"))
     refused("'excel'", "ostrack", options=("--format", "excel"))
+    refused("'../up'", "name of a folder", options=("--name", "../up"))
+    refused("'mine'", "lorat_plain", options=("--protocol", "mine"))
+    refused("nowhere", options=("--check-official", str(tmp_path / "nowhere")))
     (tmp_path / "file").write_text("")
     refused("file", "--results", where=tmp_path / "file" / "results")
     others = ResultFiles("LoRAT", tmp_path / "taken" / "clips" / "LoRAT", "flat")
     others.write("ant", [np.ones((24, 4))], np.zeros((24, 1)))
     refused("ant.txt", "--name", where=tmp_path / "taken")
     assert not (tmp_path / "new" / "clips").exists()
+
+
+def test_results_of_someone_else_are_compared(
+    clips: Path, undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = ("--check-official", str(undisturbed / "clips" / "LoRAT"), "--json")
+    assert here(clips, tmp_path, "--batch", "2", "--sequences", "ant,cat", *theirs) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["agreement"]["overall"]["frames"] == 40 and said["agreement"]["overall"]["mean_iou"] == 1
+    assert said["frames"] == 40 and said["scores"][0]["protocol"] == "lorat"
 
 
 def test_a_frame_that_cannot_be_read_is_named_and_the_rest_is_done(
