@@ -283,10 +283,11 @@ def write_comparison(
     }
     write_tables(scores, folder)
     with matplotlib.rc_context({"text.parse_math": False}):  # names may hold a $
-        write_plots({"auc difference": draw_duels(scores[0], found)}, folder)
+        difference = {"auc difference": draw_duels(scores[0], found)}
+        write_plots(difference, folder)
     files = {one.files.tracker: one.files for one in contestants}
     notes = {name: notes_folder(benchmark, results, name) for name in files}
-    write_report(benchmark, scores, files, notes, folder / "report.html")
+    write_report(benchmark, scores, files, notes, folder / "report.html", more=difference)
     with whole_file(folder / "comparison.json") as part:
         part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return content

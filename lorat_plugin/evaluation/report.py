@@ -60,6 +60,7 @@ def write_report(
     notes: Mapping[str, Path],
     path: Path,
     worst: int = 5,
+    more: Mapping[str, Figure] | None = None,
 ) -> dict[str, Figure]:
     """Write the page; it needs neither the network nor another file.
 
@@ -70,6 +71,7 @@ def write_report(
         notes: by tracker the folder of its run.json and confidences; either may be absent.
         path: of the page.
         worst: number of sequences, those of the first tracker's lowest AUC, to show with pictures.
+        more: further plots by title, to show beside those of the scores.
     Returns the page's plots by title. Raises InputError for two trackers of one name, different protocols, damaged
     notes, a frame that cannot be read, or if the page cannot be written.
     """
@@ -77,7 +79,7 @@ def write_report(
     if len({(score.benchmark, score.protocol) for score in scores}) != 1:
         raise InputError("scores of different benchmarks or protocols do not go on one page: score them alike")
     found = _find_reliability(benchmark, scores, notes)
-    plots = draw_curves(scores) | ({CALIBRATION: draw_calibration(found)} if found else {})
+    plots = draw_curves(scores) | dict(more or {}) | ({CALIBRATION: draw_calibration(found)} if found else {})
     counted = {name: score.frames for name, score in scores[0].sequences.items()}
     labelled = Counter(attribute for sequence in benchmark.sequences for attribute in sequence.attributes)
     environment = Environment(
