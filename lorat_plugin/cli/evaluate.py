@@ -88,17 +88,9 @@ def evaluate_command(
     official = None if check_official is None else find_results(check_official, benchmark)
     network = load_pretrained(model, weights, backbone)
     run = Evaluation(
-        network,
-        benchmark,
-        results,
-        name,
-        device=device,
-        engine=engine,
-        precision=precision,
-        batch=batch,
-        style=style,
+        network, benchmark, results, name, device=device, engine=engine, precision=precision, batch=batch, style=style,
         repetitions=repetitions,
-    )
+    )  # fmt: skip
     if run.place.rank > 0:
         return run.play()
     left = run.frames_open()

@@ -37,8 +37,8 @@ NOT_COMPARED = ("lorat_plugin", "engine", "device")  # of run.json: they change 
 class Evaluation:
     """A tracker's run through a benchmark. `play` does the work.
 
-    Attributes: files, the results; notes, the folder of run.json and scores; failures, why a sequence could not be
-    tracked, by its name; frames and seconds, what this process has tracked and how long that took.
+    Attributes: files, the results; notes, the folder of run.json, scores and throughput; failures, why a sequence could
+    not be tracked, by its name; frames and seconds, what this process has tracked and how long that took.
     """
 
     def __init__(
@@ -139,8 +139,23 @@ class Evaluation:
                 on_frames(by_others - told)
                 told = by_others
             if self.place.rank != 0 or not self.claims.open:
-                return
+                return self._note_throughput()
             time.sleep(POLL_SECONDS)
+
+    def _note_throughput(self) -> None:
+        """Add a line to throughput.jsonl: what this process tracked, how fast, and how many sequences at once."""
+        if not self.frames:
+            return
+        line = {
+            "frames": self.frames,
+            "frames_per_second": round(self.frames / self.seconds, 2),
+            "sequences_at_once": self.batch,
+            "process": self.place.rank,
+            "processes": self.place.world,
+            "single_target_speed": self.single,
+        }
+        with open(self.notes / "throughput.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")  # short enough to stay whole beside other processes' lines
 
     def _done(self, sequence: EvaluationSequence, runs: list[Run]) -> None:
         save_rows(self.notes / "scores" / f"{sequence.name}.txt", runs[0].scores, "%.6f", ",")

@@ -78,6 +78,8 @@ def test_files_are_the_toolkits(clips: Path, undisturbed: Path) -> None:
         assert times.shape == (len(sequence),) and not times.any(), "a batch's times are no single-target speed"
         scores = read_confidences(undisturbed / "lorat" / "clips" / "LoRAT", sequence)
         assert scores is not None and scores[0] == 1 and ((scores >= 0) & (scores <= 1)).all()
+    line = json.loads((undisturbed / "lorat" / "clips" / "LoRAT" / "throughput.jsonl").read_text())
+    assert line["frames"] == 110 and line["sequences_at_once"] == 3 and not line["single_target_speed"]
     settings = json.loads((undisturbed / "lorat" / "clips" / "LoRAT" / "run.json").read_text())
     assert settings["model"] == "lorat_tiny" and len(settings["weights"]) == 64 and settings["precision"] == "float32"
 
