@@ -88,7 +88,7 @@ def test_evaluate_examples_score_report_and_compare(workplace):
         write_clip(workplace / "clips" / name)
     assert "success AUC" in lorat(lines("lorat evaluate")[0])
     lorat(lines("lorat report")[0])
-    assert "<svg" in Path("report.html").read_text(encoding="utf-8")
+    assert "data:image/svg+xml" in Path("report.html").read_text(encoding="utf-8")
     assert "95 % interval" in lorat(lines("lorat compare")[0])
 
 
