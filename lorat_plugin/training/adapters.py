@@ -2,6 +2,7 @@
 
 peft computes W x, then B (A x), then adds; on a CPU the two extra passes over all tokens cost more than forming
 W + s B A once a step. The factors' gradients come from products of rank r, so the full weight's gradient is never made.
+What the backward pass needs is kept once: neither the merged weight, nor the activation between the layers of an MLP.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import Linear as LoraLinear
+from timm.layers import Mlp
 from torch import nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import linear
+from torch.nn.functional import gelu, linear
 
 from lorat_plugin.lora import ADAPTER
 
@@ -20,32 +22,46 @@ from lorat_plugin.lora import ADAPTER
 class _MergedProduct(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, a: torch.Tensor, b: torch.Tensor, s: float
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        s: float,
+        activate: bool,
     ) -> torch.Tensor:
-        merged = torch.addmm(weight, b, a, alpha=s)
-        ctx.save_for_backward(x, merged, a, b)
-        ctx.scaling = s
-        return linear(x, merged, bias)
+        ctx.save_for_backward(x, weight, a, b)
+        ctx.scaling, ctx.activate = s, activate
+        return linear(gelu(x) if activate else x, torch.addmm(weight, b, a, alpha=s), bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, merged, a, b = ctx.saved_tensors
+        x, weight, a, b = ctx.saved_tensors
         x_rows, grad_rows = x.flatten(0, -2), grad.flatten(0, -2)  # (tokens, in), (tokens, out)
-        grad_x = (grad_rows @ merged).view_as(x) if ctx.needs_input_grad[0] else None
-        grad_b = (grad_rows.t() @ (x_rows @ a.t())).mul_(ctx.scaling)
-        grad_a = ((grad_rows @ b).t() @ x_rows).mul_(ctx.scaling)
-        return grad_x, None, None, grad_a, grad_b, None
+        active = gelu(x_rows) if ctx.activate else x_rows
+        narrow = (grad_rows @ b).mul_(ctx.scaling)  # (tokens, rank)
+        grad_a, grad_b = narrow.t() @ active, (grad_rows.t() @ (active @ a.t())).mul_(ctx.scaling)
+        del active  # before the next tensor of its size
+        if not ctx.needs_input_grad[0]:
+            return None, None, None, grad_a, grad_b, None, None
+        grad_x = (grad_rows @ weight).addmm_(narrow, a)
+        if ctx.activate:
+            grad_x = torch.ops.aten.gelu_backward(grad_x, x_rows)
+        return grad_x.view_as(x), None, None, grad_a, grad_b, None, None
 
 
 class MergedLoraLinear(LoraLinear):
     """peft's adapted layer with the same parameters and the same result, by one product."""
 
+    activate = False  # whether GELU, which stood before this layer, is now part of it
+
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """(..., in) -> (..., out)."""
         base = self.get_base_layer()
         a, b = self.lora_A[ADAPTER].weight, self.lora_B[ADAPTER].weight
-        return _MergedProduct.apply(x, base.weight, base.bias, a, b, self.scaling[ADAPTER])
+        return _MergedProduct.apply(x, base.weight, base.bias, a, b, self.scaling[ADAPTER], self.activate)
 
 
 def use_merged_products(network: nn.Module) -> None:
@@ -53,3 +69,7 @@ def use_merged_products(network: nn.Module) -> None:
     for module in network.modules():
         if type(module) is LoraLinear:
             module.__class__ = MergedLoraLinear  # no new state, so the class alone makes the difference
+    for mlp in [module for module in network.modules() if type(module) is Mlp]:
+        exact = type(mlp.act) is nn.GELU and mlp.act.approximate == "none" and isinstance(mlp.norm, nn.Identity)
+        if exact and getattr(mlp.drop1, "p", 0.0) == 0 and isinstance(mlp.fc2, MergedLoraLinear):
+            mlp.act, mlp.fc2.activate = nn.Identity(), True
