@@ -6,6 +6,8 @@ import torch
 
 from lorat_plugin.errors import InputError, first_line
 
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # of weights
+
 
 def find_device(name: str) -> torch.device:
     """The device that "auto" (CUDA, MPS or CPU, the first there is) or torch's name stands for.
@@ -25,3 +27,10 @@ def find_device(name: str) -> torch.device:
 def best_precision(device: torch.device) -> str:
     """What the precision "auto" stands for: "bf16", else "fp16", on a CUDA GPU; "fp32" elsewhere."""
     return "fp32" if device.type != "cuda" else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+
+
+def slow_precision(device: torch.device, precision: str) -> bool:
+    """Whether a device computes in a half precision without hardware for it, which takes several times as long."""
+    if device.type == "cpu":
+        return precision in ("bf16", "fp16")
+    return device.type == "cuda" and precision == "bf16" and torch.cuda.get_device_capability(device) < (8, 0)

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
 from lorat_plugin.benchmark.plain import plain_pair
-from lorat_plugin.benchmark.rounds import Report, check_baseline, compare, interleave
+from lorat_plugin.benchmark.rounds import Report, check_baseline, compare, compute_threads, interleave
 from lorat_plugin.boxes import clip_to_image, xyxy_to_xywh
 from lorat_plugin.data.lmdb_build import build_lmdb
 from lorat_plugin.data.material import procedural_cutout, procedural_photo
@@ -49,7 +48,7 @@ def benchmark_data(
         on_round: called after every 8 pairs of each contestant.
     Raises InputError for data that cannot be opened or an unknown variant or baseline.
     """
-    with _data(datasets, frame_size) as named, _one_thread():
+    with _data(datasets, frame_size) as named, compute_threads(1):
         opened = {n: PairDataset(TrainConfig(variant=variant, datasets=(entry,))) for n, entry in named.items()}
         first = next(iter(opened.values()))
         makers: dict[str, Callable[[int], object]] = {"plain": lambda i: plain_sample(first, i)}
@@ -131,15 +130,3 @@ def _data(datasets: Sequence[str], frame_size: tuple[int, int]) -> Iterator[dict
             os.environ.pop("LORAT_CACHE")
             if former is not None:
                 os.environ["LORAT_CACHE"] = former
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = cv2.getNumThreads(), torch.get_num_threads()
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(threads[0])
-        torch.set_num_threads(threads[1])

@@ -5,13 +5,19 @@ A busy machine slows all contestants of a round alike, so the ratio within a rou
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import cv2
 import numpy as np
 import torch
 
@@ -19,13 +25,17 @@ from lorat_plugin.doctor import this_installation
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import whole_file
 
+STAGE = "stage: "  # begins the measure of a part of the whole, which plots leave out
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True)
 class Comparison:
     """One contestant beside the baseline.
 
     Fields: measure, what was compared; value, the contestant's median in `unit`; ratio, median over the rounds of
-    baseline's cost / contestant's cost, above 1 where the contestant is better; low and high, the quartiles.
+    baseline's cost / contestant's cost, above 1 where the contestant is better; low and high, the quartiles; details,
+    what the contestant is, and further numbers.
     """
 
     name: str
@@ -36,6 +46,7 @@ class Comparison:
     ratio: float
     low: float
     high: float
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,14 +66,15 @@ class Report:
         """Draw the ratios as bars with their quartiles, a picture of the suffix's type, for each measure."""
         from matplotlib.figure import Figure
 
-        measures = list(dict.fromkeys(c.measure for c in self.comparisons))
-        figure = Figure(figsize=(7, 0.8 + 0.5 * len(self.comparisons)), layout="constrained")
+        shown = [c for c in self.comparisons if not c.measure.startswith(STAGE)]
+        measures = list(dict.fromkeys(c.measure for c in shown))
+        figure = Figure(figsize=(7, 0.8 + 0.5 * len(shown)), layout="constrained")
         for axis, measure in zip(figure.subplots(len(measures), squeeze=False)[:, 0], measures, strict=True):
-            rows = [c for c in self.comparisons if c.measure == measure][::-1]
+            rows = [c for c in shown if c.measure == measure][::-1]
             spread = [[c.ratio - c.low for c in rows], [c.high - c.ratio for c in rows]]
             bars = axis.barh([c.name for c in rows], [c.ratio for c in rows], xerr=spread, capsize=3)
             axis.bar_label(bars, [f"{c.ratio:.2f}x, {c.value:.4g} {c.unit}" for c in rows], padding=4)
-            axis.margins(x=0.5)  # room for the labels
+            axis.margins(x=0.6)  # room for the labels
             axis.axvline(1, color="black", linewidth=0.8, linestyle="--")
             axis.set_xlabel(f"{measure}: times as good as {rows[0].baseline}")
         with whole_file(path) as part:
@@ -125,3 +137,55 @@ def describe_machine() -> dict[str, Any]:
         "system": platform.platform(),
         "versions": {"python": platform.python_version(), **this_installation().versions},
     }
+
+
+@contextmanager
+def compute_threads(count: int) -> Iterator[None]:
+    """Let torch and OpenCV compute with so many threads; 0: as many as they do already."""
+    former = cv2.getNumThreads(), torch.get_num_threads()
+    if count:
+        cv2.setNumThreads(count)
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(former[0])
+        torch.set_num_threads(former[1])
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done all that it was given."""
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).synchronize()
+
+
+def clock_for(device: torch.device) -> Callable[[], float]:
+    """A clock in seconds: on a single CPU thread the process's own time, which other processes do not lengthen."""
+    return time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+
+
+def in_process(function: Callable[..., Result], *arguments: object) -> Result:
+    """Call a function in a process of its own, whose memory is its own too."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def forget_peak(device: torch.device) -> None:
+    """Let `peak_memory` count from now on, where the system can."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):  # Linux alone
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the largest allocation on a CUDA GPU, else this process's largest size so far, libraries included."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage would count what the parent process had before this one started
+        return next(int(s.split()[1]) << 10 for s in status.read_text().splitlines() if s.startswith("VmHWM"))
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
-from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
-from lorat_plugin.benchmark.rounds import Report, check_baseline, compare, interleave
+from lorat_plugin.benchmark.rounds import (
+    Report,
+    check_baseline,
+    clock_for,
+    compare,
+    in_process,
+    interleave,
+    peak_memory,
+    synchronize,
+)
 from lorat_plugin.crop import cells_on_target
 from lorat_plugin.devices import best_precision, find_device
 from lorat_plugin.errors import InputError
@@ -69,7 +74,7 @@ def benchmark_train(
         precision=best_precision(place) if precision == "auto" else precision,
     )  # fmt: skip
     training_variant(config)
-    peaks = {mode: np.array([float(_in_process(mode, config))]) for mode in modes}
+    peaks = {mode: np.array([float(in_process(step_memory, mode, config))]) for mode in modes}
     steps = {mode: make_step(mode, config) for mode in modes}
     costs = interleave(steps, rounds, warmup=2, on_round=on_round)
     shown = {"variant": variant, "batch": batch, "device": config.device, "precision": config.precision}
@@ -92,14 +97,12 @@ def make_step(mode: str, config: TrainConfig) -> Callable[[], float]:
     wrapped, optimizer = accelerator.prepare(network, make_optimizer(network, config))
     wrapped = compiled(wrapped) if "compile" in options else wrapped
     batch = random_batch(network.variant, config.batch_size).to(device)
-    alone = device.type == "cpu" and torch.get_num_threads() == 1
-    clock = time.process_time if alone else time.perf_counter
+    clock = clock_for(device)
 
     def play() -> float:
         began = clock()
         train_step(accelerator, wrapped, optimizer, batch, config.lr, config)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        synchronize(device)
         return clock() - began
 
     return play
@@ -115,24 +118,12 @@ def random_batch(variant: Variant, size: int) -> Batch:
     return Batch(*images, *(torch.from_numpy(label).expand(size, *label.shape).clone() for label in labels))
 
 
-def peak_memory(mode: str, config: TrainConfig) -> int:
+def step_memory(mode: str, config: TrainConfig) -> int:
     """Bytes that this process takes for two steps in a mode; later steps take no more."""
     play = make_step(mode, config)
     play()
     play()
-    if config.device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.is_file():  # getrusage would count what the parent process had before this one started
-        return next(int(s.split()[1]) << 10 for s in status.read_text().splitlines() if s.startswith("VmHWM"))
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _in_process(mode: str, config: TrainConfig) -> int:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(peak_memory, mode, config).result()
+    return peak_memory(torch.device(config.device))
 
 
 def _with_branches(config: TrainConfig) -> LoRATNetwork:

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from lorat_plugin.cli.options import DeviceOption, JsonOption, PrecisionOption
+from lorat_plugin.cli.options import DeviceOption, EngineOption, JsonOption, PrecisionOption
+from lorat_plugin.engines import list_engines, list_precisions
 
 if TYPE_CHECKING:
-    from lorat_plugin.benchmark.rounds import Report
+    from rich.table import Table
+
+    from lorat_plugin.benchmark.rounds import Comparison, Report
 
 VariantOption = Annotated[str, typer.Option(help="Variant, e.g. lorat_b_224.")]
 
@@ -30,6 +33,144 @@ benchmark_app = typer.Typer(help="Speed and memory beside a baseline.", no_args_
 @benchmark_app.callback()
 def benchmark_group() -> None:
     """Speed and memory beside a baseline: contestants take turns, ratios are taken round by round."""
+
+
+VariantModelOption = Annotated[str, typer.Option("--model", help="Variant, e.g. lorat_tiny, lorat_b_224.")]
+ModelsOption = Annotated[
+    Optional[list[str]], typer.Option("--model", help="Variants; repeat or put commas between; all for every one.")
+]
+EnginesOption = Annotated[str, typer.Option("--engine", help=f"From auto, {', '.join(list_engines())}; all.")]
+PrecisionsOption = Annotated[str, typer.Option("--precision", help=f"From auto, {', '.join(list_precisions())}.")]
+BaselineOption = Annotated[str, typer.Option("--baseline", help="The engine that the others are compared with.")]
+RoundsOption = Annotated[int, typer.Option("--rounds", min=1, help="Rounds that count.")]
+MemoryOption = Annotated[bool, typer.Option(help="Measure peak memory too, in a process for each.")]
+ThreadsOption = Annotated[int, typer.Option("--threads", min=0, help="Compute threads; 0: torch decides.")]
+
+
+@benchmark_app.command("model")
+def model_command(
+    models: ModelsOption = None,
+    batch: Annotated[str, typer.Option(help="Search regions in one call, e.g. 1,8.")] = "1",
+    engine: EnginesOption = "eager,fused",
+    precision: PrecisionsOption = "auto",
+    baseline: BaselineOption = "eager",
+    rounds: RoundsOption = 10,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = 0,
+    memory: MemoryOption = True,
+    plot: PlotOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Networks alone, on random weights: frames/s, share of a matrix product's speed, peak memory.
+
+    Example: lorat benchmark model --model lorat_tiny,lorat_b_224 --batch 1,8 --engine all
+    """
+    from lorat_plugin.benchmark.model import benchmark_model
+    from lorat_plugin.cli.progress import progress
+
+    with progress("networks", None, "rounds") as advance:
+        report = benchmark_model(
+            _names(models) or ["lorat_b_224"], batches=_numbers(batch, "--batch"), engines=_names([engine]),
+            precisions=_names([precision]), baseline=baseline, rounds=rounds, device=device, threads=threads,
+            memory=memory, on_round=advance,
+        )  # fmt: skip
+    _show(report, plot, as_json)
+
+
+@benchmark_app.command("track")
+def track_command(
+    source: Annotated[Optional[str], typer.Argument(metavar="[SOURCE]", help="Video or folder of images.")] = None,
+    dataset: Annotated[
+        Optional[str], typer.Option(metavar="NAME:FOLDER", help="A benchmark's longest clip, e.g. clips:DIR.")
+    ] = None,
+    box: Annotated[Optional[str], typer.Option(metavar="X,Y,W,H", help="Target in SOURCE; a square amid it.")] = None,
+    model: VariantModelOption = "lorat_tiny",
+    targets: Annotated[str, typer.Option(help="Targets in a frame, e.g. 1,4,16.")] = "1",
+    engine: EnginesOption = "eager,fused",
+    precision: PrecisionsOption = "auto",
+    baseline: BaselineOption = "eager",
+    frames: Annotated[int, typer.Option(min=2, help="Frames of the clip, at most.")] = 20,
+    decoded: Annotated[bool, typer.Option("--decoded", help="Take the frames from memory.")] = False,
+    rounds: RoundsOption = 5,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = 0,
+    plot: PlotOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tracking end to end, on random weights: frames/s with and without decode, crop and post, and each stage's time.
+
+    Example: lorat benchmark track --model lorat_tiny --targets 1,4 --decoded
+
+    Without SOURCE and --dataset the frames are made up, 1280x720 JPEG.
+    """
+    from lorat_plugin.benchmark.track import benchmark_track
+    from lorat_plugin.cli.progress import progress
+    from lorat_plugin.cli.track import parse_box
+
+    with progress("clips", rounds + 1, "rounds") as advance:
+        report = benchmark_track(
+            source, dataset=dataset, box=parse_box(box) if box else None, model=model,
+            targets=_numbers(targets, "--targets"), engines=_names([engine]), precisions=_names([precision]),
+            baseline=baseline, frames=frames, decoded=decoded, rounds=rounds, device=device, threads=threads,
+            on_round=advance,
+        )  # fmt: skip
+    _show(report, plot, as_json)
+
+
+@benchmark_app.command("growth")
+def growth_command(
+    model: VariantModelOption = "lorat_b_224",
+    batch: Annotated[str, typer.Option(help="Search regions in one call.")] = "1,2,4,8",
+    sides: Annotated[str, typer.Option(help="Sides of the search region, pixels.")] = "112,168,224,280,336,378",
+    targets: Annotated[str, typer.Option(help="Targets in a frame.")] = "1,2,4,8",
+    engine: EngineOption = "auto",
+    precision: PrecisionOption = "auto",
+    rounds: RoundsOption = 5,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = 0,
+    memory: MemoryOption = True,
+    plot: PlotOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """How time and memory grow with batch, tokens and targets, on random weights, with a fitted law for each.
+
+    Example: lorat benchmark growth --model lorat_tiny --sides 70,140,210,280 --plot growth.png
+    """
+    from lorat_plugin.benchmark.growth import benchmark_growth
+    from lorat_plugin.cli.progress import progress
+
+    with progress("growth", 3 * (rounds + 1), "rounds") as advance:
+        report = benchmark_growth(
+            model, batches=_numbers(batch, "--batch"), sides=_numbers(sides, "--sides"),
+            targets=_numbers(targets, "--targets"), engine=engine, precision=precision, rounds=rounds, device=device,
+            threads=threads, memory=memory, on_round=advance,
+        )  # fmt: skip
+    _show(report, plot, as_json)
+
+
+@benchmark_app.command("head")
+def head_command(
+    model: VariantModelOption = "lorat_b_224",
+    batch: Annotated[int, typer.Option(min=1, help="Search regions in one call.")] = 1,
+    precision: PrecisionOption = "auto",
+    rounds: RoundsOption = 10,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = 0,
+    plot: PlotOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The MLP head beside the convolutional one, alone and in the whole network, on random weights.
+
+    Example: lorat benchmark head --model lorat_b_224 --batch 8
+    """
+    from lorat_plugin.benchmark.model import benchmark_head
+    from lorat_plugin.cli.progress import progress
+
+    with progress("heads", rounds + 1, "rounds") as advance:
+        report = benchmark_head(
+            model, batch=batch, precision=precision, rounds=rounds, device=device, threads=threads, on_round=advance
+        )
+    _show(report, plot, as_json)
 
 
 @benchmark_app.command("data")
@@ -87,26 +228,70 @@ def train_command(
     _show(report, plot, as_json)
 
 
+def _names(values: Optional[list[str]]) -> list[str]:
+    return [name.strip() for value in values or [] for name in value.split(",") if name.strip()]
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    names = _names([text])
+    if not names or not all(name.isdigit() and int(name) for name in names):
+        raise typer.BadParameter(f"{text!r}: numbers above 0 with commas between, such as 1,8", param_hint=option)
+    return [int(name) for name in names]
+
+
 def _show(report: Report, plot: Path | None, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
+
+    from lorat_plugin.benchmark.rounds import STAGE
 
     if plot:
         report.plot(plot)
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=2))
         return
-    table = Table(title=f"{report.benchmark}: " + ", ".join(f"{k} {v}" for k, v in report.settings.items()))
-    for column in ("", "measure", "median", f"ratio to {report.comparisons[0].baseline}", "quartiles"):
+    tables = {k: v for k, v in report.settings.items() if isinstance(v, dict)}
+    table = Table(
+        title=f"{report.benchmark}: " + ", ".join(f"{k} {v}" for k, v in report.settings.items() if k not in tables)
+    )
+    for column in ("", "measure", "median", "ratio to", "", "quartiles"):
         table.add_column(column, justify="left" if column in ("", "measure") else "right")
-    for c in report.comparisons:
-        value, spread = f"{c.value:.4g} {c.unit}", f"{c.low:.2f} to {c.high:.2f}"
-        table.add_row(c.name, c.measure, value, f"{c.ratio:.2f}x", spread)
+    stages = [c for c in report.comparisons if c.measure.startswith(STAGE)]
+    for c in [c for c in report.comparisons if c not in stages]:
+        more = "".join(f", {k} {v:.4g}" for k, v in c.details.items() if isinstance(v, float))
+        value, spread = f"{c.value:.4g} {c.unit}{more}", f"{c.low:.2f} to {c.high:.2f}"
+        table.add_row(c.name, c.measure, value, c.baseline, f"{c.ratio:.2f}x", spread)
     console = Console()
+    if not console.is_terminal:
+        console.width = 120
     console.print(table)
+    if stages:
+        console.print(_stage_table(stages))
+    for name, values in tables.items():
+        for key, value in values.items():
+            console.print(f"{name}, {key}: {_told(value)}", highlight=False)
     versions = report.machine["versions"]
     machine = {k: v for k, v in report.machine.items() if k != "versions" and v is not None}
     told = ", ".join(
         f"{name} {versions[name]}" for name in ("torch", "torchvision", "timm", "numpy") if name in versions
     )
     console.print(", ".join(f"{k} {v}" for k, v in machine.items()) + f"; {told}", highlight=False)
+
+
+def _stage_table(stages: list[Comparison]) -> Table:
+    """A row for each contestant, a column for each stage."""
+    from rich.table import Table
+
+    table = Table(title="stages, ms a frame: median (95 % are below)")
+    table.add_column("")
+    for measure in dict.fromkeys(c.measure for c in stages):
+        table.add_column(measure.partition(": ")[2], justify="right")
+    for name in dict.fromkeys(c.name for c in stages):
+        table.add_row(name, *(f"{c.value:.3g} ({c.details['p95']:.3g})" for c in stages if c.name == name))
+    return table
+
+
+def _told(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_told(v)}" for k, v in value.items())
+    return f"{value / 1e6:,.1f} M" if isinstance(value, int) else str(value)

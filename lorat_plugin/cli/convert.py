@@ -46,7 +46,7 @@ def convert_command(
     A merged file needs nothing else to track. SRC that holds adapters only takes its DINOv2 backbone from --backbone,
     or from the hub if that is left out. Prints what was recognised.
     """
-    from lorat_plugin.engines.select import PRECISIONS
+    from lorat_plugin.devices import PRECISIONS
     from lorat_plugin.errors import InputError
     from lorat_plugin.saving import convert
 

@@ -19,7 +19,9 @@ from lorat_plugin.cli.data import data_app
 from lorat_plugin.cli.demo import demo_command
 from lorat_plugin.cli.doctor import doctor_command
 from lorat_plugin.cli.evaluate import evaluate_command
+from lorat_plugin.cli.export import export_command
 from lorat_plugin.cli.lmdb import lmdb_app
+from lorat_plugin.cli.quantize import quantize_command
 from lorat_plugin.cli.report import report_command
 from lorat_plugin.cli.submit import submit_command
 from lorat_plugin.cli.track import track_command
@@ -30,6 +32,7 @@ from lorat_plugin.errors import InputError
 _EXTRAS = {  # optional package -> the extra that brings it
     "peft": "train", "accelerate": "train", "lmdb": "train", "matplotlib": "train",
     "got10k": "got10k", "six": "got10k", "vot": "vot", "trax": "vot",
+    "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx", "openvino": "openvino", "nncf": "openvino",
 }  # fmt: skip
 app = typer.Typer(
     name="lorat",
@@ -48,6 +51,8 @@ app.command("submit")(submit_command)
 app.command("evaluate")(evaluate_command)
 app.command("train")(train_command)
 app.command("convert")(convert_command)
+app.command("quantize")(quantize_command)
+app.command("export")(export_command)
 app.add_typer(benchmark_app, name="benchmark")
 app.add_typer(lmdb_app, name="lmdb")
 app.add_typer(data_app, name="data")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from lorat_plugin.engines import list_engines, list_precisions
+
 if TYPE_CHECKING:
     from lorat_plugin.evaluation.benchmarks import Benchmark
 
@@ -18,8 +20,8 @@ BackboneOption = Annotated[
     Optional[str], typer.Option("--backbone", help="DINOv2 file that completes weights without a backbone.")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
-EngineOption = Annotated[str, typer.Option("--engine", help="Inference engine: auto, eager or fused.")]
-PrecisionOption = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")]
+EngineOption = Annotated[str, typer.Option("--engine", help=f"Inference engine: auto, {', '.join(list_engines())}.")]
+PrecisionOption = Annotated[str, typer.Option("--precision", help=f"auto, {', '.join(list_precisions())}.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
 
 DatasetOption = Annotated[

@@ -27,14 +27,14 @@ _LAYERS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 
 
 @dataclass(frozen=True)
-class _Linear:
+class Linear:
     """x @ weight + bias; the weight is (in, out), as the product reads it."""
 
     weight: torch.Tensor
     bias: torch.Tensor
 
     @classmethod
-    def of(cls, layer: nn.Module, scale: nn.Module | None = None) -> _Linear:
+    def of(cls, layer: nn.Module, scale: nn.Module | None = None) -> Linear:
         """A linear layer, and the LayerScale behind it."""
         assert isinstance(layer, nn.Linear)
         gamma = scale.gamma.detach() if isinstance(scale, LayerScale) else layer.weight.new_ones(1)
@@ -47,8 +47,8 @@ class _Block:
     def __init__(self, block: Block) -> None:
         self.heads, self.gated = block.attn.num_heads, isinstance(block.mlp, GluMlp)
         self.norm1, self.norm2 = block.norm1, block.norm2
-        self.qkv, self.proj = _Linear.of(block.attn.qkv), _Linear.of(block.attn.proj, block.ls1)
-        self.fc1, self.fc2 = _Linear.of(block.mlp.fc1), _Linear.of(block.mlp.fc2, block.ls2)
+        self.qkv, self.proj = Linear.of(block.attn.qkv), Linear.of(block.attn.proj, block.ls1)
+        self.fc1, self.fc2 = Linear.of(block.mlp.fc1), Linear.of(block.mlp.fc2, block.ls2)
 
 
 class FusedEngine:
@@ -68,9 +68,9 @@ class FusedEngine:
         self.search_positions = positions + self.types[SEARCH_TYPE]
         self.blocks = [_Block(block) for block in network.blocks]
         self.norm = network.norm
-        scores, sides = ([_Linear.of(layer) for layer in mlp.layers] for mlp in (head.cls_mlp, head.reg_mlp))
+        scores, sides = ([Linear.of(layer) for layer in mlp.layers] for mlp in (head.cls_mlp, head.reg_mlp))
         both = zip((scores[0].weight, scores[0].bias), (sides[0].weight, sides[0].bias), strict=True)
-        self.first, self.rest = _Linear(*(torch.cat(pair, -1) for pair in both)), (scores[1:], sides[1:])
+        self.first, self.rest = Linear(*(torch.cat(pair, -1) for pair in both)), (scores[1:], sides[1:])
         centres = cell_centres(self.grid, positions.device).flatten(0, 1)
         self.centres, self.signs = torch.cat([centres, centres], 1), centres.new_tensor([-1.0, -1.0, 1.0, 1.0])
 

@@ -1,27 +1,106 @@
-"""Choose device, engine and precision by name, and make a network ready to track."""
+"""The one table of inference engines, and how device, engine and precision are chosen by name."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-import torch
-
-from lorat_plugin.devices import best_precision, find_device
 from lorat_plugin.errors import InputError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch is loaded late: the command line's help is made from this table
+    import torch
+
     from lorat_plugin.network import LoRATNetwork
     from lorat_plugin.tracking import Engine
 
 logger = logging.getLogger(__name__)
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+@dataclass(frozen=True)
+class EngineKind:
+    """One inference engine: how it is made and where it runs.
+
+    Fields: make, (network on its device with weights of the precision, float32 for int8; precision) -> engine, which
+    raises InputError for a network that it cannot run; runs, type of device ("any": all not named) -> precisions, the
+    first of which stands for "auto" where the device's best one is not among them; package, to be imported, that it
+    needs beside the package's own (several with spaces between); extra, that brings it.
+    """
+
+    make: Callable[[LoRATNetwork, str], Engine]
+    runs: Mapping[str, tuple[str, ...]]
+    package: str = ""
+    extra: str = ""
+
+    def precisions(self, place: torch.device) -> tuple[str, ...]:
+        """Precisions that it runs on a device, none if it does not run there."""
+        return self.runs.get(place.type, self.runs.get("any", ()))
+
+    @property
+    def missing(self) -> str:
+        """What to install, empty if nothing is missing."""
+        lacking = [package for package in self.package.split() if not find_spec(package)]
+        return f"needs {lacking[0]}: pip install 'lorat_plugin[{self.extra}]'" if lacking else ""
+
+
+def _eager(network: LoRATNetwork, precision: str) -> Engine:
+    return network
+
+
+def _fused(network: LoRATNetwork, precision: str) -> Engine:
+    if precision == "int8":
+        from lorat_plugin.engines.int8 import Int8Engine
+
+        return Int8Engine(network)
+    from lorat_plugin.engines.fused import FusedEngine
+
+    return FusedEngine(network)
+
+
+def _compiled(network: LoRATNetwork, precision: str) -> Engine:
+    from lorat_plugin.engines.compiled import CompiledEngine
+
+    return CompiledEngine(network)
+
+
+def _onnxruntime(network: LoRATNetwork, precision: str) -> Engine:
+    from lorat_plugin.engines.onnxruntime import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine(network)
+
+
+def _openvino(network: LoRATNetwork, precision: str) -> Engine:
+    if precision == "int8":
+        from lorat_plugin.engines.openvino_int8 import OpenVINOInt8Engine
+
+        return OpenVINOInt8Engine(network)
+    from lorat_plugin.engines.openvino import OpenVINOEngine
+
+    return OpenVINOEngine(network, precision)
+
+
+ENGINES: dict[str, EngineKind] = {
+    "eager": EngineKind(_eager, {"any": ("fp32", "bf16", "fp16")}),
+    "fused": EngineKind(_fused, {"cpu": ("fp32", "int8")}),
+    "compiled": EngineKind(_compiled, {"cpu": ("fp32",), "cuda": ("bf16", "fp16", "fp32")}),
+    "onnxruntime": EngineKind(_onnxruntime, {"cpu": ("fp32",)}, "onnxruntime onnxscript", "onnx"),
+    "openvino": EngineKind(_openvino, {"cpu": ("fp32", "bf16", "fp16", "int8")}, "openvino", "openvino"),
+}
+AUTO = ("fused", "eager")  # what "auto" tries: exact and without extras, the fastest first
+_WORDS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_WORDS |= {"cpu": "a CPU", "cuda": "a CUDA GPU", "mps": "MPS", "any": "every device"}
 
 
 def list_engines() -> list[str]:
     """Names that `engine=` takes beside "auto"."""
-    return ["eager", "fused"]
+    return list(ENGINES)
+
+
+def list_precisions() -> list[str]:
+    """Names that `precision=` takes beside "auto"."""
+    return list(dict.fromkeys(p for kind in ENGINES.values() for row in kind.runs.values() for p in row))
 
 
 def prepare(
@@ -32,34 +111,79 @@ def prepare(
     Args:
         network: adapters merged or not; moved in place, as torch does.
         device: "auto" (CUDA, MPS or CPU, the first there is), or torch's name of one.
-        engine: "eager" (the network as it stands), "fused" (the same numbers sooner, for float32 on a CPU) or "auto"
-            (fused where it fits, else eager).
-        precision: "auto" (fp32 on a CPU and MPS; bf16, else fp16, on a CUDA GPU), "fp32", "bf16" or "fp16".
+        engine: a name from `list_engines()`: "eager" is the network as it stands, "fused" the same numbers sooner, for
+            float32 on a CPU. "auto" is the fastest exact one that needs no extras and runs the network.
+        precision: "auto" (fp32 on a CPU and MPS; bf16, else fp16, on a CUDA GPU), or a name from `list_precisions()`.
     Returns the engine and its device. Raises InputError for a name that is unknown, a device that is not there, or a
-    network, device or precision that the engine named does not run.
+    network, device or precision that the engine named does not run; what "auto" chose instead is logged.
     """
     place = check_options(device, engine, precision)
-    dtype = PRECISIONS[best_precision(place) if precision == "auto" else precision]
-    network = network.to(place, dtype).eval()
-    if engine == "fused" or (engine == "auto" and place.type == "cpu" and dtype == torch.float32):
-        from lorat_plugin.engines.fused import FusedEngine
-
+    names = [n for n in AUTO if not _obstacle(n, place, precision)] if engine == "auto" else [engine]
+    for name, after in zip(names, [*names[1:], ""], strict=True):
         try:
-            return FusedEngine(network), place
+            return _make(name, network, place, precision), place
         except InputError as error:
-            if engine == "fused":
+            if after:
+                logger.info("%s; %s is used", error, after)
+            elif device == "auto" and place.type != "cpu" and isinstance(error, _NoMemory):
+                logger.warning("%s; the CPU is used", error)
+                return prepare(network, "cpu", engine, precision)
+            else:
                 raise
-            logger.info("%s; eager is used", error)
-    return network, place
+    raise AssertionError("check_options leaves an engine to try")
 
 
 def check_options(device: str, engine: str, precision: str) -> torch.device:
     """The device that a name stands for. Raises InputError as `prepare`, which see for the names."""
-    if engine not in ("auto", *list_engines()):
-        raise InputError(f"unknown engine '{engine}': use auto or {', '.join(list_engines())}")
-    if precision not in ("auto", *PRECISIONS):
-        raise InputError(f"unknown precision '{precision}': use auto, {', '.join(PRECISIONS)}")
+    from lorat_plugin.devices import find_device
+
+    if engine not in ("auto", *ENGINES):
+        raise InputError(f"unknown engine '{engine}': use auto or {', '.join(ENGINES)}")
+    if precision not in ("auto", *list_precisions()):
+        raise InputError(f"unknown precision '{precision}': use auto, {', '.join(list_precisions())}")
     place = find_device(device)
-    if engine == "fused" and (place.type != "cpu" or precision not in ("auto", "fp32")):
-        raise InputError(f"engine 'fused' runs float32 on a CPU, not {precision} on {place}: use engine auto or eager")
+    if engine == "auto" and all(_obstacle(name, place, precision) for name in AUTO):
+        able = [name for name, kind in ENGINES.items() if precision in kind.precisions(place)]
+        raise InputError(f"engine 'auto' has no {precision} on {place}: name one ({', '.join(able) or 'none has it'})")
+    if engine != "auto" and (obstacle := _obstacle(engine, place, precision)):
+        raise InputError(obstacle)
     return place
+
+
+def choose_precision(engine: str, place: torch.device, precision: str) -> str:
+    """What the precision "auto" stands for with an engine that runs on the device; another stands for itself."""
+    from lorat_plugin.devices import best_precision
+
+    if precision != "auto":
+        return precision
+    best, known = best_precision(place), ENGINES[engine].precisions(place) if engine != "auto" else ()
+    return best if best in known or not known else known[0]
+
+
+class _NoMemory(InputError):
+    """A GPU without room for the network."""
+
+
+def _obstacle(name: str, place: torch.device, precision: str) -> str:
+    """Why an engine cannot be used here; empty if it can."""
+    kind, known = ENGINES[name], ENGINES[name].precisions(place)
+    if not known or precision not in ("auto", *known):
+        able = [" or ".join(_WORDS.get(p, p) for p in row) + f" on {_WORDS[d]}" for d, row in kind.runs.items()]
+        return f"engine '{name}' runs {', '.join(able)}, not {precision} on {place}: use engine auto or eager"
+    return f"engine '{name}' {kind.missing}" if kind.missing else ""
+
+
+def _make(name: str, network: LoRATNetwork, place: torch.device, precision: str) -> Engine:
+    import torch
+
+    from lorat_plugin.devices import PRECISIONS, slow_precision
+
+    asked, precision = precision, choose_precision(name, place, precision)
+    if asked != "auto" and slow_precision(place, precision):
+        logger.warning("%s has no fast arithmetic for %s: fp32 may be faster", place, precision)
+    try:
+        network = network.to(place).to(PRECISIONS.get(precision, torch.float32)).eval()
+        return ENGINES[name].make(network, precision)
+    except torch.cuda.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise _NoMemory(f"{place} has no memory left for engine '{name}': use a smaller model or device cpu") from error

@@ -265,8 +265,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", help="file or adapter folder; the bundled weights if left out")
     parser.add_argument("--backbone", help="DINOv2 file that completes weights without a backbone")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    parser.add_argument("--engine", default="auto", help="inference engine: auto, eager or fused")
-    parser.add_argument("--precision", default="auto", help="auto, fp32, bf16 or fp16")
+    parser.add_argument("--engine", default="auto", help="inference engine, see `lorat track --help`")
+    parser.add_argument("--precision", default="auto", help="fp32 and others, see there")
     parser.add_argument(
         "--sequential", action="store_true", help="one object at a time: the toolkit repeats the sequence for each"
     )

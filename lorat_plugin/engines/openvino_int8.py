@@ -1,0 +1,57 @@
+"""The `openvino` engine with int8: NNCF's static quantisation of the blocks' products.
+
+Weights have a scale for each output, activations a range for each layer. As in `lorat_plugin.engines.int8`, patch
+embedding, attention between tokens and the head stay float32.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from lorat_plugin.engines.calibration import calibration_inputs
+from lorat_plugin.engines.int8 import weight_levels
+from lorat_plugin.engines.openvino import OpenVINOEngine, compile_model
+from lorat_plugin.graphs import plain, require, template_side, to_openvino, trace
+from lorat_plugin.network import LoRATNetwork
+
+LAYERS = 4  # products of a block
+
+
+class OpenVINOInt8Engine(OpenVINOEngine):
+    """As `OpenVINOEngine`, calibrated on crops of the tracker."""
+
+    def __init__(self, network: LoRATNetwork, source: str | Path | None = None) -> None:
+        """Calibrate, quantise and compile a network, which is not changed.
+
+        Args:
+            network: merged or not.
+            source: of frames, see `calibration_inputs`.
+        Raises InputError if the extra is missing or the source is bad.
+        """
+        require("openvino", "openvino")
+        require("nncf", "openvino")
+        import nncf
+
+        network = plain(network)
+        self.variant, self._template = network.variant, template_side(network)
+        inputs = [(template.numpy(), x.numpy()) for template, x in calibration_inputs(network, source)]
+        model = to_openvino(trace(network, "search"), "search")
+        products = [op.get_friendly_name() for op in model.get_ordered_ops() if op.get_type_name() == "MatMul"]
+        kept = nncf.IgnoredScope(
+            names=products[LAYERS * len(network.blocks) :],
+            types=["Convolution", "ScaledDotProductAttention"],
+            validate=False,
+        )
+        narrow = nncf.OverflowFix.DISABLE if weight_levels() == 127 else nncf.OverflowFix.ENABLE
+        logging.getLogger("nncf").setLevel(logging.ERROR)
+        quantised = nncf.quantize(
+            model,
+            nncf.Dataset(inputs),
+            preset=nncf.QuantizationPreset.MIXED,  # signed weights, activations in a range of their own
+            subset_size=len(inputs),
+            model_type=nncf.ModelType.TRANSFORMER,
+            ignored_scope=kept,
+            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=narrow),
+        )
+        self._request = compile_model(quantised).create_infer_request()

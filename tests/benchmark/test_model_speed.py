@@ -1,0 +1,146 @@
+"""Speed of networks: counts, ways, rows of the report, heads, growth, and wrong names."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lorat_plugin.benchmark import model as speed
+from lorat_plugin.benchmark.growth import benchmark_growth, fit
+from lorat_plugin.benchmark.model import PRODUCT, Way, benchmark_head, benchmark_model, count, find_ways, memory_of
+from lorat_plugin.errors import InputError
+from lorat_plugin.network import create_model
+from lorat_plugin.variants import Variant, get_variant
+
+SMALL = replace(get_variant("lorat_tiny"), name="speed", dim=64, depth=1, heads=1, ffn_dim=128)
+
+
+@pytest.fixture(autouse=True)
+def _short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "ROUND_SECONDS", 0.0)
+    monkeypatch.setitem(speed.get_variant.__globals__["_VARIANTS"], SMALL.name, SMALL)
+
+
+@pytest.mark.parametrize("variant", [SMALL, get_variant("lorat_tiny"), get_variant("lorat_s_378")])
+def test_counts_are_those_of_the_arithmetic(variant: Variant) -> None:
+    tokens, cells, dim = variant.template_grid**2 + variant.search_grid**2, variant.search_grid**2, variant.dim
+    block = tokens * (4 * dim**2 + 2 * variant.ffn_dim * dim) + 2 * tokens**2 * dim
+    patches, head = cells * 3 * variant.patch_size**2 * dim, cells * (4 * dim**2 + 5 * dim)
+    counts = count(variant)
+    assert counts["multiply-accumulates"] == variant.depth * block + patches + head
+    assert counts["parameters"] == sum(p.numel() for p in create_model(variant).parameters())
+
+
+def test_each_engine_takes_part_with_the_precisions_that_it_has() -> None:
+    ways = find_ways(["eager", "fused"], ["fp32", "bf16", "auto"], "cpu")
+    assert ways == [Way(*names, "cpu") for names in (("eager", "fp32"), ("eager", "bf16"), ("fused", "fp32"))]
+    assert {"eager", "fused"} <= {way.engine for way in find_ways(["all"], ["fp32"], "cpu")}
+    with pytest.raises(InputError, match="'fused' runs"):
+        find_ways(["eager", "fused"], ["fp16"], "cpu")
+
+
+def test_every_contestant_is_compared_with_the_baseline(tmp_path: Path) -> None:
+    rounds: list[int] = []
+    report = benchmark_model(
+        ["speed"], batches=[1, 2], rounds=2, device="cpu", memory=False, on_round=lambda: rounds.append(1)
+    )
+    assert len(rounds) == 6  # a warm-up and two, for each batch
+    assert [c.name for c in report.comparisons[:2]] == ["speed x1 eager fp32", "speed x1 fused fp32"]
+    assert [(c.measure, c.baseline) for c in report.comparisons[4:7:2]] == [
+        ("network alone", "eager fp32"), ("share of the peak", PRODUCT),
+    ]  # fmt: skip
+    assert report.comparisons[0].ratio == report.comparisons[4].ratio == 1
+    fast = report.comparisons[5]
+    assert (fast.details["batch"], fast.details["engine"]) == (2, "fused")
+    assert fast.details["ms a frame"] == pytest.approx(1e3 / fast.value)
+    assert all(0 < c.low <= c.ratio <= c.high for c in report.comparisons)
+    json.dumps(report.as_dict())
+    report.plot(tmp_path / "ratios.png")
+
+
+def test_the_baseline_may_be_another_engine() -> None:
+    report = benchmark_model(["speed"], baseline="fused", rounds=1, device="cpu", memory=False)
+    assert report.comparisons[1].ratio == 1 and report.comparisons[0].baseline == "fused fp32"
+
+
+def test_autocast_keeps_float32_weights() -> None:
+    engine, place = Way("autocast", "bf16", "cpu").make(SMALL)
+    z, x = torch.randn(1, 3, 70, 70), torch.randn(1, 3, 140, 140)
+    with torch.inference_mode():
+        prediction = engine.predict(engine.encode_template(z, torch.ones(1, 5, 5, dtype=torch.int64)), x)
+        exact = Way("eager", "fp32", "cpu").make(SMALL)[0]
+        template = exact.encode_template(z, torch.ones(1, 5, 5, dtype=torch.int64))
+        difference = (prediction.boxes - exact.predict(template, x).boxes).abs().max()
+    assert place.type == "cpu" and 0 < difference < 0.01
+    with pytest.raises(InputError, match="autocast on cpu needs --precision bf16 or fp16, not auto"):
+        find_ways(["autocast"], ["auto"], "cpu")
+
+
+def test_memory_holds_the_weights_and_activations() -> None:
+    way = Way("eager", "fp32", "cpu")
+    assert memory_of(SMALL, 256, way, 1) > memory_of(SMALL, 1, way, 1) + 256 * 125 * 128 * 4
+
+
+def test_heads_are_compared() -> None:
+    report = benchmark_head("speed", rounds=1, device="cpu", batch=2)
+    assert [(c.name, c.measure) for c in report.comparisons] == [
+        ("conv", "head alone"), ("mlp", "head alone"), ("conv", "whole network"), ("mlp", "whole network"),
+    ]  # fmt: skip
+    assert report.comparisons[0].ratio == 1 and report.comparisons[1].ratio > 0
+
+
+def test_growth_is_fitted_and_drawn(tmp_path: Path) -> None:
+    report = benchmark_growth(
+        "speed", batches=(2, 1), sides=(70, 140, 210), targets=(1, 3), rounds=1, device="cpu", memory=False
+    )
+    amounts = [(c.measure, c.details["amount"]) for c in report.comparisons]
+    assert amounts[:2] == [("time with batch", 1), ("time with batch", 2)]
+    assert [n for measure, n in amounts if measure == "time with tokens"] == [29, 125, 289]
+    assert [n for measure, n in amounts if measure == "time with targets"] == [1, 3]
+    assert set(report.settings["laws"]) == {"ms with batch", "ms with tokens", "ms with targets"}
+    report.plot(tmp_path / "growth.png")
+    assert Image.open(tmp_path / "growth.png").size[0] > 500
+
+
+def test_a_law_is_found_again() -> None:
+    x = np.array([1.0, 10, 100, 1000])
+    np.testing.assert_allclose(fit(x, 3 + 2 * x + 0.5 * x**2, 2), [0.5, 2, 3], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"models": ["lorat_c_224"]}, "unknown model 'lorat_c_224'"),
+        ({"engines": ["eager", "warp"]}, "unknown engine 'warp'"),
+        ({"precisions": ["fp4"]}, "unknown precision 'fp4'"),
+        ({"baseline": "warp"}, "baseline 'warp' does not take part; use one of eager, fused"),
+        ({"device": "tpu"}, "device 'tpu' cannot be used"),
+    ],
+)
+def test_wrong_names_are_told(options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        benchmark_model(**{"models": ["speed"], "device": "cpu", **options})  # type: ignore[arg-type]
+
+
+def lorat(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "lorat_plugin", *arguments], capture_output=True, text=True)
+
+
+def test_the_command_prints_ratios_as_json() -> None:
+    line = (
+        "benchmark model --model lorat_tiny --batch 1 --engine eager,fused --rounds 1 --device cpu --threads 1 --json"
+    )
+    done = lorat(*line.split(), "--no-memory")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert all(isinstance(c["ratio"], float) for c in report["comparisons"]) and len(report["comparisons"]) == 4
+    assert report["machine"]["threads"] == 1 and report["machine"]["versions"]["torch"]
+    assert report["settings"]["counts"]["lorat_tiny"]["parameters"] == 11_511_173
