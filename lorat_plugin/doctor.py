@@ -46,6 +46,8 @@ PACKAGES = [
     "onnxruntime",
     "onnxruntime-gpu",
     "openvino",
+    "onnxscript",
+    "nncf",
 ]
 OPENCV = [name for name in PACKAGES if name.startswith("opencv")]
 PROBE_SECONDS = 180

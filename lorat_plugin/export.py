@@ -7,7 +7,6 @@ in the metadata of each file under the key "lorat".
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from lorat_plugin.errors import InputError
 from lorat_plugin.files import whole_folder
 from lorat_plugin.graphs import INPUTS, OPSET, OUTPUTS, Part, example_inputs, plain, to_onnx, to_openvino, trace
 from lorat_plugin.network import LoRATNetwork
+from lorat_plugin.saving import weights_digest
 from lorat_plugin.variants import Variant
 
 Format = Literal["onnx", "openvino", "torch"]
@@ -83,10 +83,7 @@ def export(
 
 def describe(network: LoRATNetwork, form: Format, batch: int | None) -> dict[str, Any]:
     """What `lorat.json` says."""
-    variant, digest = network.variant, hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
+    variant = network.variant
     mean, deviation = NORMALIZATIONS[variant.normalization]
     try:
         own = version("lorat_plugin")
@@ -98,7 +95,7 @@ def describe(network: LoRATNetwork, form: Format, batch: int | None) -> dict[str
         "variant": asdict(variant) | {"template_grid": variant.template_grid, "search_grid": variant.search_grid},
         "mean": mean,
         "deviation": deviation,
-        "weights_sha256": digest.hexdigest(),
+        "weights_sha256": weights_digest(network),
         "versions": {"lorat_plugin": own, "torch": str(torch.__version__)},
     }
     if form == "onnx":

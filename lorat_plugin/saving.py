@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -213,3 +214,12 @@ def _split_base(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         else:
             split[name] = tensor
     return split
+
+
+def weights_digest(network: LoRATNetwork) -> str:
+    """SHA-256 of a network's tensors, names and values, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

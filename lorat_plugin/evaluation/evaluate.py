@@ -6,9 +6,9 @@ results were made, and a run with anything else is refused, so that results neve
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -20,6 +20,8 @@ import torch
 from filelock import FileLock
 
 from lorat_plugin.engines import prepare
+from lorat_plugin.engines.calibration import VARIABLE
+from lorat_plugin.engines.select import choose_precision
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
 from lorat_plugin.evaluation.claims import Claims, Place
@@ -27,6 +29,7 @@ from lorat_plugin.evaluation.results import ResultFiles, notes_folder, result_fi
 from lorat_plugin.evaluation.runner import Run, track_sequences
 from lorat_plugin.files import whole_file
 from lorat_plugin.network import LoRATNetwork
+from lorat_plugin.saving import weights_digest
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +90,7 @@ class Evaluation:
         }
         self.engine, self.device = prepare(network, device, engine, precision)
         settings |= {
-            "precision": str(next(network.parameters()).dtype).removeprefix("torch."),
+            "precision": choose_precision(engine, self.device, precision),
             "format": style,
             "repetitions": repetitions,
             "rasterize": self.files.rasterize,
@@ -95,6 +98,8 @@ class Evaluation:
             "engine": engine,
             "lorat_plugin": version("lorat_plugin"),
         }
+        if precision == "int8":  # what it is calibrated on, and by whom, changes boxes
+            settings["precision"] = f"int8 of {engine}, calibrated on {os.environ.get(VARIABLE) or 'made-up scenes'}"
         _agree(self.notes, settings, self.files, benchmark)
         self.claims = Claims(self.notes / "claims", benchmark.sequences, _Whole(self.files, repetitions, benchmark))
 
@@ -167,15 +172,6 @@ class Evaluation:
         logger.warning("%s; the other sequences go on", error)
         self.failures[sequence.name] = error
         self.claims.settle(sequence)
-
-
-def weights_digest(network: LoRATNetwork) -> str:
-    """SHA-256 of a network's tensors, names and values, in hexadecimal."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _agree(notes: Path, settings: dict[str, Any], files: ResultFiles, benchmark: Benchmark) -> None:

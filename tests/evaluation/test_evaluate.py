@@ -81,7 +81,7 @@ def test_files_are_the_toolkits(clips: Path, undisturbed: Path) -> None:
     line = json.loads((undisturbed / "lorat" / "clips" / "LoRAT" / "throughput.jsonl").read_text())
     assert line["frames"] == 110 and line["sequences_at_once"] == 3 and not line["single_target_speed"]
     settings = json.loads((undisturbed / "lorat" / "clips" / "LoRAT" / "run.json").read_text())
-    assert settings["model"] == "lorat_tiny" and len(settings["weights"]) == 64 and settings["precision"] == "float32"
+    assert settings["model"] == "lorat_tiny" and len(settings["weights"]) == 64 and settings["precision"] == "fp32"
 
 
 @pytest.mark.parametrize("style", ["pytracking", "ostrack"])
@@ -162,7 +162,7 @@ def refused(clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_bad_input(refused: Callable[..., None], undisturbed: Path, tmp_path: Path) -> None:
-    refused("precision float32", "bfloat16", "--name", where=undisturbed, options=("--precision", "bf16"))
+    refused("precision fp32", "bf16", "--name", where=undisturbed, options=("--precision", "bf16"))
     refused("unicorn", options=("--sequences", "ant,unicorn"))
     refused("repetitions", options=("--repetitions", "3"))
     refused("'excel'", "ostrack", options=("--format", "excel"))
