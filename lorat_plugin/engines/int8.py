@@ -219,6 +219,6 @@ def weight_levels() -> int:
         _add_product(x, 1.0, 0, packed, torch.ones(16), torch.zeros(16, dtype=torch.int64), sums, None)
     except (AttributeError, RuntimeError) as error:
         raise InputError(
-            f"precision int8 needs torch >= 2.6 on x86 ({first_line(error)}): use precision fp32"
+            f"precision int8 needs oneDNN's 8-bit kernels, and torch has none here ({first_line(error)}): use fp32"
         ) from error
     return 127 if float(sums[0, 0]) == 64 * TOP * 127 else 63
