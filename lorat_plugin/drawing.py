@@ -1,4 +1,4 @@
-"""Boxes with labels on a frame."""
+"""Boxes with labels, and masks, on a frame."""
 
 from __future__ import annotations
 
@@ -46,12 +46,15 @@ def outline_boxes(
         cv2.rectangle(image, corner, opposite, colour, line, cv2.LINE_AA)
 
 
-def draw_results(image: np.ndarray, results: Mapping[int, TrackResult]) -> np.ndarray:
-    """Draw each object's box, id and score.
+def draw_results(
+    image: np.ndarray, results: Mapping[int, TrackResult], masks: Mapping[int, np.ndarray] | None = None
+) -> np.ndarray:
+    """Draw each object's box, id and score, and its mask as a veil with an outline.
 
     Args:
         image: (H, W, 3) uint8 RGB; it is not changed.
         results: id -> result with box x, y, w, h in frame pixels. A box that is not finite is left out.
+        masks: id -> (H, W) bool, for all objects or some.
 
     Returns a (k H, k W, 3) uint8 RGB picture, k >= 1 an integer: frames with a side below 360 pixels are enlarged.
     """
@@ -60,6 +63,8 @@ def draw_results(image: np.ndarray, results: Mapping[int, TrackResult]) -> np.nd
         zoom = max(1, 4096 // max(image.shape[:2]))
     canvas = np.ascontiguousarray(image.repeat(zoom, axis=0).repeat(zoom, axis=1))
     line = max(2, round(min(canvas.shape[:2]) / 400))
+    for number, mask in (masks or {}).items():
+        _draw_mask(canvas, mask.repeat(zoom, axis=0).repeat(zoom, axis=1), object_colour(number))
     for number, result in results.items():
         if not np.isfinite(result.box).all():
             continue
@@ -67,8 +72,16 @@ def draw_results(image: np.ndarray, results: Mapping[int, TrackResult]) -> np.nd
         corner, opposite = (round(x), round(y)), (round(x + w) - 1, round(y + h) - 1)
         colour = object_colour(number)
         cv2.rectangle(canvas, corner, opposite, colour, line)
-        _draw_label(canvas, f"{number}  {result.score:.2f}", corner, colour)
+        state = "absent" if result.absent else f"{result.score:.2f}"
+        _draw_label(canvas, f"{number}  {state}", corner, colour)
     return canvas
+
+
+def _draw_mask(canvas: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> None:
+    """A veil over the mask's pixels, through which the object stays visible, and a line around them."""
+    canvas[mask] = np.round(0.6 * canvas[mask] + 0.4 * np.array(colour)).astype(np.uint8)
+    outline, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(canvas, outline, -1, colour, 1)
 
 
 def _draw_label(canvas: np.ndarray, text: str, corner: tuple[int, int], colour: tuple[int, int, int]) -> None:

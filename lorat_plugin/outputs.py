@@ -1,7 +1,7 @@
-"""Where tracking results go: box files, JSON lines, an annotated video, a window.
+"""Where tracking results go: box files, JSON lines, masks, an annotated video, a window.
 
-Every output is a context manager with `write(frame, results, seconds)`. Files are written under a temporary name in
-their own folder and get their name at the end of the `with` block; if the block raises, nothing stays.
+Every output is a context manager with `write(frame, results, seconds, masks)`. Files are written under a temporary
+name in their own folder and get their name at the end of the `with` block; if the block raises, nothing stays.
 """
 
 from __future__ import annotations
@@ -9,22 +9,28 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol
+from types import MappingProxyType
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from lorat_plugin.drawing import draw_results
 from lorat_plugin.errors import InputError
+from lorat_plugin.files import whole_folder
 from lorat_plugin.video import Frame
 
 if TYPE_CHECKING:
     from lorat_plugin.tracker import TrackResult
 
+Masks = Mapping[int, np.ndarray]
+NO_MASKS: Masks = MappingProxyType({})
 DEFAULT_FPS = 30.0
 WINDOW = "lorat track (q stops)"
 
@@ -32,8 +38,8 @@ WINDOW = "lorat track (q stops)"
 class Output(Protocol):
     """Something that takes the results of one frame after the other."""
 
-    def write(self, frame: Frame, results: Mapping[int, TrackResult], seconds: float) -> None:
-        """Take one frame's results: id -> result; `seconds` is the time that tracking it took."""
+    def write(self, frame: Frame, results: Mapping[int, TrackResult], seconds: float, masks: Masks = NO_MASKS) -> None:
+        """Take one frame's results: id -> result; `seconds` is the time that it took; id -> (H, W) bool, if wanted."""
 
     def __enter__(self) -> Output: ...
 
@@ -90,7 +96,7 @@ class TextFile(_File):
             raise InputError(f"{self.path}: cannot be written: {error.strerror}") from error
         return self
 
-    def write(self, frame: Frame, results: Mapping[int, TrackResult], seconds: float) -> None:
+    def write(self, frame: Frame, results: Mapping[int, TrackResult], seconds: float, masks: Masks = NO_MASKS) -> None:
         """Add one frame's lines."""
         assert self._stream is not None, "write inside the with block"
         self._stream.writelines(line + "\n" for line in self._lines(frame, results, seconds))
@@ -126,9 +132,48 @@ def json_lines(frame: Frame, results: Mapping[int, TrackResult], seconds: float)
             "id": object_id,
             "box_xywh": [round(float(value), 4) for value in result.box],
             "score": round(float(result.score), 6),
+            "absent": result.absent,
             "time_ms": round(1000 * seconds, 3),
         }
         yield json.dumps(line)
+
+
+class MaskFolder:
+    """A folder of one object's masks: `000012.png`, 8 bit, 255 on the object, for frame 12 of the source.
+
+    It takes the place of an earlier run's.
+    """
+
+    def __init__(self, path: Path, object_id: int) -> None:
+        self.path = path
+        self.object_id = object_id
+        self._whole = whole_folder(path)
+        self._part: Path | None = None
+
+    def __enter__(self) -> MaskFolder:
+        if self.path.exists() and self.path not in former_masks(self.path.parent):
+            raise InputError(f"{self.path}: is not of an earlier run; move it away or choose another output folder")
+        self._part = self._whole.__enter__()
+        return self
+
+    def write(self, frame: Frame, results: Mapping[int, TrackResult], seconds: float, masks: Masks = NO_MASKS) -> None:
+        """Write the object's mask in one frame."""
+        assert self._part is not None, "write inside the with block"
+        Image.fromarray(masks[self.object_id].astype(np.uint8) * 255).save(self._part / f"{frame.number:06d}.png")
+
+    def __exit__(self, kind: type[BaseException] | None, *details: Any) -> None:
+        self._whole.__exit__(kind, *details)
+
+
+def former_masks(folder: Path) -> list[Path]:
+    """Mask folders of an earlier run: beside a track.jsonl, and with nothing else in them; others are the user's."""
+    return [
+        path
+        for path in folder.glob("masks*")
+        if (folder / "track.jsonl").is_file()
+        and path.is_dir()
+        and all(re.fullmatch(r"\d{6,}\.png", inside.name) for inside in path.iterdir())
+    ]
 
 
 class AnnotatedVideo(_File):
@@ -143,9 +188,9 @@ class AnnotatedVideo(_File):
         self._writer: cv2.VideoWriter | None = None
         self._last: int | None = None
 
-    def write(self, frame: Frame, results: Mapping[int, TrackResult], seconds: float) -> None:
+    def write(self, frame: Frame, results: Mapping[int, TrackResult], seconds: float, masks: Masks = NO_MASKS) -> None:
         """Draw and encode one frame. Raises InputError if this OpenCV cannot write videos."""
-        picture = cv2.cvtColor(draw_results(frame.image, results), cv2.COLOR_RGB2BGR)
+        picture = cv2.cvtColor(draw_results(frame.image, results, masks), cv2.COLOR_RGB2BGR)
         if self._writer is None:
             size = (picture.shape[1], picture.shape[0])
             self._writer = cv2.VideoWriter(str(self.part), cv2.VideoWriter.fourcc(*"mp4v"), self.fps, size)
@@ -190,14 +235,14 @@ class Window:
     def __enter__(self) -> Window:
         return self
 
-    def write(self, frame: Frame, results: Mapping[int, TrackResult], seconds: float) -> None:
+    def write(self, frame: Frame, results: Mapping[int, TrackResult], seconds: float, masks: Masks = NO_MASKS) -> None:
         """Show one frame."""
         closed = self._shown and cv2.getWindowProperty(WINDOW, cv2.WND_PROP_VISIBLE) < 1
         if closed:
             return self.stop()
         if not self._shown:
             cv2.namedWindow(WINDOW, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
-        cv2.imshow(WINDOW, cv2.cvtColor(draw_results(frame.image, results), cv2.COLOR_RGB2BGR))
+        cv2.imshow(WINDOW, cv2.cvtColor(draw_results(frame.image, results, masks), cv2.COLOR_RGB2BGR))
         self._shown = True
         if cv2.waitKey(1) & 0xFF in (ord("q"), 27):
             self.stop()

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from lorat_plugin.engines import check_options, prepare
 from lorat_plugin.errors import InputError
 from lorat_plugin.network import LoRATNetwork
-from lorat_plugin.tracking import Target, TrackResult, check_frame, start, step
+from lorat_plugin.tracking import Target, TrackResult, check_frame, check_threshold, start, step
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -21,9 +21,15 @@ class _Tracker:
     """What both trackers share: an engine with trained weights on a device."""
 
     def __init__(
-        self, network: LoRATNetwork, device: str = "auto", engine: str = "auto", precision: str = "auto"
+        self,
+        network: LoRATNetwork,
+        device: str = "auto",
+        engine: str = "auto",
+        precision: str = "auto",
+        absent_below: float = 0.0,
     ) -> None:
         """Track with a network (adapters merged or not); the names are those of `from_pretrained`."""
+        self.absent_below = check_threshold(absent_below)
         self.engine, self.device = prepare(network, device, engine, precision)
 
     @classmethod
@@ -35,6 +41,7 @@ class _Tracker:
         device: str = "auto",
         engine: str = "auto",
         precision: str = "auto",
+        absent_below: float = 0.0,
     ) -> Self:
         """Make a tracker from trained weights.
 
@@ -45,12 +52,15 @@ class _Tracker:
             device: "auto" (CUDA, MPS or CPU, the first there is), or torch's name of one.
             engine: "auto" or a name from `lorat_plugin.engines.list_engines()`.
             precision: "auto" (bf16, else fp16, on a CUDA GPU; fp32 elsewhere), "fp32", "bf16" or "fp16".
+            absent_below: score in [0, 1) below which a target counts as absent and is searched for, see
+                `tracking.step`; 0 never, as in published results.
         Raises InputError (CheckpointError for weights) with one sentence that names the remedy.
         """
         from lorat_plugin.checkpoint import load_pretrained
 
         check_options(device, engine, precision)  # before the weights take their time
-        return cls(load_pretrained(model, weights, backbone), device, engine, precision)
+        check_threshold(absent_below)
+        return cls(load_pretrained(model, weights, backbone), device, engine, precision, absent_below)
 
 
 class MultiObjectTracker(_Tracker):
@@ -61,10 +71,15 @@ class MultiObjectTracker(_Tracker):
     """
 
     def __init__(
-        self, network: LoRATNetwork, device: str = "auto", engine: str = "auto", precision: str = "auto"
+        self,
+        network: LoRATNetwork,
+        device: str = "auto",
+        engine: str = "auto",
+        precision: str = "auto",
+        absent_below: float = 0.0,
     ) -> None:
         """Track with a network (adapters merged or not); the names are those of `from_pretrained`."""
-        super().__init__(network, device, engine, precision)
+        super().__init__(network, device, engine, precision, absent_below)
         self._targets: dict[int, Target] = {}
         self._next_id = 0
 
@@ -96,7 +111,7 @@ class MultiObjectTracker(_Tracker):
         if not self._targets:
             return {}
         targets = list(self._targets.values())
-        results = step(self.engine, self.device, targets, [frame] * len(targets))
+        results = step(self.engine, self.device, targets, [frame] * len(targets), self.absent_below)
         return dict(zip(self._targets, results, strict=True))
 
 
@@ -119,4 +134,4 @@ class LoRATTracker(_Tracker):
         """Follow the target into the next frame, (H, W, 3) uint8 RGB. Raises InputError before `init`."""
         if self._target is None:
             raise InputError("no target yet: call init(frame, box) before update(frame)")
-        return step(self.engine, self.device, [self._target], [check_frame(frame)])[0]
+        return step(self.engine, self.device, [self._target], [check_frame(frame)], self.absent_below)[0]

@@ -8,7 +8,7 @@ Source: LoRAT's tracker (arXiv 2403.05231, section 3): the template never change
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
@@ -21,6 +21,9 @@ from lorat_plugin.crop import Crop, cells_on_target, mean_colour, normalize
 from lorat_plugin.errors import InputError
 from lorat_plugin.network import Prediction
 from lorat_plugin.variants import Variant
+
+PATIENCE = 2  # frames in a row with a low score before a target counts as absent
+GROWTH, LARGEST = 1.05, 2.0  # of an absent target's search region: area factor for each frame, and in all
 
 
 class Engine(Protocol):
@@ -42,6 +45,7 @@ class TrackResult(NamedTuple):
 
     box: np.ndarray  # (4,) float64: x, y, w, h in frame pixels, 0-based top-left, clipped to the frame
     score: float  # in [0, 1]; how sure the network is at the chosen cell
+    absent: bool = False  # scores are too low, see `step`: the box is the last one that was believed
 
 
 @dataclass
@@ -51,6 +55,12 @@ class Target:
     box: np.ndarray  # (4,) float64 xyxy, frame pixels; always with area
     fill: np.ndarray  # (3,) float32, mean colour of its first frame
     template: torch.Tensor  # (1, Nt, dim) tokens
+    low: int = 0  # frames in a row whose score was below the threshold, see `step`
+    believed: np.ndarray = field(init=False)  # (4,) float64 xyxy, the box before them
+
+    def __post_init__(self) -> None:
+        """Believe the given box."""
+        self.believed = self.box
 
 
 @torch.inference_mode()
@@ -76,50 +86,64 @@ def start(engine: Engine, device: torch.device, frame: np.ndarray, box_xywh: Arr
 
 @torch.inference_mode()
 def step(
-    engine: Engine, device: torch.device, targets: Sequence[Target], frames: Sequence[np.ndarray]
+    engine: Engine,
+    device: torch.device,
+    targets: Sequence[Target],
+    frames: Sequence[np.ndarray],
+    absent_below: float = 0.0,
 ) -> list[TrackResult]:
-    """Advance each target by its frame; the targets' state boxes are updated in place.
+    """Advance each target by its frame; the targets' states are updated in place.
+
+    A target is absent after more than `PATIENCE` frames in a row with a score below `absent_below`. Its box goes back
+    to where it was before them and is held, and its search region grows (`_search_region`), where the window has no
+    say, until a score reaches the threshold again.
 
     Args:
         engine: with its weights on `device`.
         device: where crops are sent.
         targets: at least one, from `start` with the same engine.
         frames: one for each target, (H, W, 3) uint8 RGB; sizes may differ and may change from frame to frame.
+        absent_below: score in [0, 1); 0 means that no target is ever absent.
     Returns one result for each target. Raises InputError for a frame of another kind.
     """
     variant = engine.variant
-    crops = [
-        Crop.around(
-            _widened(t.box, variant.min_object_size), variant.search_area_factor, variant.search_size, f.shape[:2]
-        )
-        for t, f in zip(targets, frames, strict=True)
-    ]
+    crops = [_search_region(variant, t, f.shape[:2]) for t, f in zip(targets, frames, strict=True)]
     pixels = np.stack([crop.cut(f, t.fill) for crop, t, f in zip(crops, targets, frames, strict=True)])
     x = normalize(torch.from_numpy(pixels).to(device), variant.normalization)
     prediction = engine.predict(torch.cat([t.template for t in targets]), x)
     window = hann_window(prediction.score_map.shape[-1], device)
-    boxes, scores = peak(prediction, window, variant.window_weight)
+    weight: float | torch.Tensor = variant.window_weight
+    if any(t.low > PATIENCE for t in targets):  # who comes back may do so anywhere
+        weight = window.new_tensor([[0.0 if t.low > PATIENCE else variant.window_weight] for t in targets])
+    boxes, scores = peak(prediction, window, weight)
     in_crop = (boxes * variant.search_size).double().cpu().numpy()
     results = []
     for target, frame, crop, box, score in zip(targets, frames, crops, in_crop, scores.tolist(), strict=True):
         box = clip_to_image(crop.to_frame(box), frame.shape[:2])
-        if np.isfinite(box).all() and area(box) > 0:
+        score = score if np.isfinite(score) else 0.0
+        if target.low == 0:
+            target.believed = target.box
+        target.low = target.low + 1 if score < absent_below else 0
+        absent = target.low > PATIENCE
+        if absent:
+            target.box = box = target.believed
+        elif not np.isfinite(box).all():  # the crop missed a frame that has shrunk, or fp16 overflowed
+            box = target.box
+        elif area(box) > 0:
             target.box = box
-        elif not np.isfinite(
-            box
-        ).all():  # hold the last box: the crop missed a frame that has shrunk, or fp16 overflowed
-            box, score = target.box, score if np.isfinite(score) else 0.0
-        results.append(TrackResult(xyxy_to_xywh(box), score))
+        results.append(TrackResult(xyxy_to_xywh(box), score, absent))
     return results
 
 
-def peak(prediction: Prediction, window: torch.Tensor, window_weight: float) -> tuple[torch.Tensor, torch.Tensor]:
+def peak(
+    prediction: Prediction, window: torch.Tensor, window_weight: float | torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Box and raw score at the best cell of the penalised score map.
 
     Args:
         prediction: of B search regions.
         window: (G, G) float32.
-        window_weight: share of the window in the sum, 0 to 1.
+        window_weight: share of the window in the sum, 0 to 1; a number, or (B, 1) float32.
     Returns boxes (B, 4) xyxy in fractions of the search region, and scores (B,) in [0, 1], both float32.
     """
     scores = prediction.score_map.sigmoid().flatten(1)
@@ -167,6 +191,21 @@ def check_box(box_xywh: ArrayLike, frame_size: tuple[int, int]) -> np.ndarray:
     return box
 
 
-def _widened(box: np.ndarray, least: float) -> np.ndarray:
-    centre, half = (box[:2] + box[2:]) / 2, np.maximum(box[2:] - box[:2], least) / 2
-    return np.concatenate([centre - half, centre + half])
+def check_threshold(absent_below: float) -> float:
+    """The threshold itself if it is in [0, 1); else InputError says what to do."""
+    if not 0 <= absent_below < 1:
+        raise InputError(f"absent_below is {absent_below}: give a score from 0 (never absent) to below 1, e.g. 0.5")
+    return absent_below
+
+
+def _search_region(variant: Variant, target: Target, frame_size: tuple[int, int]) -> Crop:
+    """Where a target is looked for in a frame of (height, width) pixels: around its box.
+
+    The area factor is the variant's, times `GROWTH` for each frame of absence, at most times `LARGEST`; the crop keeps
+    its pixels.
+    """
+    centre = (target.box[:2] + target.box[2:]) / 2
+    half = np.maximum(target.box[2:] - target.box[:2], variant.min_object_size) / 2
+    growth = GROWTH ** min(max(target.low - PATIENCE, 0), 99)  # no overflow
+    factor = variant.search_area_factor * min(growth, LARGEST)
+    return Crop.around(np.concatenate([centre - half, centre + half]), factor, variant.search_size, frame_size)

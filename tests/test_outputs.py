@@ -15,7 +15,7 @@ import pytest
 from lorat_plugin import outputs
 from lorat_plugin.drawing import draw_results, object_colour
 from lorat_plugin.errors import InputError
-from lorat_plugin.outputs import AnnotatedVideo, TextFile, Window, box_lines, json_lines, output_folder
+from lorat_plugin.outputs import AnnotatedVideo, MaskFolder, TextFile, Window, box_lines, json_lines, output_folder
 from lorat_plugin.tracker import TrackResult
 from lorat_plugin.video import Frame, open_source
 
@@ -35,7 +35,8 @@ def test_text_and_json_files(tmp_path: Path) -> None:
         assert not (tmp_path / "boxes.txt").exists()  # the name comes at the end
     np.testing.assert_array_equal(np.loadtxt(tmp_path / "boxes.txt", delimiter=","), [[0.3333, 30, 20, 15]] * 3)
     rows = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()]
-    assert rows[3] == {"frame": 8, "id": 1, "box_xywh": [0.3333, 30.0, 20.0, 15.0], "score": 0.5, "time_ms": 12.5}
+    box = [0.3333, 30.0, 20.0, 15.0]
+    assert rows[3] == {"frame": 8, "id": 1, "box_xywh": box, "score": 0.5, "absent": False, "time_ms": 12.5}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["boxes.txt", "t.jsonl"]
 
 
@@ -102,6 +103,29 @@ def test_drawing_shows_box_and_label_and_leaves_the_frame_alone() -> None:
         labels = (drawn == colour).all(-1).sum(axis=1)
         assert labels.max() > 30
     assert draw_results(np.zeros((720, 1280, 3), np.uint8), {}).shape == (720, 1280, 3)
+
+
+def test_drawing_shows_masks_as_a_veil_with_an_outline() -> None:
+    mask = np.zeros((90, 120), bool)
+    mask[40:60, 50:80] = True
+    drawn = draw_results(GREY, {0: result(x=5, y=5)}, {0: mask})
+    veil = np.round(0.6 * 128 + 0.4 * np.array(object_colour(0))).astype(np.uint8)
+    assert (drawn[164:236, 204:316] == veil).all()
+    assert (drawn[160, 200:320] == object_colour(0)).all() and (drawn[150, 200:320] == 128).all()
+    assert (GREY == 128).all()
+
+
+def test_a_folder_of_masks_is_whole_or_not_there(tmp_path: Path) -> None:
+    mask = np.zeros((90, 120), bool)
+    mask[3, 4] = True
+    with pytest.raises(RuntimeError), MaskFolder(tmp_path / "masks", 3) as masks:
+        masks.write(Frame(7, "made", GREY), {}, 0.01, {3: mask})
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with MaskFolder(tmp_path / "masks", 3) as masks:
+        masks.write(Frame(7, "made", GREY), {}, 0.01, {3: mask, 4: ~mask})
+    written = cv2.imread(str(tmp_path / "masks" / "000007.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(written, mask * np.uint8(255))
 
 
 def test_drawing_takes_any_box() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from lorat_plugin.cli.options import (
+    AbsentOption,
     AttributesOption,
     BackboneOption,
     DatasetOption,
@@ -66,6 +67,7 @@ def evaluate_command(
     device: DeviceOption = "auto",
     engine: EngineOption = "auto",
     precision: PrecisionOption = "auto",
+    absent_below: AbsentOption = 0.0,
     as_json: JsonOption = False,
 ) -> None:
     """Track the sequences of a benchmark, many at once; write the toolkits' result files, and score them.
@@ -89,7 +91,7 @@ def evaluate_command(
     network = load_pretrained(model, weights, backbone)
     run = Evaluation(
         network, benchmark, results, name, device=device, engine=engine, precision=precision, batch=batch, style=style,
-        repetitions=repetitions,
+        repetitions=repetitions, absent_below=absent_below,
     )  # fmt: skip
     if run.place.rank > 0:
         return run.play()

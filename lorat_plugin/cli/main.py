@@ -21,6 +21,7 @@ from lorat_plugin.cli.doctor import doctor_command
 from lorat_plugin.cli.evaluate import evaluate_command
 from lorat_plugin.cli.export import export_command
 from lorat_plugin.cli.lmdb import lmdb_app
+from lorat_plugin.cli.pytracking import pytracking_app
 from lorat_plugin.cli.quantize import quantize_command
 from lorat_plugin.cli.report import report_command
 from lorat_plugin.cli.submit import submit_command
@@ -57,6 +58,7 @@ app.add_typer(benchmark_app, name="benchmark")
 app.add_typer(lmdb_app, name="lmdb")
 app.add_typer(data_app, name="data")
 app.add_typer(vot_app, name="vot")
+app.add_typer(pytracking_app, name="pytracking")
 
 
 @app.callback(invoke_without_command=True)

@@ -22,6 +22,20 @@ BackboneOption = Annotated[
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
 EngineOption = Annotated[str, typer.Option("--engine", help=f"Inference engine: auto, {', '.join(list_engines())}.")]
 PrecisionOption = Annotated[str, typer.Option("--precision", help=f"auto, {', '.join(list_precisions())}.")]
+AbsentOption = Annotated[
+    float,
+    typer.Option(
+        "--absent-below", help="Score below which the target counts as absent and is searched for, e.g. 0.5; 0: never."
+    ),
+]
+MasksOption = Annotated[
+    Optional[str],
+    typer.Option(
+        "--masks",
+        metavar="NAME",
+        help="Masks too, by a SAM: sam, sam2, hub id, folder or mobile_sam.pt; or box: the boxes' rectangles.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
 
 DatasetOption = Annotated[

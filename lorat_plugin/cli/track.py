@@ -7,18 +7,21 @@ import json
 import logging
 import math
 import os
+import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from lorat_plugin.cli.options import (
+    AbsentOption,
     BackboneOption,
     DeviceOption,
     EngineOption,
+    MasksOption,
     ModelOption,
     PrecisionOption,
     WeightsOption,
@@ -29,8 +32,9 @@ from lorat_plugin.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
+    from lorat_plugin.masks import MaskMaker
     from lorat_plugin.outputs import Output
-    from lorat_plugin.tracker import MultiObjectTracker
+    from lorat_plugin.tracker import MultiObjectTracker, TrackResult
     from lorat_plugin.video import FrameSource
 
 Box = tuple[float, float, float, float]  # x, y, w, h in pixels
@@ -40,7 +44,7 @@ class Summary(NamedTuple):
     """What `lorat track` did; printed by --json."""
 
     frames: int
-    frames_per_second: float  # while tracking; decoding and writing not counted
+    frames_per_second: float  # tracking and masks; decoding and writing not counted
     objects: list[int]
     files: list[str]
     interrupted: bool
@@ -61,11 +65,13 @@ def track_command(
     device: DeviceOption = "auto",
     engine: EngineOption = "auto",
     precision: PrecisionOption = "auto",
+    absent_below: AbsentOption = 0.0,
     start: Annotated[int, typer.Option("--start", help="First frame, 0-based; --box is meant for it.")] = 0,
     end: Annotated[int | None, typer.Option("--end", help="Frame to stop before (exclusive).")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", help="Folder for the results; lorat_track/NAME_OF_SOURCE if left out.")
     ] = None,
+    masks: MasksOption = None,
     save: Annotated[bool, typer.Option("--save", help="Write video.mp4 with the boxes drawn.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Show the frames while tracking; q stops.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
@@ -76,8 +82,9 @@ def track_command(
 
     Boxes are x,y,w,h in pixels, 0-based from the top left corner. Writes
     boxes.txt (GOT-10k text, a row a frame; boxes_ID.txt for each of several
-    objects) and track.jsonl (frame, id, box_xywh, score, time_ms). Ctrl-C
-    stops and keeps what is done.
+    objects) and track.jsonl (frame, id, box_xywh, score, time_ms); with
+    --masks also masks/000012.png, a picture a frame (masks_ID/ for each of
+    several objects). Ctrl-C stops and keeps what is done.
     """
     boxes = [parse_box(text) for text in box or []]
     if bool(boxes) == select:
@@ -89,14 +96,17 @@ def track_command(
     if show or select:
         require_display()
     with open_source(source, start, end) as frames:
+        from lorat_plugin.masks import mask_maker
         from lorat_plugin.tracker import MultiObjectTracker
 
         folder = Path("lorat_track") / frames.name if output is None else output
         _spare_source(source, folder, save)
         tracker = MultiObjectTracker.from_pretrained(
-            model, weights=weights, backbone=backbone, device=device, engine=engine, precision=precision
-        )
-        summary = _track(tracker, frames, boxes or select_boxes, folder, save, show)
+            model, weights=weights, backbone=backbone, device=device, engine=engine, precision=precision,
+            absent_below=absent_below,
+        )  # fmt: skip
+        maker = None if masks is None else mask_maker(masks, device)
+        summary = _track(tracker, frames, boxes or select_boxes, folder, save, show, maker)
     if as_json:
         typer.echo(json.dumps(summary._asdict()))
     else:
@@ -125,11 +135,12 @@ def _track(
     folder: Path,
     save: bool,
     show: bool,
+    maker: MaskMaker | None,
 ) -> Summary:
     """Follow `boxes` (or what the callable picks in the first frame) to the end of the source and write the results."""
     import numpy as np
 
-    from lorat_plugin.outputs import output_folder
+    from lorat_plugin.outputs import former_masks, output_folder
     from lorat_plugin.tracker import TrackResult
 
     frames = iter(source)
@@ -140,19 +151,21 @@ def _track(
         ids = tracker.add(frame.image, given)
     except InputError as error:
         raise InputError(f"frame {frame.number} ({frame.origin}): {error}") from error
-    seconds = time.perf_counter() - began
     results = {number: TrackResult(np.asarray(box), 1.0) for number, box in zip(ids, given, strict=True)}
+    masks = _object_masks(maker, frame.image, results)
+    seconds = time.perf_counter() - began
     done, spent = 0, 0.0
     with contextlib.ExitStack() as stack:
         stopped = stack.enter_context(_stopped_by_signal(source))
         stack.enter_context(output_folder(folder))
-        files, outputs = _outputs(source, folder, ids, save, show)
+        former_runs = former_masks(folder)  # before this run's track.jsonl makes any such folder look like one
+        files, outputs = _outputs(source, folder, ids, save, show, maker is not None)
         for output in outputs:
             stack.enter_context(output)
         advance = stack.enter_context(progress("tracking", source.length))
         while True:
             for output in outputs:
-                output.write(frame, results, seconds)
+                output.write(frame, results, seconds, masks)
             advance()
             done, spent = done + 1, spent + seconds
             try:
@@ -163,23 +176,43 @@ def _track(
                 raise InputError(f"{error}; --end {frame.number + 1} tracks up to there") from error
             began = time.perf_counter()
             results = tracker.update(frame.image)
+            masks = _object_masks(maker, frame.image, results)
             seconds = time.perf_counter() - began
     for former in {*folder.glob("boxes*.txt"), folder / "video.mp4"} - set(files):
         former.unlink(missing_ok=True)  # of an earlier run in this folder: it must not pass for this one's
+    for masks_folder in set(former_runs) - set(files):
+        shutil.rmtree(masks_folder)
     interrupted = bool(stopped) and not source.live  # Ctrl-C is how a camera's track ends
     return Summary(done, done / spent, ids, [str(path) for path in files], interrupted)
 
 
+def _object_masks(
+    maker: MaskMaker | None, image: np.ndarray, results: Mapping[int, TrackResult]
+) -> dict[int, np.ndarray]:
+    """Each object's mask, id -> (H, W) bool, empty for an absent one; no masks without a maker."""
+    if maker is None:
+        return {}
+    import numpy as np
+
+    seen = [number for number, result in results.items() if not result.absent]
+    masks = {number: np.zeros(image.shape[:2], bool) for number in results}
+    return masks | dict(zip(seen, maker(image, [results[number].box for number in seen]), strict=True))
+
+
 def _outputs(
-    source: FrameSource, folder: Path, ids: Sequence[int], save: bool, show: bool
+    source: FrameSource, folder: Path, ids: Sequence[int], save: bool, show: bool, masks: bool
 ) -> tuple[list[Path], list[Output]]:
     """The files that will be written, and the outputs in the order in which they are to be opened."""
-    from lorat_plugin.outputs import AnnotatedVideo, TextFile, Window, box_lines, json_lines
+    from lorat_plugin.outputs import AnnotatedVideo, MaskFolder, TextFile, Window, box_lines, json_lines
 
     names = {number: "boxes.txt" if len(ids) == 1 else f"boxes_{number}.txt" for number in ids}
     outputs: list[Output] = [TextFile(folder / name, box_lines(number)) for number, name in names.items()]
     outputs.append(TextFile(folder / "track.jsonl", json_lines))
     files = [*(folder / name for name in names.values()), folder / "track.jsonl"]
+    if masks:
+        folders = {number: folder / ("masks" if len(ids) == 1 else f"masks_{number}") for number in ids}
+        outputs += [MaskFolder(path, number) for number, path in folders.items()]
+        files += folders.values()
     if save:
         outputs.append(AnnotatedVideo(folder / "video.mp4", source.fps))
         files.append(folder / "video.mp4")

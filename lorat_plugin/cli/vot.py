@@ -1,24 +1,35 @@
-"""`lorat vot`: workspaces for the VOT toolkit."""
+"""`lorat vot`: workspaces for the VOT toolkit, and its commands run in them."""
 
 from __future__ import annotations
 
 import shlex
+import sys
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, Optional
 
 import typer
 
+from lorat_plugin.cli.doctor import COLOURS
 from lorat_plugin.cli.options import (
+    AbsentOption,
     BackboneOption,
     DeviceOption,
     EngineOption,
+    MasksOption,
     ModelOption,
     PrecisionOption,
     WeightsOption,
 )
 
 vot_app = typer.Typer(help="Workspaces for the VOT toolkit (vot-toolkit).", no_args_is_help=True)
+
+WorkspaceArgument = Annotated[Path, typer.Argument(help="Folder of the workspace.")]
+RepairOption = Annotated[
+    bool,
+    typer.Option("--repair/--no-repair", help="Mend the toolkit's known errors while it runs, or run it as it is."),
+]
 
 
 class ProtocolChoice(str, Enum):
@@ -38,13 +49,21 @@ def vot_group() -> None:
 def init_command(
     workspace: Annotated[Path, typer.Argument(help="Folder to make.")],
     sequences: Annotated[
-        Path,
-        typer.Option("--sequences", help="Folder of clips: frames (.jpg, .png) and groundtruth.txt (x,y,w,h) each."),
-    ],
-    stack: Annotated[
-        str | None,
-        typer.Option("--stack", help="A stack of the toolkit (e.g. tests/basic) or a yaml file; else unsupervised."),
+        Optional[Path],
+        typer.Option(
+            "--sequences",
+            help="Folder of clips: frames (.jpg, .png) with groundtruth.txt (x,y,w,h), groundtruth_<object>.txt or "
+            "mask/ each. Left out: the toolkit downloads its stack's sequences when it first opens the workspace.",
+        ),
     ] = None,
+    stack: Annotated[
+        str,
+        typer.Option(
+            "--stack",
+            help="For own sequences: unsupervised, multistart, supervised, realtime, longterm, multiobject; a stack of "
+            "the toolkit, e.g. vot2022/shorttermbox; or a yaml file.",
+        ),
+    ] = "unsupervised",
     protocol: Annotated[
         ProtocolChoice, typer.Option("--protocol", help="Entries in trackers.ini.")
     ] = ProtocolChoice.both,
@@ -54,24 +73,121 @@ def init_command(
     device: DeviceOption = "auto",
     engine: EngineOption = "auto",
     precision: PrecisionOption = "auto",
+    masks: MasksOption = None,
+    absent_below: AbsentOption = 0.0,
+    boxes: Annotated[bool, typer.Option("--boxes", help="Take the boxes of clips that have masks too.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Set an existing workspace aside.")] = False,
 ) -> None:
     """Make a workspace with LoRAT entries and local sequences; nothing is downloaded.
 
-    Example: lorat vot init my_workspace --sequences my_clips --model lorat_tiny
+    Example: lorat vot init my_workspace --sequences my_clips --stack multistart --model lorat_tiny
     """
     from lorat_plugin.harness.vot_workspace import IDENTIFIERS, TrackerSettings, create_workspace
 
     protocols = [name for name in IDENTIFIERS if protocol.value in (name, "both")]
-    settings = TrackerSettings(model, weights, backbone, device, engine, precision)
-    former = create_workspace(workspace, sequences, settings, stack=stack, protocols=protocols, force=force)
+    settings = TrackerSettings(model, weights, backbone, device, engine, precision, masks, absent_below)
+    former = create_workspace(
+        workspace, sequences, settings, stack=stack, protocols=protocols, boxes=boxes, force=force
+    )
     if former is not None:
         typer.echo(f"The former workspace is now {former}")
-    names, folder = [IDENTIFIERS[name] for name in protocols], shlex.quote(str(workspace))
+    folder = shlex.quote(str(workspace))
     typer.echo(f"Made {workspace}. Next:")
-    for name in names:
-        typer.echo(f"  vot --registry {folder} test {name}")
-    typer.echo(f"  vot evaluate --workspace {folder} {' '.join(names)}")
-    typer.echo(f"  vot analysis --workspace {folder}")
-    typer.echo(f"  vot report --workspace {folder}")
-    typer.echo("vot exits with 0 even if a tracker fails: look for 'Evaluation concluded' in what it prints.")
+    typer.echo(f"  lorat vot doctor {folder}")
+    typer.echo(f"  lorat vot run {folder} {' '.join(IDENTIFIERS[name] for name in protocols)}")
+    if sequences is None:
+        typer.echo(f"The toolkit downloads the sequences of {stack} then, so be online.")
+
+
+@vot_app.command("run")
+def run_command(
+    workspace: WorkspaceArgument,
+    trackers: Annotated[
+        Optional[list[str]], typer.Argument(help="Entries of trackers.ini; all that can be started if left out.")
+    ] = None,
+    steps: Annotated[
+        str, typer.Option("--steps", help="What to do, commas between.")
+    ] = "evaluate,analysis,report,pack",
+    name: Annotated[str, typer.Option("--name", help="Of the analysis and the report.")] = "lorat",
+    force: Annotated[bool, typer.Option("--force", help="Evaluate again what has results.")] = False,
+    repair: RepairOption = True,
+) -> None:
+    """Evaluate, analyse, report and pack with the toolkit's own commands, and tell success from its words and files.
+
+    Example: lorat vot run my_workspace LoRATTraX --steps evaluate,analysis
+
+    Exit code 0 if every command did its work, 1 if one failed, 2 if the toolkit cannot run the stack.
+    """
+    from lorat_plugin.errors import InputError
+    from lorat_plugin.harness.vot_run import STEPS, choose_trackers, open_workspace, run_steps, workspace_problems
+    from lorat_plugin.harness.vot_stacks import toolkit_version
+
+    chosen = [step.strip() for step in steps.split(",") if step.strip()]
+    for step in chosen:
+        if step not in STEPS:
+            raise InputError(f"--steps {steps}: {step} is none of {', '.join(STEPS)}")
+    opened, installed = open_workspace(workspace), toolkit_version()
+    names = choose_trackers(opened, trackers or [], installed)
+    for problem in workspace_problems(opened, names, installed):
+        if not (problem.repaired and repair):
+            raise InputError(str(problem))
+        typer.echo(f"note: {problem}", err=True)
+    if not opened.sequences:
+        typer.echo("note: the toolkit downloads the sequences first, which may take long", err=True)
+    for outcome in run_steps(opened, names, chosen, _show, repair=repair, force=force, name=name):
+        typer.echo(f"{'done' if outcome.good else 'FAILED'}: vot {outcome.command}")
+        if not outcome.good:
+            typer.echo(f"  {outcome.text}", err=True)
+            raise typer.Exit(1)
+    typer.echo(f"Results, analysis, reports and archives are in {opened.folder}")
+
+
+@vot_app.command("doctor")
+def doctor_command(
+    workspace: Annotated[Optional[Path], typer.Argument(help="Folder of the workspace, to try its trackers.")] = None,
+    repair: RepairOption = True,
+) -> None:
+    """Say whether the toolkit works, can run the workspace's stack, and starts each tracker; with the real traceback.
+
+    Example: lorat vot doctor my_workspace
+
+    Exit code 0 if all is well, 1 if something is broken.
+    """
+    from lorat_plugin.doctor import check_vot, this_installation
+    from lorat_plugin.harness.vot_run import choose_trackers, open_workspace, workspace_problems
+    from lorat_plugin.harness.vot_stacks import toolkit_version
+    from lorat_plugin.harness.vot_trial import toolkit_imports, try_tracker
+
+    installed, broken = toolkit_version(), False
+
+    def tell(level: Literal["ok", "warning", "broken"], subject: str, text: str, details: Sequence[str] = ()) -> None:
+        nonlocal broken
+        broken = broken or level == "broken"
+        typer.secho(f"{level:<8} {subject}: {text}", fg=COLOURS[level])
+        for line in details:
+            typer.echo(f"         {line}")
+
+    imported = toolkit_imports(repair)
+    remedies = [f"remedy: {finding.remedy}" for finding in check_vot(this_installation()) if finding.remedy]
+    level: Literal["ok", "broken"] = "ok" if imported.good else "broken"
+    tell(level, f"vot-toolkit {installed}", imported.text, [*imported.traceback, *remedies])
+    if workspace is not None and imported.good:
+        opened = open_workspace(workspace)
+        names = choose_trackers(opened, [], installed)
+        for problem in workspace_problems(opened, names, installed):
+            tell("warning" if problem.repaired and repair else "broken", "stack", str(problem))
+        for name in names:
+            trial = try_tracker(opened, name, repair=repair)
+            tell("ok" if trial.good else "broken", name, trial.text, trial.traceback)
+    if broken:
+        raise typer.Exit(1)
+
+
+def _show(line: str) -> None:
+    """Print a line of the toolkit on stderr; on a terminal its percentages stay in one place."""
+    from lorat_plugin.harness.vot_run import PERCENT
+
+    if sys.stderr.isatty():
+        typer.echo(f"\r  {line}", nl=PERCENT.fullmatch(line) is None, err=True)
+    elif line:
+        typer.echo(f"  {line}", err=True)

@@ -30,6 +30,7 @@ from lorat_plugin.evaluation.runner import Run, track_sequences
 from lorat_plugin.files import whole_file
 from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.saving import weights_digest
+from lorat_plugin.tracking import check_threshold
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class Evaluation:
         device: str = "auto",
         engine: str = "auto",
         precision: str = "auto",
+        absent_below: float = 0.0,
         batch: int = 1,
         style: str = "got10k",
         repetitions: int = 1,
@@ -65,7 +67,8 @@ class Evaluation:
             benchmark: what to track.
             results: folder of all results; every process names the same.
             tracker: name of the results.
-            device, engine, precision: as for `LoRATTracker.from_pretrained`; "auto" gives each process its own GPU.
+            device, engine, precision, absent_below: as for `LoRATTracker.from_pretrained`; the device "auto" gives each
+                process its own GPU.
             batch: sequences that this process tracks at once.
             style: of the result files, see `result_files`.
             repetitions: runs through each sequence; more than one for the nested layout only.
@@ -76,7 +79,7 @@ class Evaluation:
         self.notes = notes_folder(benchmark, results, tracker)
         self.failures: dict[str, InputError] = {}
         self.frames, self.seconds = 0, 0.0
-        self.batch, self.repetitions = batch, repetitions
+        self.batch, self.repetitions, self.absent_below = batch, repetitions, check_threshold(absent_below)
         if repetitions > 1 and self.files.layout != "nested":
             raise InputError(f"{repetitions} repetitions: {benchmark.name} in format {style} has files for one only")
         if device == "auto" and torch.cuda.is_available():
@@ -93,6 +96,7 @@ class Evaluation:
             "precision": choose_precision(engine, self.device, precision),
             "format": style,
             "repetitions": repetitions,
+            "absent_below": absent_below,
             "rasterize": self.files.rasterize,
             "device": self.device.type,
             "engine": engine,
@@ -133,7 +137,7 @@ class Evaluation:
             try:
                 track_sequences(
                     self.engine, self.device, self.claims.take, slots, self._done, self._failed, one_frame,
-                    self.repetitions,
+                    self.repetitions, self.absent_below,
                 )  # fmt: skip
             except torch.cuda.OutOfMemoryError as error:
                 raise InputError(f"{slots} sequences at once do not fit on {self.device}; lower --batch") from error

@@ -47,6 +47,7 @@ def track_sequences(
     on_failure: Callable[[EvaluationSequence, InputError], None],
     on_frame: Callable[[], None] = lambda: None,
     repetitions: int = 1,
+    absent_below: float = 0.0,
 ) -> None:
     """Track sequences until there are no more.
 
@@ -59,6 +60,7 @@ def track_sequences(
         on_failure: called with a sequence that cannot be tracked on, and why; the others go on.
         on_frame: called after each frame of a sequence.
         repetitions: runs through each sequence.
+        absent_below: as for `tracking.step`.
     """
     with ThreadPoolExecutor(min(batch, os.cpu_count() or 1), "decode") as pool:
         slots: list[_Slot] = []
@@ -67,7 +69,7 @@ def track_sequences(
                 slots.append(_Slot(sequence, pool))
             if not slots:
                 return
-            _advance(engine, device, slots, on_frame)
+            _advance(engine, device, slots, on_frame, absent_below)
             for slot in slots:
                 if slot.failure is not None:
                     on_failure(slot.sequence, slot.failure)
@@ -78,7 +80,9 @@ def track_sequences(
             slots = [s for s in slots if s.failure is None and not s.ended]
 
 
-def _advance(engine: Engine, device: torch.device, slots: list[_Slot], on_frame: Callable[[], None]) -> None:
+def _advance(
+    engine: Engine, device: torch.device, slots: list[_Slot], on_frame: Callable[[], None], absent_below: float
+) -> None:
     """Give every slot one more frame: those at their first frame start their target, the others take one step."""
     frames = [slot.next_frame() for slot in slots]
     moving, images = [], []
@@ -100,7 +104,7 @@ def _advance(engine: Engine, device: torch.device, slots: list[_Slot], on_frame:
     if not moving:
         return
     began = time.perf_counter()
-    results = step(engine, device, [slot.target for slot in moving if slot.target is not None], images)
+    results = step(engine, device, [slot.target for slot in moving if slot.target is not None], images, absent_below)
     seconds = time.perf_counter() - began
     for slot, result in zip(moving, results, strict=True):
         slot.note(result, seconds)

@@ -4,7 +4,9 @@
 
 Both follow all objects of a sequence at once, in the order in which the toolkit names them; one object is the case
 of one. The model is loaded and has run once before the toolkit sends the first frame, and one process serves any
-number of sequences. Boxes are x, y, w, h in pixels, 0-based; each answer carries the score as `confidence`.
+number of sequences. Boxes are x, y, w, h in pixels, 0-based; each answer carries the score as `confidence`. An object
+that is absent is answered by an empty region: because its score says so (`absent_below`), or for the whole sequence
+because the region it was given as is empty, which leaves nothing to look for.
 """
 
 from __future__ import annotations
@@ -12,63 +14,81 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import multiprocessing
+import os
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 
 from lorat_plugin.errors import InputError
 from lorat_plugin.video import read_image
 
 if TYPE_CHECKING:
+    from lorat_plugin.masks import MaskMaker
     from lorat_plugin.tracker import MultiObjectTracker
 
 logger = logging.getLogger(__name__)
 
 Box = tuple[float, float, float, float]
-Answer = tuple[Box, dict[str, float]]  # the form in which the python protocol wants an object: region, properties
+# The form in which the python protocol wants an object: its region, a Box or an (H, W) uint8 mask of 0 and 1, and
+# properties.
+Answer = tuple[Any, dict[str, float]]
 
 WARM_UP_SIZE = (480, 640)  # height, width; what the network sees does not depend on it
 WARM_UP_BOX = (280.0, 200.0, 80.0, 80.0)
+EMPTY: Box = (0.0, 0.0, 0.0, 0.0)
 
 
 class SequenceTracker:
-    """All objects of the current sequence, answered in the order in which they were named."""
+    """All objects of the current sequence, answered in the order in which they were named.
 
-    def __init__(self, tracker: MultiObjectTracker) -> None:
-        self._tracker = tracker
-        self._ids: list[int] = []
+    With a maker of masks these are the answers, without one boxes.
+    """
 
-    def initialize(self, frame: np.ndarray, boxes: Sequence[np.ndarray]) -> list[Answer]:
+    def __init__(self, tracker: MultiObjectTracker, masks: MaskMaker | None = None) -> None:
+        self._tracker, self._masks = tracker, masks
+        self._ids: list[int | None] = []  # None: given by an empty region
+
+    def initialize(self, frame: np.ndarray, boxes: Sequence[np.ndarray | None]) -> list[Answer]:
         """Forget the former sequence and start with these objects.
 
         Args:
             frame: (H, W, 3) uint8 RGB.
-            boxes: one (4,) x, y, w, h in frame pixels for each object; may be empty.
+            boxes: one (4,) x, y, w, h in frame pixels for each object, None for an empty region; may be empty.
         Returns the boxes as given, confidence 1. Raises InputError if the frame or a box cannot be used.
         """
         for key in self._ids:
-            self._tracker.drop(key)
+            if key is not None:
+                self._tracker.drop(key)
         self._ids = []
-        return self._add(frame, boxes)
+        return self._answers(frame, self._add(frame, boxes))
 
-    def update(self, frame: np.ndarray, new_boxes: Sequence[np.ndarray] = ()) -> list[Answer]:
+    def update(self, frame: np.ndarray, new_boxes: Sequence[np.ndarray | None] = ()) -> list[Answer]:
         """Follow all objects into the frame, then add those that appear in it. Arguments as for `initialize`."""
-        results = self._tracker.update(frame) if self._ids else {}
-        known = [_answer(results[key].box, results[key].score) for key in self._ids]
-        return known + self._add(frame, new_boxes)
+        results = self._tracker.update(frame)
+        known = [None if key is None else results[key] for key in self._ids]
+        found = [(None, 0.0) if one is None else (None if one.absent else one.box, one.score) for one in known]
+        return self._answers(frame, found + self._add(frame, new_boxes))
 
-    def _add(self, frame: np.ndarray, boxes: Sequence[np.ndarray]) -> list[Answer]:
-        if boxes:
-            self._ids += self._tracker.add(frame, np.stack(boxes))
-        return [_answer(box, 1.0) for box in boxes]
+    def _add(self, frame: np.ndarray, boxes: Sequence[np.ndarray | None]) -> list[tuple[np.ndarray | None, float]]:
+        given = [box for box in boxes if box is not None]
+        keys = iter(self._tracker.add(frame, np.stack(given)) if given else [])
+        self._ids += [None if box is None else next(keys) for box in boxes]
+        if len(given) < len(boxes):
+            logger.warning("new objects whose region is empty, which count as absent: %d", len(boxes) - len(given))
+        return [(box, 0.0 if box is None else 1.0) for box in boxes]
 
-
-def _answer(box: np.ndarray, score: float) -> Answer:
-    x, y, w, h = (float(value) for value in box)
-    return (x, y, w, h), {"confidence": float(score)}
+    def _answers(self, frame: np.ndarray, found: Sequence[tuple[np.ndarray | None, float]]) -> list[Answer]:
+        boxes = [EMPTY if box is None or min(box[2:]) <= 0 else tuple(map(float, box)) for box, _ in found]
+        masks = None if self._masks is None else self._masks(frame, np.array(boxes)).astype(np.uint8)
+        regions = boxes if masks is None else masks
+        return [(region, {"confidence": float(score)}) for region, (_, score) in zip(regions, found, strict=True)]
 
 
 def load_tracker(
@@ -79,19 +99,33 @@ def load_tracker(
     device: str = "auto",
     engine: str = "auto",
     precision: str = "auto",
+    masks: str | None = None,
+    absent_below: float = 0.0,
 ) -> SequenceTracker:
     """Load a model and track one dummy frame, so that no measured frame pays for lazy loading or compiling.
 
-    Arguments as for `LoRATTracker.from_pretrained`. Raises InputError (CheckpointError) for a model, file or device
-    that cannot be used.
+    Args:
+        model, weights, backbone, device, engine, precision, absent_below: as for `LoRATTracker.from_pretrained`.
+        masks: what turns boxes into masks, a SAM or "box", see `mask_maker`; None answers with boxes.
+    Raises InputError (CheckpointError) for a model, file or device that cannot be used.
     """
     from lorat_plugin.tracker import MultiObjectTracker
 
-    tracker = SequenceTracker(
-        MultiObjectTracker.from_pretrained(
-            model, weights=weights, backbone=backbone, device=device, engine=engine, precision=precision
-        )
+    maker = None
+    if masks is not None:
+        from lorat_plugin.masks import mask_maker
+
+        maker = mask_maker(masks, device)
+    loaded = MultiObjectTracker.from_pretrained(
+        model,
+        weights=weights,
+        backbone=backbone,
+        device=device,
+        engine=engine,
+        precision=precision,
+        absent_below=absent_below,
     )
+    tracker = SequenceTracker(loaded, maker)
     frame = np.random.default_rng(0).integers(0, 256, (*WARM_UP_SIZE, 3), dtype=np.uint8)
     tracker.initialize(frame, [np.array(WARM_UP_BOX)])
     tracker.update(frame)
@@ -99,19 +133,21 @@ def load_tracker(
     return tracker
 
 
-def region_to_box(region: Any) -> np.ndarray:
+def region_to_box(region: Any) -> np.ndarray | None:
     """The upright box around a region as the python protocol encodes it.
 
     Args:
         region: rectangle, a tuple x, y, w, h; polygon, a list of (x, y) points; or mask, an (H, W) array, not 0 inside.
             Points that are all whole numbers count as pixels, whose far edges belong to the box: so the toolkit hands
             over a mask with `convert = rectangle`, which makes plain rectangles of polygons.
-    Returns (4,) float64 x, y, w, h in frame pixels. Raises InputError for anything else and for an empty mask.
+    Returns (4,) float64 x, y, w, h in frame pixels; None for an empty region: a mask without pixels, a rectangle whose
+    sides are not above 0, or points that all coincide (so the toolkit converts an empty mask). Raises InputError for
+    anything else.
     """
     if isinstance(region, np.ndarray) and region.ndim == 2:
         rows, columns = np.nonzero(region)
         if rows.size == 0:
-            raise InputError("the mask of a target is empty: it has to be visible in its first frame")
+            return None
         left, top = columns.min(), rows.min()
         return np.array([left, top, columns.max() + 1 - left, rows.max() + 1 - top], dtype=np.float64)
     try:
@@ -119,11 +155,11 @@ def region_to_box(region: Any) -> np.ndarray:
     except (TypeError, ValueError):
         numbers = np.empty(0)
     if numbers.shape == (4,):
-        return numbers
+        return numbers if min(numbers[2:]) > 0 else None
     if numbers.ndim == 2 and numbers.shape[0] >= 3 and numbers.shape[1] == 2:
-        corner = numbers.min(axis=0)
+        corner, end = numbers.min(axis=0), numbers.max(axis=0)
         edge = 1 if (numbers == np.round(numbers)).all() else 0
-        return np.concatenate([corner, numbers.max(axis=0) + edge - corner])
+        return None if (corner == end).all() else np.concatenate([corner, end + edge - corner])
     raise InputError(f"a target must be given as a rectangle, polygon or mask; got {region!r:.80}")
 
 
@@ -132,7 +168,8 @@ class LoRATPython:
 
     The constructor's keywords are the `arg_<name>` keys of trackers.ini, so they come as text; an empty value counts
     as left out. Every failure leaves as a RuntimeError of one sentence, because the toolkit reports only a few types
-    and turns the others into a timeout that hides the cause.
+    and turns the others into a timeout that hides the cause. With `masks` the answers are masks, which vot-toolkit up
+    to 0.9.0 takes only with the repair of `lorat vot run`.
     """
 
     multiobject = True
@@ -145,7 +182,10 @@ class LoRATPython:
         device: str = "auto",
         engine: str = "auto",
         precision: str = "auto",
+        masks: str = "",
+        absent_below: str = "0",
     ) -> None:
+        _end_with_parent()
         with _reported():
             self._tracker = load_tracker(
                 model,
@@ -154,6 +194,8 @@ class LoRATPython:
                 device=device,
                 engine=engine,
                 precision=precision,
+                masks=masks or None,
+                absent_below=_number(absent_below),
             )
 
     def init(self, frame: Any, new: list[tuple[Any, dict[str, Any]]], properties: dict[str, Any]) -> list[Answer]:
@@ -163,7 +205,7 @@ class LoRATPython:
             frame: path of the image, or a dict of channels (path or RGB array), of which `color` is used.
             new: (region, properties) of each object; see `region_to_box`.
             properties: not used.
-        Returns ((x, y, w, h), {"confidence": score}) of each object.
+        Returns ((x, y, w, h), {"confidence": score}) of each object, or a mask in place of the box.
         """
         with _reported():
             return self._tracker.initialize(_colour_image(frame), [region_to_box(region) for region, _ in new])
@@ -172,6 +214,25 @@ class LoRATPython:
         """Track all objects into the next frame and add those that appear in it. Arguments and answer as for `init`."""
         with _reported():
             return self._tracker.update(_colour_image(frame), [region_to_box(region) for region, _ in new])
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text or 0)
+    except ValueError:
+        raise InputError(f"absent_below must be a number from 0 to 1, e.g. 0.3; got {text!r}") from None
+
+
+def _end_with_parent() -> None:
+    """End this process with the toolkit that spawned it, whose death the queues between them do not report."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def follow() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=follow, name="end with parent", daemon=True).start()
 
 
 @contextlib.contextmanager
@@ -207,15 +268,24 @@ def serve(tracker: SequenceTracker, *, multiobject: bool = True) -> int:
     """
     import trax
 
-    server = _open_server(multiobject)
     try:
-        for request in _requests(server):
-            frame = read_image(Path(request.image["color"].path()))
-            boxes = [np.array(region.bounds(), dtype=np.float64) for region, _ in request.objects or ()]
-            answers = tracker.initialize(frame, boxes) if request.type == "initialize" else tracker.update(frame, boxes)
-            server.status([(trax.Rectangle.create(*box), properties) for box, properties in answers])
+        return _converse(_open_server(multiobject), tracker)
     except trax.TraxException as error:
         logger.info("the connection ended: %s", error)
+        return 0
+
+
+def _converse(server: Any, tracker: SequenceTracker) -> int:
+    import trax
+
+    try:
+        for request in _requests(server):
+            frame = _colour_image({channel: image.path() for channel, image in request.image.items()})
+            boxes = [_received_box(region) for region, _ in request.objects or ()]
+            answers = tracker.initialize(frame, boxes) if request.type == "initialize" else tracker.update(frame, boxes)
+            server.status([(_sent_region(region), properties) for region, properties in answers])
+    except trax.TraxException:
+        raise
     except Exception as error:
         logger.exception("stopped: %s", _sentence(error))
         with contextlib.suppress(trax.TraxException):
@@ -237,10 +307,27 @@ def refuse(reason: str) -> None:
         server.quit(reason)
 
 
+def _received_box(region: Any) -> np.ndarray | None:
+    if getattr(region, "type", None) != "rectangle":  # which the library makes of every region that has an extent
+        raise InputError(f"a target must be given as a rectangle, polygon or mask; got {region}")
+    return region_to_box(region.bounds())
+
+
+def _sent_region(region: Box | np.ndarray) -> Any:
+    import trax
+
+    if not isinstance(region, np.ndarray):
+        return trax.Rectangle.create(*region)
+    x, y, width, height = cv2.boundingRect(region)  # nothing around it: masks are sent as text
+    part = region[y : y + height, x : x + width] if width else region[:1, :1]
+    return trax.Mask.create(np.ascontiguousarray(part), x, y)
+
+
 def _open_server(multiobject: bool) -> Any:
     import trax
 
-    # without the metadata key `vot`, with which the toolkit restarts the process for every object
+    # Only rectangles, though answers may be masks: libtrax converts masks and polygons exactly to these, but polygons
+    # wrongly to masks. Without the metadata key `vot`, with which the toolkit restarts the process for every object.
     return trax.Server(
         [trax.Region.RECTANGLE], [trax.Image.PATH], [trax.ImageChannel.COLOR], "LoRAT", multiobject=multiobject
     )
@@ -267,10 +354,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--engine", default="auto", help="inference engine, see `lorat track --help`")
     parser.add_argument("--precision", default="auto", help="fp32 and others, see there")
+    parser.add_argument("--masks", help="answer with masks: box, or a SAM as in `lorat track --help`; else with boxes")
+    parser.add_argument("--absent-below", type=float, default=0.0, help="a lower score marks a target absent; 0: never")
     parser.add_argument(
         "--sequential", action="store_true", help="one object at a time: the toolkit repeats the sequence for each"
     )
     options = vars(parser.parse_args(arguments))
+    if find_spec("trax") is None:
+        parser.exit(2, f"vot-trax is not installed for {sys.executable}: pip install 'lorat_plugin[vot]'\n")
     multiobject = not options.pop("sequential")
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
     with contextlib.redirect_stdout(sys.stderr):  # stdout belongs to the protocol

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import configparser
-import importlib.util
 import logging
 import os
 import shlex
@@ -15,12 +14,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import yaml
 
-from lorat_plugin.data.clips import Clip, find_clips
 from lorat_plugin.errors import InputError
-from lorat_plugin.files import link_or_copy
+from lorat_plugin.harness.vot_sequences import VOTSequence, anchors, find_sequences, write_sequence
+from lorat_plugin.harness.vot_stacks import (
+    LOCAL_STACKS,
+    Experiment,
+    find_problems,
+    local_stack,
+    parse_stack,
+    read_stack,
+    toolkit_stack,
+    toolkit_version,
+)
 from lorat_plugin.variants import get_variant
 
 logger = logging.getLogger(__name__)
@@ -28,21 +35,6 @@ logger = logging.getLogger(__name__)
 Protocol = Literal["python", "trax"]
 IDENTIFIERS: dict[Protocol, str] = {"python": "LoRATPython", "trax": "LoRATTraX"}  # no underscore: LaTeX reports
 TIMEOUT = 120  # seconds for the start and for each frame; the toolkit's own 30 do not cover a large model's loading
-FRAMES_PER_SECOND = 30  # only real-time experiments read it
-IMAGE_ENDINGS = {".jpg": ".jpg", ".jpeg": ".jpg", ".png": ".png"}  # the toolkit takes no others
-STACK = {
-    "title": "Local sequences",
-    "experiments": {
-        "baseline": {
-            "type": "unsupervised",
-            "repetitions": 1,
-            "analyses": [
-                {"type": "average_accuracy", "name": "Accuracy", "burnin": 1},  # frame 1 is the given box
-                {"type": "average_success_plot", "name": "Success plot", "burnin": 1},
-            ],
-        }
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -55,16 +47,20 @@ class TrackerSettings:
     device: str = "auto"
     engine: str = "auto"
     precision: str = "auto"
+    masks: str | None = None
+    absent_below: float = 0.0
 
     def checked(self) -> TrackerSettings:
         """The same with absolute paths, since the toolkit starts trackers in a folder of its own.
 
-        Raises InputError for a model without weights and for a file that does not exist.
+        Raises InputError for a model without weights, a file that does not exist and a threshold that no score meets.
         """
         from lorat_plugin.checkpoint import bundled_weights, is_weights  # imports torch
         from lorat_plugin.engines import check_options
+        from lorat_plugin.tracking import check_threshold
 
         check_options(self.device, self.engine, self.precision)
+        check_threshold(self.absent_below)
         model = self.model
         if self.weights is not None:
             get_variant(model)
@@ -75,32 +71,35 @@ class TrackerSettings:
                 raise InputError(f"{model} has no bundled weights: give its file by --weights")
         weights = None if self.weights is None else _absolute("--weights", self.weights)
         backbone = None if self.backbone is None else _absolute("--backbone", self.backbone)
-        return replace(self, model=model, weights=weights, backbone=backbone)
+        masks = str(Path(self.masks).absolute()) if self.masks and Path(self.masks).exists() else self.masks
+        return replace(self, model=model, weights=weights, backbone=backbone, masks=masks)
 
     def given(self) -> dict[str, str]:
         """Name -> value of those that are set."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        return {name: str(value) for name, value in vars(self).items() if value not in (None, 0)}
 
 
 def create_workspace(
     workspace: Path,
-    clips: Path,
+    clips: Path | None,
     settings: TrackerSettings,
     *,
-    stack: str | None = None,
+    stack: str = "unsupervised",
     protocols: Sequence[Protocol] = ("python", "trax"),
+    boxes: bool = False,
     force: bool = False,
 ) -> Path | None:
     """Write config.yaml, trackers.ini, stack.yaml and sequences/ for the VOT toolkit.
 
     Args:
         workspace: folder to make; it appears whole or not at all.
-        clips: folder of clips, or one clip: images in natural order beside groundtruth.txt, a line x,y,w,h (pixels,
-            0-based) for each. Frames are linked, or copied where the system has no links.
+        clips: folder of clips, or one clip, see `find_sequences`; None leaves the sequences of one of the toolkit's
+            stacks to the toolkit, which downloads them when it first opens the workspace. Frames are linked, or copied
+            where the system has no links.
         settings: what both tracker entries run.
-        stack: name of one of the toolkit's stacks, or a yaml file, which is copied; left out, one unsupervised
-            experiment with accuracy and success plot.
+        stack: a name of `LOCAL_STACKS`, one of the toolkit's stacks, or a yaml file, which is copied.
         protocols: entries for trackers.ini.
+        boxes: take the boxes of clips that have masks too.
         force: set an existing workspace aside.
     Returns the folder where a former workspace is kept now, else None. Raises InputError for input that is missing,
     malformed or in the way.
@@ -108,24 +107,29 @@ def create_workspace(
     workspace = Path(os.path.abspath(workspace))
     occupied = _check_target(workspace, force)
     settings = settings.checked()
-    stack_file = None if stack is None else _find_stack(stack)
-    found = [usable(clip) for clip in find_clips(clips)]
+    text, experiments = _find_stack(stack)
+    if clips is None and text is not None:
+        raise InputError(f"stack {stack} has no sequences to download: name a folder of clips by --sequences")
+    found = [] if clips is None else find_sequences(clips, boxes=boxes)
+    _check_sequences(found, experiments)
+    _warn(experiments, found, settings, protocols)
 
     workspace.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=workspace.parent, prefix=f".{workspace.name}-"))
     try:
         draft.chmod(0o755)  # mkdtemp's are for its owner alone
-        if stack is None:
-            _write_text(draft / "stack.yaml", yaml.safe_dump(STACK, sort_keys=False))
-        elif stack_file is not None:
-            shutil.copyfile(stack_file, draft / "stack.yaml")
-        name = "./stack.yaml" if (draft / "stack.yaml").exists() else stack
-        _write_text(draft / "config.yaml", yaml.safe_dump({"registry": ["./trackers.ini"], "stack": name}))
+        if stack in LOCAL_STACKS:
+            text = local_stack(stack, [len(sequence.all_present) for sequence in found])
+        if text is not None:
+            _write_text(draft / "stack.yaml", text)
+        config = {"registry": ["./trackers.ini"], "stack": stack if text is None else "./stack.yaml"}
+        _write_text(draft / "config.yaml", yaml.safe_dump(config))
         with open(draft / "trackers.ini", "w", encoding="utf-8") as file:
             tracker_entries(settings, protocols).write(file)
-        for clip in found:
-            write_sequence(draft / "sequences" / clip.name, clip)
-        _write_text(draft / "sequences" / "list.txt", "".join(f"{clip.name}\n" for clip in found))
+        for sequence in found:
+            write_sequence(draft / "sequences" / sequence.name, sequence)
+        if found:  # without the list the toolkit downloads
+            _write_text(draft / "sequences" / "list.txt", "".join(f"{sequence.name}\n" for sequence in found))
         former = _set_aside(workspace) if occupied else None
         if workspace.is_dir():
             workspace.rmdir()  # empty, see above
@@ -147,37 +151,11 @@ def tracker_entries(settings: TrackerSettings, protocols: Sequence[Protocol]) ->
             entry["convert"] = "rectangle"  # of masks and polygons: the toolkit cannot hand over masks
             entry |= {f"arg_{key}": value for key, value in settings.given().items()}
         else:
-            options = [part for key, value in settings.given().items() for part in (f"--{key}", value)]
+            options = [part for k, value in settings.given().items() for part in (f"--{k.replace('_', '-')}", value)]
             entry["command"] = shlex.join([sys.executable, "-m", "lorat_plugin.harness.vot", *options])
         entry["timeout"] = str(TIMEOUT)
         entries[name] = {key: value.replace("%", "%%") for key, value in entry.items()}  # the toolkit interpolates
     return entries
-
-
-def usable(clip: Clip) -> Clip:
-    """The clip itself if the toolkit can run it; else InputError says why not."""
-    kinds = {IMAGE_ENDINGS.get(frame.suffix.lower(), frame.suffix) for frame in clip.frames}
-    if len(kinds) > 1 or not kinds <= set(IMAGE_ENDINGS.values()):
-        raise InputError(
-            f"clip {clip.name} has {', '.join(sorted(kinds))} images: the toolkit needs all .jpg or all .png"
-        )
-    if not clip.present[0]:
-        raise InputError(f"clip {clip.name}: line 1 of groundtruth.txt is no box: the target must be visible at first")
-    return clip
-
-
-def write_sequence(folder: Path, clip: Clip) -> None:
-    """Write a clip in the toolkit's layout: color/%08d.jpg (or .png), groundtruth.txt and the file `sequence`."""
-    colour = folder / "color"
-    colour.mkdir(parents=True)
-    ending = IMAGE_ENDINGS[clip.frames[0].suffix.lower()]
-    for number, frame in enumerate(clip.frames, 1):
-        link_or_copy(frame, colour / f"{number:08d}{ending}")
-    rows = ["0" if np.isnan(box[0]) else ",".join(f"{value:.4f}" for value in box) for box in clip.boxes]  # 0: unknown
-    _write_text(folder / "groundtruth.txt", "".join(f"{row}\n" for row in rows))
-    facts = {"name": clip.name, "fps": FRAMES_PER_SECOND, "format": "default", "channel.default": "color"}
-    facts["channels.color"] = f"color/%08d{ending}"
-    _write_text(folder / "sequence", "".join(f"{key}={value}\n" for key, value in facts.items()))
 
 
 def _absolute(option: str, source: str) -> str:
@@ -205,28 +183,49 @@ def _check_target(workspace: Path, force: bool) -> bool:
     return True
 
 
-def _find_stack(stack: str) -> Path | None:
-    """The yaml file to copy, or None if the toolkit has a stack of that name. Raises InputError if there is neither."""
-    own = stack.endswith((".yaml", ".yml"))
-    file = Path(stack)
-    if not own:
-        toolkit = importlib.util.find_spec("vot")  # not imported: only its stacks are looked at
-        if toolkit is None or toolkit.origin is None:
-            return None
-        file = Path(toolkit.origin).parent / "stack" / f"{stack}.yaml"
-    if not file.is_file():
-        raise InputError(f"stack {stack} does not exist: give a yaml file or the name of one of the toolkit's stacks")
+def _find_stack(stack: str) -> tuple[str | None, list[Experiment]]:
+    """The text for stack.yaml, or None if it is the toolkit's; and its experiments, none if there is no toolkit."""
+    if stack in LOCAL_STACKS:
+        text = local_stack(stack)
+    elif stack.endswith((".yaml", ".yml")):
+        text = read_stack(Path(stack), stack)
+    else:
+        file = toolkit_stack(stack)
+        return None, [] if file is None else parse_stack(read_stack(file, stack), stack)
+    return text, parse_stack(text, stack)
+
+
+def _check_sequences(sequences: Sequence[VOTSequence], experiments: Sequence[Experiment]) -> None:
+    """Raises InputError for a sequence that one of the experiments cannot start with."""
+    for sequence in sequences:
+        for experiment in experiments:
+            if experiment.type == "multistart" and not anchors(sequence.all_present).any():
+                raise InputError(
+                    f"clip {sequence.name}: no frame shows all objects: a multi-start experiment needs one"
+                )
+            if experiment.type != "multistart" and not experiment.multiobject and sequence.late:
+                raise InputError(
+                    f"clip {sequence.name}: an object appears late, and experiment {experiment.name} wants all of them"
+                    f" in frame 1: take a multi-object stack such as multiobject"
+                )
+
+
+def _warn(
+    experiments: Sequence[Experiment],
+    sequences: Sequence[VOTSequence],
+    settings: TrackerSettings,
+    protocols: Sequence[Protocol],
+) -> None:
+    """Say what the installed toolkit cannot run."""
     try:
-        experiments = yaml.safe_load(file.read_text(encoding="utf-8"))["experiments"]
-        kinds = {name: experiment["type"] for name, experiment in experiments.items()}
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"stack {stack} names no experiments and their types: take the toolkit's as example"
-        ) from error
-    for name, kind in kinds.items():
-        if kind != "unsupervised":
-            logger.warning("experiment %s is %s, which vot-toolkit 0.8 to 0.9.0 cannot run: use 0.7.4", name, kind)
-    return file if own else None
+        installed = toolkit_version()
+    except InputError as error:
+        logger.warning("%s", error)
+        return
+    late = any(sequence.late for sequence in sequences)
+    masks = settings.masks is not None and "python" in protocols
+    for problem in find_problems(experiments, installed, late_objects=late, python_masks=masks):
+        logger.warning("%s", problem)
 
 
 def _set_aside(workspace: Path) -> Path:

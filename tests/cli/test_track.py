@@ -99,6 +99,44 @@ def test_several_objects_in_a_part_of_a_folder(lorat, tmp_path: Path, folder: Pa
     assert [(line["frame"], line["id"]) for line in lines] == [(n, i) for n in range(1, 5) for i in (0, 1)]
 
 
+def test_masks_of_rectangles_replace_those_of_an_earlier_run(
+    lorat, tmp_path: Path, folder: Path, tiny_weights: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    common = [folder, "--weights", tiny_weights, "--output", tmp_path / "out", "--start", 2, "--end", 5]
+    done = lorat("track", *common, "--box", "36,24,16,16", "--masks", "box", "--save", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "rectangles" in caplog.text
+    names = [f"{number:06d}.png" for number in (2, 3, 4)]
+    assert files_below(tmp_path / "out") == ["boxes.txt", *(f"masks/{n}" for n in names), "track.jsonl", "video.mp4"]
+    assert str(tmp_path / "out" / "masks") in json.loads(done.stdout)["files"]
+    first = cv2.imread(str(tmp_path / "out" / "masks" / names[0]), cv2.IMREAD_UNCHANGED)
+    assert first.shape == (90, 120) and first.dtype == np.uint8
+    assert (first[24:40, 36:52] == 255).all() and (first > 0).sum() == 256
+
+    done = lorat("track", *common, "--box", "36,24,16,16", "--box", "60,40,30,20", "--masks", "box")
+    assert done.returncode == 0, done.stderr
+    folders = {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()}
+    assert folders == {"masks_0", "masks_1"}
+    (tmp_path / "out" / "masks_7").mkdir()
+    (tmp_path / "out" / "masks_7" / "mine.png").touch()  # not of a run: stays
+    assert lorat("track", *common, "--box", "36,24,16,16").returncode == 0
+    assert files_below(tmp_path / "out") == ["boxes.txt", "masks_7/mine.png", "track.jsonl"]
+
+
+def test_masks_never_replace_a_users_folder_and_their_model_must_exist(
+    lorat, tmp_path: Path, folder: Path, tiny_weights: Path
+) -> None:
+    (tmp_path / "out" / "masks").mkdir(parents=True)
+    (tmp_path / "out" / "masks" / "000002.png").touch()  # no track.jsonl beside it: not of a run
+    common = [folder, "--weights", tiny_weights, "--box", BOX, "--output", tmp_path / "out"]
+    done = lorat("track", *common, "--masks", "box")
+    assert done.returncode == 2 and "not of an earlier run" in done.stderr
+    assert lorat("track", *common).returncode == 0
+    assert files_below(tmp_path / "out") == ["boxes.txt", "masks/000002.png", "track.jsonl"]
+    done = lorat("track", *common, "--masks", tmp_path / "out" / "boxes.txt")
+    assert done.returncode == 2 and "cannot be read as a checkpoint" in done.stderr
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from lorat_plugin.cli.main import run
+from lorat_plugin.harness.vot_stacks import LOCAL_STACKS
 
 
 def write_clip(folder: Path, rows: list[str], ending: str = ".jpg") -> None:
@@ -55,6 +56,8 @@ def test_sequences_are_in_the_toolkits_layout(place: Path) -> None:
     assert (car / "groundtruth.txt").read_text().splitlines()[1] == "1.0000,2.0000,10.0000,20.0000"
     assert "channels.color=color/%08d.jpg" in (car / "sequence").read_text().splitlines()
     assert "channels.color=color/%08d.png" in (dog / "sequence").read_text().splitlines()
+    assert (dog / "absent.tag").read_text().split() == ["0", "1", "1"]
+    assert (car / "anchor.value").read_text().split() == ["1", *["0"] * 9, "-1"]
     assert (dog / "groundtruth.txt").read_text().splitlines() == ["1.5000,2.0000,3.0000,4.0000", "0", "0"]
     assert sorted(path.name for path in place.iterdir()) == ["clips", "tiny.safetensors", "ws"]
 
@@ -105,15 +108,54 @@ def test_paths_with_blanks_and_percent_signs_survive(place: Path) -> None:
 def test_one_protocol(place: Path, capsys: pytest.CaptureFixture[str], protocol: str, section: str) -> None:
     assert init("--protocol", protocol) == 0
     assert entries(place / "ws").sections() == [section]
-    assert f"vot evaluate --workspace ws {section}" in capsys.readouterr().out
+    assert f"lorat vot run ws {section}" in capsys.readouterr().out
 
 
-def test_own_stack_is_copied_and_a_doubtful_one_named(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_own_stack_is_copied_and_a_doubtful_one_named(
+    place: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lorat_plugin.harness import vot_workspace
+
+    monkeypatch.setattr(vot_workspace, "toolkit_version", lambda: "0.9.0")
     text = "experiments: {baseline: {type: supervised}}\n"
     (place / "mine.yaml").write_text(text)
     assert init("--stack", "mine.yaml") == 0
     assert (place / "ws" / "stack.yaml").read_text() == text
-    assert "baseline is supervised" in caplog.text
+    assert "vot-toolkit 0.9.0 cannot run experiment baseline (supervised); vot-toolkit 0.7.4 can" in caplog.text
+
+
+@pytest.mark.parametrize("stack", LOCAL_STACKS)
+def test_local_stacks(place: Path, stack: str) -> None:
+    (place / "clips" / "dog_2" / "groundtruth.txt").write_text("1,2,3,4\n" * 3)
+    assert init("--stack", stack) == 0
+    experiments = yaml.safe_load((place / "ws" / "stack.yaml").read_text())["experiments"]
+    analyses = {a["type"]: a for e in experiments.values() for a in e.get("analyses", [])}
+    published = {a["type"]: a for e in LOCAL_STACKS[stack].values() for a in e.get("analyses", [])}
+    assert analyses.keys() == published.keys()
+    for name in [name for name in analyses if "eao_score" in name]:
+        assert (analyses[name]["low"], analyses[name]["high"]) == (2, 8)  # clips of 3 and 11 frames
+
+
+@pytest.mark.toolkit
+def test_sequences_are_left_to_the_toolkits_download(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("vot")
+    online = ["vot", "init", "ws", "--weights", "tiny.safetensors", "--stack"]
+    assert run([*online, "unsupervised"]) == 2
+    assert "name a folder of clips by --sequences" in capsys.readouterr().err
+    assert run([*online, "tests/basic"]) == 0
+    assert "be online" in capsys.readouterr().out
+    assert not (place / "ws" / "sequences").exists()  # its list would keep the toolkit from downloading
+
+
+def test_masks_and_absence_reach_both_entries(place: Path) -> None:
+    (place / "my_sam").mkdir()
+    assert init("--masks", "my_sam", "--absent-below", "0.3") == 0
+    python, trax = (entries(place / "ws")[name] for name in ("LoRATPython", "LoRATTraX"))
+    assert (python["arg_masks"], python["arg_absent_below"]) == (str(place / "my_sam"), "0.3")
+    assert f"--masks {place / 'my_sam'} --absent-below 0.3" in trax["command"]
+    assert init("--masks", "facebook/sam-vit-base", "--force") == 0
+    assert entries(place / "ws")["LoRATPython"]["arg_masks"] == "facebook/sam-vit-base"
+    assert "arg_absent_below" not in entries(place / "ws")["LoRATPython"]
 
 
 @pytest.mark.toolkit
@@ -159,7 +201,7 @@ def test_other_folders_are_never_touched(place: Path) -> None:
         (["--sequences", "nowhere"], "nowhere: no such folder"),
         (["--sequences", "empty"], "no clip with a groundtruth.txt"),
         (["--sequences", "bare"], "groundtruth.txt: is empty"),
-        (["--sequences", "mixed"], ".jpg, .png images"),
+        (["--sequences", "mixed"], "has .jpg, .png images"),
         (["--sequences", "tiff"], ".tif images"),
         (["--sequences", "short"], "2 frames but 1 rows"),
         (["--sequences", "words"], "groundtruth.txt, line 2: '1,2,3' is not a box"),
@@ -169,6 +211,9 @@ def test_other_folders_are_never_touched(place: Path) -> None:
         (["--model", "lorat_huge"], "lorat_huge"),
         (["--stack", "nowhere.yaml"], "stack nowhere.yaml does not exist"),
         (["--stack", "tiny.yaml"], "stack tiny.yaml names no experiments"),
+        (["--absent-below", "1.5"], "absent_below is 1.5"),
+        (["--sequences", "late"], "an object appears late"),
+        (["--sequences", "never", "--stack", "multistart"], "no frame shows all objects"),
     ],
 )
 def test_bad_input_is_named_and_leaves_nothing(
@@ -185,6 +230,10 @@ def test_bad_input_is_named_and_leaves_nothing(
     (place / "short" / "2.jpg").touch()
     write_clip(place / "words", ["1,2,3,4", "1,2,3"])
     write_clip(place / "hidden", ["0,0,0,0", "1,2,3,4"])
+    for clip, second in [("late", ["0,0,0,0", "1,2,3,4"]), ("never", ["0,0,0,0", "0,0,0,0"])]:
+        write_clip(place / clip, ["1,2,3,4", "1,2,3,4"])
+        (place / clip / "groundtruth_b.txt").write_text("\n".join(second))
+        (place / clip / "groundtruth.txt").rename(place / clip / "groundtruth_a.txt")
     before = sorted(os.listdir(place))
     assert init(*arguments) == 2
     error = capsys.readouterr().err

@@ -163,6 +163,8 @@ def refused(clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_bad_input(refused: Callable[..., None], undisturbed: Path, tmp_path: Path) -> None:
     refused("precision fp32", "bf16", "--name", where=undisturbed, options=("--precision", "bf16"))
+    refused("absent_below 0.0", "0.4", where=undisturbed, options=("--absent-below", "0.4"))
+    refused("absent_below is 1.5", options=("--absent-below", "1.5"))
     refused("unicorn", options=("--sequences", "ant,unicorn"))
     refused("repetitions", options=("--repetitions", "3"))
     refused("'excel'", "ostrack", options=("--format", "excel"))
