@@ -7,11 +7,13 @@ shift really applied differ a little. All boxes are mapped with the applied ones
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
+from torch.nn.functional import interpolate
 
 from lorat_plugin.boxes import clip_to_image, rasterize
 
@@ -105,7 +107,7 @@ class Crop:
         left, top, right, bottom = self.source
         window = frame[top:bottom, left:right].astype(kind, copy=False)
         window = cv2.resize(window, (x2 - x1, y2 - y1), interpolation=cv2.INTER_LINEAR)
-        if self.inside:
+        if (x1, y1, x2, y2) == (0, 0, width, height):
             return window
         colour = fill.tolist()
         return cv2.copyMakeBorder(window, y1, height - y2, x1, width - x2, cv2.BORDER_CONSTANT, value=colour)
@@ -117,6 +119,44 @@ class Crop:
     def to_frame(self, boxes_xyxy: np.ndarray) -> np.ndarray:
         """Boxes (..., 4) xyxy in crop pixels -> frame pixels, float64."""
         return boxes_xyxy * _twice(1 / self.scale) + _twice(-self.shift / self.scale)
+
+
+def cut_all(
+    crops: Sequence[Crop], frames: Sequence[np.ndarray], fills: Sequence[np.ndarray], device: torch.device
+) -> torch.Tensor:
+    """`Crop.cut` of each crop, on a device; a CUDA GPU resizes them itself.
+
+    Args:
+        crops: at least one, all of one size.
+        frames: (H, W, 3) uint8 RGB, one for each crop.
+        fills: (3,) float32, 0..255, one for each crop.
+        device: where the crops are wanted.
+    Returns (N, height, width, 3) float32 RGB, 0..255.
+    """
+    if device.type == "cuda":
+        return resize_there(crops, frames, fills, device)
+    cut = [crop.cut(frame, fill) for crop, frame, fill in zip(crops, frames, fills, strict=True)]
+    return torch.from_numpy(np.stack(cut)).to(device)
+
+
+def resize_there(
+    crops: Sequence[Crop], frames: Sequence[np.ndarray], fills: Sequence[np.ndarray], device: torch.device
+) -> torch.Tensor:
+    """As `cut_all`, but only the pixels that a crop covers go to the device, as grey levels, and are resized there.
+
+    They lie in page-locked memory, from which a GPU takes one crop's while the processor gathers those of the next.
+    """
+    width, height = crops[0].size
+    cut = torch.from_numpy(np.stack(fills)).to(device)[:, None, None].repeat(1, height, width, 1)
+    for place, crop, frame in zip(cut, crops, frames, strict=True):
+        (left, top, right, bottom), (x1, y1, x2, y2) = crop.source, crop.target
+        if x2 > x1 and y2 > y1:
+            window = torch.empty(bottom - top, right - left, 3, dtype=torch.uint8, pin_memory=device.type == "cuda")
+            window.numpy()[:] = frame[top:bottom, left:right]
+            window = window.to(device, non_blocking=True).permute(2, 0, 1)[None].float()
+            window = interpolate(window, (y2 - y1, x2 - x1), mode="bilinear", align_corners=False)
+            place[y1:y2, x1:x2] = window[0].permute(1, 2, 0)
+    return cut
 
 
 def mean_colour(frame: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from lorat_plugin.boxes import area, clip_to_image, xywh_to_xyxy, xyxy_to_xywh
-from lorat_plugin.crop import Crop, cells_on_target, mean_colour, normalize
+from lorat_plugin.crop import Crop, cells_on_target, cut_all, mean_colour, normalize
 from lorat_plugin.errors import InputError
 from lorat_plugin.network import Prediction
 from lorat_plugin.variants import Variant
@@ -80,7 +80,7 @@ def start(engine: Engine, device: torch.device, frame: np.ndarray, box_xywh: Arr
     crop = Crop.around(box, variant.template_area_factor, variant.template_size, frame.shape[:2])
     cells = cells_on_target(crop.to_crop(box), variant.template_size, variant.template_grid)
     mask = torch.from_numpy(cells[None].astype(np.int64)).to(device)
-    z = normalize(torch.from_numpy(crop.cut(frame, fill)[None]).to(device), variant.normalization)
+    z = normalize(cut_all([crop], [frame], [fill], device), variant.normalization)
     return Target(box, fill, engine.encode_template(z, mask))
 
 
@@ -108,8 +108,7 @@ def step(
     """
     variant = engine.variant
     crops = [_search_region(variant, t, f.shape[:2]) for t, f in zip(targets, frames, strict=True)]
-    pixels = np.stack([crop.cut(f, t.fill) for crop, t, f in zip(crops, targets, frames, strict=True)])
-    x = normalize(torch.from_numpy(pixels).to(device), variant.normalization)
+    x = normalize(cut_all(crops, frames, [t.fill for t in targets], device), variant.normalization)
     prediction = engine.predict(torch.cat([t.template for t in targets]), x)
     window = hann_window(prediction.score_map.shape[-1], device)
     weight: float | torch.Tensor = variant.window_weight

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorat_plugin.crop import Crop, cells_on_target, crop_parameters, mean_colour, normalize
+from lorat_plugin.crop import Crop, cells_on_target, crop_parameters, cut_all, mean_colour, normalize, resize_there
 
 GREY_LEVELS = 0.01  # largest difference to the reference's pixels, 0..255
 
@@ -28,6 +28,8 @@ def test_crops_equal_the_reference(golden):
         np.testing.assert_allclose(fill, data[f"mean_{key}"], atol=1e-4)
         pixels = crop.cut(image, fill).transpose(2, 0, 1)
         np.testing.assert_allclose(pixels, data[f"crop_{key}"], atol=GREY_LEVELS, err_msg=key)
+        (there,) = resize_there([crop], [image], [fill], torch.device("cpu"))  # as a GPU does it
+        np.testing.assert_allclose(there.permute(2, 0, 1), data[f"crop_{key}"], atol=GREY_LEVELS, err_msg=key)
         np.testing.assert_array_equal(np.stack([crop.scale, crop.shift]), data[f"adjusted_{key}"], err_msg=key)
         if case["finite_adjusted"]:
             np.testing.assert_allclose(crop.to_crop(box), data[f"boxin_{key}"], rtol=1e-9)
@@ -54,6 +56,17 @@ boxes = st.builds(
     lambda x, y, w, h: np.array([x, y, x + w, y + h]),
     st.floats(-40, 150), st.floats(-40, 110), st.floats(2, 90), st.floats(2, 90),
 )  # fmt: skip
+
+
+@given(st.lists(boxes, min_size=1, max_size=3), st.booleans())
+def test_crops_resized_on_the_device_are_those_of_the_processor(found, turned):
+    rng = np.random.default_rng(len(found))
+    frames = [rng.integers(0, 256, (90, 120, 3), dtype=np.uint8) for _ in found]
+    frames = [frame.transpose(1, 0, 2) if turned else frame for frame in frames]  # not contiguous
+    crops = [Crop.around(box, 4.0, 56, frame.shape[:2]) for box, frame in zip(found, frames, strict=True)]
+    fills = [mean_colour(frame) for frame in frames]
+    expected = cut_all(crops, frames, fills, torch.device("cpu"))
+    np.testing.assert_allclose(resize_there(crops, frames, fills, torch.device("cpu")), expected, atol=GREY_LEVELS)
 
 
 @given(boxes, st.sampled_from([2.0, 4.0, 5.0]))

@@ -1,4 +1,4 @@
-"""The `fused` engine: a network's own arithmetic in fewer steps, exact to rounding, for float32 on a CPU.
+"""The `fused` engine: a network's own arithmetic in fewer steps, exact to rounding, on a CPU.
 
 On a CPU the large products already run at the machine's limit, so what is left to gain is around them: LayerScale is
 folded into the layer before it, products add to the residual stream in place, the last block and the head work on
@@ -7,13 +7,15 @@ search tokens only, patches are embedded by one product, and hidden layers are s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from timm.layers import GluMlp, LayerNorm, Mlp, PatchEmbed
 from timm.models.vision_transformer import Attention, Block, LayerScale
 from torch import nn
-from torch.nn.functional import scaled_dot_product_attention, silu
+from torch.nn.functional import linear, scaled_dot_product_attention, silu
 
 from lorat_plugin.errors import InputError
 from lorat_plugin.network import MLP, SEARCH_TYPE, Head, LoRATNetwork, Prediction, cell_centres
@@ -23,6 +25,7 @@ _KNOWN = (
     | {nn.Conv2d, nn.Embedding, nn.Linear, nn.LayerNorm, LayerNorm, nn.GELU, nn.SiLU}
     | {nn.Identity, nn.Dropout, nn.ModuleList, nn.Sequential}
 )
+_Product = Callable[[torch.Tensor], torch.Tensor]  # (N, in) -> (N, out)
 _LAYERS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 
 
@@ -40,25 +43,48 @@ class Linear:
         gamma = scale.gamma.detach() if isinstance(scale, LayerScale) else layer.weight.new_ones(1)
         return cls((layer.weight.detach().t() * gamma).contiguous(), layer.bias.detach() * gamma)
 
+    def product(self, rows: int) -> _Product:
+        """In float32; packed for a number of rows where that pays, and others are multiplied as ever."""
+        weight = self.weight.t()
+        if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkl.is_available():
+            return partial(linear, weight=weight, bias=self.bias)
+        packed = torch.ops.mkl._mkl_reorder_linear_weight(weight.contiguous(), rows)
+        return partial(torch.ops.mkl._mkl_linear, MKL_W=packed, ORI_W=weight, B=self.bias, batch_size=rows)
+
+    def half_product(self, rows: int) -> _Product:
+        """In bfloat16 with float32 sums; packed for a number of rows, while others do too."""
+        packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.t().bfloat16().contiguous(), rows)
+        product = partial(torch.ops.mkldnn._linear_pointwise, W=packed, B=self.bias.bfloat16())
+        return partial(product, attr="none", scalars=[], algorithm="")
+
 
 class _Block:
-    """What is left of one transformer block."""
+    """What is left of one transformer block, whose attention reads `tokens` of a target and gives `rows`."""
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, block: Block, dtype: torch.dtype, tokens: int, rows: int) -> None:
         self.heads, self.gated = block.attn.num_heads, isinstance(block.mlp, GluMlp)
         self.norm1, self.norm2 = block.norm1, block.norm2
-        self.qkv, self.proj = Linear.of(block.attn.qkv), Linear.of(block.attn.proj, block.ls1)
-        self.fc1, self.fc2 = Linear.of(block.mlp.fc1), Linear.of(block.mlp.fc2, block.ls2)
+        kind = Linear.product if dtype == torch.float32 else Linear.half_product
+        self.qkv, self.proj = kind(Linear.of(block.attn.qkv), tokens), kind(Linear.of(block.attn.proj, block.ls1), rows)
+        self.fc1, self.fc2 = kind(Linear.of(block.mlp.fc1), rows), kind(Linear.of(block.mlp.fc2, block.ls2), rows)
 
 
 class FusedEngine:
     """A `lorat_plugin.tracking.Engine` made from a plain network, which is not changed; its norms are shared."""
 
     @torch.inference_mode()
-    def __init__(self, network: LoRATNetwork) -> None:
-        """Fold a network's layers. Raises InputError unless it is merged, of plain ViT blocks and LoRAT's own parts."""
+    def __init__(self, network: LoRATNetwork, precision: str = "fp32") -> None:
+        """Fold a network's layers.
+
+        Args:
+            network: float32, merged, of plain ViT blocks and LoRAT's own parts.
+            precision: "fp32"; "bf16" for the blocks' products and attention, while all else stays float32.
+        Raises InputError for another network, or a processor without kernels for bf16.
+        """
         if obstacle := _obstacle(network):
             raise InputError(f"engine 'fused' cannot run this network ({obstacle}): use engine auto or eager")
+        if precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            raise InputError("engine 'fused' has no bf16 on this processor: use precision fp32 or int8")
         self.variant, self.grid = network.variant, network.variant.search_grid
         conv, head, small = network.patch_embed.proj, network.head, network.variant.template_grid
         assert isinstance(conv, nn.Conv2d) and conv.bias is not None and isinstance(head, Head)
@@ -66,7 +92,11 @@ class FusedEngine:
         self.patch_weight = conv.weight.flatten(1).t().contiguous()
         self.template_positions = positions.unflatten(0, (self.grid, -1))[:small, :small].flatten(0, 1)
         self.search_positions = positions + self.types[SEARCH_TYPE]
-        self.blocks = [_Block(block) for block in network.blocks]
+        cells, tokens = self.grid**2, self.grid**2 + small**2
+        counts = [tokens] * (len(network.blocks) - 1) + [cells]
+        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        pairs = zip(network.blocks, counts, strict=True)
+        self.blocks = [_Block(block, self.dtype, tokens, rows) for block, rows in pairs]
         self.norm = network.norm
         scores, sides = ([Linear.of(layer) for layer in mlp.layers] for mlp in (head.cls_mlp, head.reg_mlp))
         both = zip((scores[0].weight, scores[0].bias), (sides[0].weight, sides[0].bias), strict=True)
@@ -82,23 +112,20 @@ class FusedEngine:
         """Score map and boxes for search regions; see `LoRATNetwork.predict`."""
         tokens = torch.cat([template, self._patches(x).add_(self.search_positions)], 1)
         batch, count, dim = tokens.shape
-        qkv = tokens.new_empty(batch * count, 3 * dim)
-        hidden = tokens.new_empty(batch * count, len(self.blocks[0].fc1.bias))
         for block in self.blocks:
             first = template.shape[1] if block is self.blocks[-1] else 0  # the template's tokens are not read again
-            torch.addmm(block.qkv.bias, block.norm1(tokens).view(-1, dim), block.qkv.weight, out=qkv)
+            qkv = block.qkv(block.norm1(tokens).view(-1, dim).to(self.dtype))
             q, k, v = qkv.view(batch, count, 3, block.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
             mixed = scaled_dot_product_attention(q[:, :, first:], k, v).transpose(1, 2).reshape(-1, dim)
             tokens = tokens[:, first:].contiguous()
             rows = tokens.view(-1, dim)  # all that follows works in place
-            rows.add_(block.proj.bias).addmm_(mixed, block.proj.weight)
-            hidden = torch.addmm(block.fc1.bias, block.norm2(rows), block.fc1.weight, out=hidden[: len(rows)])
+            rows.add_(block.proj(mixed))
+            hidden = block.fc1(block.norm2(rows).to(self.dtype))
             if block.gated:
                 gate, value = hidden.chunk(2, -1)
-                active = silu(gate, inplace=True).mul_(value)
+                rows.add_(block.fc2(silu(gate, inplace=True).mul_(value)))
             else:
-                active = torch.ops.aten.gelu_(hidden)
-            rows.add_(block.fc2.bias).addmm_(active, block.fc2.weight)
+                rows.add_(block.fc2(torch.ops.aten.gelu_(hidden)))
         features = torch.addmm(self.first.bias, self.norm(rows), self.first.weight)
         halves = torch.ops.aten.gelu_(features).chunk(2, -1)
         outputs = []

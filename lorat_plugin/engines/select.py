@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 class EngineKind:
     """One inference engine: how it is made and where it runs.
 
-    Fields: make, (network on its device with weights of the precision, float32 for int8; precision) -> engine, which
-    raises InputError for a network that it cannot run; runs, type of device ("any": all not named) -> precisions, the
+    Fields: make, (network on its device with float32 weights; precision) -> engine, which raises InputError for a
+    network that it cannot run; runs, type of device ("any": all not named) -> precisions, the
     first of which stands for "auto" where the device's best one is not among them; package, to be imported, that it
     needs beside the package's own (several with spaces between); extra, that brings it.
     """
@@ -45,8 +45,10 @@ class EngineKind:
         return f"needs {lacking[0]}: pip install 'lorat_plugin[{self.extra}]'" if lacking else ""
 
 
-def _eager(network: LoRATNetwork, precision: str) -> Engine:
-    return network
+def _eager(network: LoRATNetwork, precision: str) -> LoRATNetwork:
+    from lorat_plugin.devices import PRECISIONS
+
+    return network.to(PRECISIONS[precision])
 
 
 def _fused(network: LoRATNetwork, precision: str) -> Engine:
@@ -56,13 +58,13 @@ def _fused(network: LoRATNetwork, precision: str) -> Engine:
         return Int8Engine(network)
     from lorat_plugin.engines.fused import FusedEngine
 
-    return FusedEngine(network)
+    return FusedEngine(network, precision)
 
 
 def _compiled(network: LoRATNetwork, precision: str) -> Engine:
     from lorat_plugin.engines.compiled import CompiledEngine
 
-    return CompiledEngine(network)
+    return CompiledEngine(_eager(network, precision))
 
 
 def _onnxruntime(network: LoRATNetwork, precision: str) -> Engine:
@@ -83,7 +85,7 @@ def _openvino(network: LoRATNetwork, precision: str) -> Engine:
 
 ENGINES: dict[str, EngineKind] = {
     "eager": EngineKind(_eager, {"any": ("fp32", "bf16", "fp16")}),
-    "fused": EngineKind(_fused, {"cpu": ("fp32", "int8")}),
+    "fused": EngineKind(_fused, {"cpu": ("fp32", "bf16", "int8")}),
     "compiled": EngineKind(_compiled, {"cpu": ("fp32",), "cuda": ("bf16", "fp16", "fp32")}),
     "onnxruntime": EngineKind(_onnxruntime, {"cpu": ("fp32",)}, "onnxruntime onnxscript", "onnx"),
     "openvino": EngineKind(_openvino, {"cpu": ("fp32", "bf16", "fp16", "int8")}, "openvino", "openvino"),
@@ -176,13 +178,13 @@ def _obstacle(name: str, place: torch.device, precision: str) -> str:
 def _make(name: str, network: LoRATNetwork, place: torch.device, precision: str) -> Engine:
     import torch
 
-    from lorat_plugin.devices import PRECISIONS, slow_precision
+    from lorat_plugin.devices import slow_precision
 
     asked, precision = precision, choose_precision(name, place, precision)
     if asked != "auto" and slow_precision(place, precision):
         logger.warning("%s has no fast arithmetic for %s: fp32 may be faster", place, precision)
     try:
-        network = network.to(place).to(PRECISIONS.get(precision, torch.float32)).eval()
+        network = network.to(place).float().eval()
         return ENGINES[name].make(network, precision)
     except torch.cuda.OutOfMemoryError as error:
         torch.cuda.empty_cache()

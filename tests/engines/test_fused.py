@@ -86,11 +86,30 @@ def test_auto_takes_it_on_a_cpu_in_float32(tiny_network):
     assert isinstance(prepare(tiny_network, "cpu")[0], FusedEngine)
     assert prepare(tiny_network, "cpu", "eager")[0] is tiny_network
     half = copy.deepcopy(tiny_network)
-    assert prepare(half, "cpu", "auto", "bf16")[0] is half
-    with pytest.raises(InputError, match=r"runs float32 or int8 on a CPU, not bf16 on cpu"):
-        check_options("cpu", "fused", "bf16")
+    assert prepare(half, "cpu", "auto", "fp16")[0] is half
+    with pytest.raises(InputError, match=r"runs float32 or bfloat16 or int8 on a CPU, not fp16 on cpu"):
+        check_options("cpu", "fused", "fp16")
     with pytest.raises(InputError, match="not float32 on a CPU"):
         FusedEngine(half)
+
+
+@pytest.mark.parametrize("targets", [1, 3])
+@torch.inference_mode()
+def test_bf16_is_near_the_network_where_the_processor_has_it(tiny_network, targets, monkeypatch):
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        with pytest.raises(InputError, match="no bf16 on this processor"):
+            FusedEngine(tiny_network, "bf16")
+        return
+    torch.manual_seed(0)
+    v, engine = tiny_network.variant, FusedEngine(tiny_network, "bf16")
+    template, x = torch.randn(targets, v.template_grid**2, v.dim), torch.randn(targets, 3, v.search_size, v.search_size)
+    ours, theirs = engine.predict(template, x), tiny_network.predict(template, x)
+    assert ours.score_map.dtype == torch.float32
+    assert 0 < (ours.score_map - theirs.score_map).abs().max() < 0.05 * theirs.score_map.abs().max()
+    np.testing.assert_allclose(ours.boxes, theirs.boxes, atol=5e-3)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    with pytest.raises(InputError, match="no bf16 on this processor"):
+        FusedEngine(tiny_network, "bf16")
 
 
 def tanh_activation(network):

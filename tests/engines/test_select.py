@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 
+from lorat_plugin.devices import slow_precision
 from lorat_plugin.engines import check_options, list_engines, list_precisions, prepare, select
 from lorat_plugin.engines.select import ENGINES, EngineKind, choose_precision
 from lorat_plugin.errors import InputError
@@ -78,9 +79,15 @@ def test_memory_that_is_used_up_is_told(tiny_network, monkeypatch, caplog):
 def test_a_precision_without_hardware_is_taken_when_named_and_told(tiny_network, caplog):
     assert next(prepare(copy.deepcopy(tiny_network), "cpu", "eager")[0].parameters()).dtype == torch.float32
     assert not caplog.text
-    engine, _ = prepare(copy.deepcopy(tiny_network), "cpu", "eager", "bf16")
-    assert next(engine.parameters()).dtype == torch.bfloat16
-    assert "cpu has no fast arithmetic for bf16" in caplog.text
+    engine, _ = prepare(copy.deepcopy(tiny_network), "cpu", "eager", "fp16")
+    assert next(engine.parameters()).dtype == torch.float16
+    assert "cpu has no fast arithmetic for fp16" in caplog.text
+
+
+@pytest.mark.parametrize(("able", "slow"), [({}, True), ({"avx2": True}, True), ({"amx_bf16": True}, False)])
+def test_bf16_is_slow_on_a_processor_without_such_arithmetic(monkeypatch, able, slow):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
+    assert slow_precision(CPU, "bf16") is slow
 
 
 def test_the_table_needs_no_torch():
