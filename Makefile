@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.installed
 
-.PHONY: demo test test-all check install clean
+.PHONY: demo test test-all check docs install clean
 
 demo: $(READY)
 	$(BIN)/lorat demo
@@ -18,6 +18,9 @@ test-all: $(READY)
 check: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
+docs: $(READY)
+	$(BIN)/mkdocs build --strict
+
 install: $(READY)
 
 $(READY): setup.cfg pyproject.toml
@@ -27,4 +30,4 @@ $(READY): setup.cfg pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) lorat_demo lorat_track
+	rm -rf $(VENV) lorat_demo lorat_track site

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lorat_plugin.checkpoint import load_checkpoint
+    from lorat_plugin.hub import push_to_hub, save_pretrained
     from lorat_plugin.network import create_model
     from lorat_plugin.saving import save_checkpoint
     from lorat_plugin.tracker import LoRATTracker, MultiObjectTracker
@@ -27,8 +28,10 @@ _HOMES = {
     "create_model": "network",
     "list_variants": "variants",
     "load_checkpoint": "checkpoint",
+    "push_to_hub": "hub",
     "register_variant": "variants",
     "save_checkpoint": "saving",
+    "save_pretrained": "hub",
 }
 
 __all__ = [
@@ -39,8 +42,10 @@ __all__ = [
     "create_model",
     "list_variants",
     "load_checkpoint",
+    "push_to_hub",
     "register_variant",
     "save_checkpoint",
+    "save_pretrained",
 ]
 
 

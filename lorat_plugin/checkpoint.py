@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from lorat_plugin.backbones import hub_id, network_names
 from lorat_plugin.errors import CheckpointError, InputError, first_line
+from lorat_plugin.files import parse_json
 from lorat_plugin.layouts import Weights, recognise
 from lorat_plugin.lora import adapter_tensors, inject, merge, merge_tensors, plain_lora, trained_modules
 from lorat_plugin.network import LoRATNetwork
@@ -26,22 +27,31 @@ from lorat_plugin.variants import Variant, get_variant, is_variant, list_variant
 
 logger = logging.getLogger(__name__)
 
+_HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
+HUB_CONFIG, HUB_WEIGHTS = "config.json", "model.safetensors"  # of a folder on the hub
 DINOV2_GRID = 37  # cells along a side of DINOv2's own position table
 
 
 # --- find ----------------------------------------------------------------------------------------------------------
 
 
-def load_pretrained(model: str, weights: str | None = None, backbone: str | None = None) -> LoRATNetwork:
+def load_pretrained(
+    model: str, weights: str | None = None, backbone: str | None = None, revision: str | None = None
+) -> LoRATNetwork:
     """A network with trained weights, merged and in eval mode.
 
     Args:
         model: a variant's name, a weights file, an adapter folder, or a hub id `owner/name[@revision]`.
         weights: file, folder or hub id for a variant named by `model`; left out, the bundled weights.
         backbone: DINOv2 file that completes weights with adapters only; left out, timm fetches it from the hub.
+        revision: branch, tag or commit of a hub id.
     Raises CheckpointError (an InputError) that names the file or id and the remedy.
     """
+    if revision is not None:
+        if Path(model).exists() or weights is not None or not _HUB_ID.fullmatch(f"{model}@{revision}"):
+            raise CheckpointError(f"revision '{revision}': '{model}' is no hub id; revisions are of owner/name")
+        model = f"{model}@{revision}"
     if weights is not None:
         return load_checkpoint(weights, get_variant(model), backbone)
     if is_weights(model):
@@ -71,7 +81,7 @@ def _locate(source: str | Path) -> Path:
     """A file or folder, fetched from the hub if it is an id. Honours the hub's cache and offline variables."""
     if (path := Path(source)).exists():
         return path
-    match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", str(source))
+    match = _HUB_ID.fullmatch(str(source))
     if not match or str(source).endswith(SUFFIXES):
         raise CheckpointError(f"weights '{source}' not found: give an existing file, an adapter folder or a hub id")
     from huggingface_hub import snapshot_download
@@ -85,7 +95,7 @@ def _locate(source: str | Path) -> Path:
         ) from error
     for path in folder.glob("*.safetensors"):
         _verify_checksum(path)
-    return folder if (folder / "adapter_config.json").exists() else _only_file(folder)
+    return folder
 
 
 def _only_file(folder: Path) -> Path:
@@ -99,13 +109,17 @@ def _only_file(folder: Path) -> Path:
 def _verify_checksum(path: Path) -> None:
     """The hub's cache names large files by their SHA-256; compare it with the content."""
     expected = path.resolve().name
-    if re.fullmatch(r"[0-9a-f]{64}", expected):
-        digest = hashlib.sha256()
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-        if digest.hexdigest() != expected:
-            raise CheckpointError(f"{path}: its SHA-256 is not the hub's: delete it and download it again")
+    if re.fullmatch(r"[0-9a-f]{64}", expected) and file_digest(path) != expected:
+        raise CheckpointError(f"{path}: its SHA-256 is not the hub's: delete it and download it again")
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 # --- read ----------------------------------------------------------------------------------------------------------
@@ -121,7 +135,9 @@ def read_weights(source: str | Path) -> Weights:
     if path.is_dir():
         config_file, tensor_file = path / "adapter_config.json", path / "adapter_model.safetensors"
         if not config_file.is_file():
-            return read_weights(_only_file(path))
+            file = _only_file(path)
+            raw, metadata = _read_tensors(file)
+            return recognise(str(source), raw, _read_hub_config(path / HUB_CONFIG, file) | metadata)
         if not tensor_file.is_file():
             raise CheckpointError(f"{path}: has adapter_config.json but no adapter_model.safetensors: copy both")
         raw, metadata = _read_tensors(tensor_file)
@@ -130,9 +146,23 @@ def read_weights(source: str | Path) -> Weights:
     return recognise(str(source), raw, metadata)
 
 
+def _read_hub_config(path: Path, weights: Path) -> dict[str, str]:
+    """What a config.json of ours says of the variant, after a look at the checksum; nothing of another or none."""
+    try:
+        config = parse_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if not isinstance(config, dict) or config.get("model_type") != "lorat":
+            return {}
+        expected, fields = dict(config["sha256"]).get(weights.name), config["variant"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: not a configuration of LoRAT ({error}): save the folder again") from error
+    if expected is not None and file_digest(weights) != expected:
+        raise CheckpointError(f"{weights}: its SHA-256 is not the one in {path.name}: copy or download it again")
+    return {"variant_fields": json.dumps(fields)}
+
+
 def _read_adapter_config(path: Path) -> dict[str, str]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_text(encoding="utf-8"))
         if not plain_lora(config):
             return {"peft_type": str(config["peft_type"])}
         return {"lora_alpha": str(float(config["lora_alpha"])), "rslora": str(bool(config.get("use_rslora", False)))}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from lorat_plugin.errors import InputError, first_line
 
@@ -35,6 +37,32 @@ def link_or_copy(source: Path, target: Path) -> None:
         target.symlink_to(source.resolve())
     except OSError:  # Windows without the right to make links, or a file system that has none
         shutil.copyfile(source, target)
+
+
+def read_plain_text(path: Path) -> str:
+    """The content of a text file. Raises InputError if it cannot be read or is no text."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as text: {error}") from error
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML text holds, by the safe loader, which runs nothing. Raises ValueError for all that is no YAML."""
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except Exception as error:  # beside YAMLError what int(), datetime, look-ups and deep nesting raise
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text holds. Raises ValueError for all that is no JSON."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("too deeply nested") from error
 
 
 @contextlib.contextmanager

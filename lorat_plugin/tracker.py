@@ -42,6 +42,7 @@ class _Tracker:
         engine: str = "auto",
         precision: str = "auto",
         absent_below: float = 0.0,
+        revision: str | None = None,
     ) -> Self:
         """Make a tracker from trained weights.
 
@@ -54,13 +55,14 @@ class _Tracker:
             precision: "auto" (bf16, else fp16, on a CUDA GPU; fp32 elsewhere), "fp32", "bf16" or "fp16".
             absent_below: score in [0, 1) below which a target counts as absent and is searched for, see
                 `tracking.step`; 0 never, as in published results.
+            revision: branch, tag or commit of a hub id; a commit pins the weights for good.
         Raises InputError (CheckpointError for weights) with one sentence that names the remedy.
         """
         from lorat_plugin.checkpoint import load_pretrained
 
         check_options(device, engine, precision)  # before the weights take their time
         check_threshold(absent_below)
-        return cls(load_pretrained(model, weights, backbone), device, engine, precision, absent_below)
+        return cls(load_pretrained(model, weights, backbone, revision), device, engine, precision, absent_below)
 
 
 class MultiObjectTracker(_Tracker):

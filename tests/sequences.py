@@ -35,3 +35,14 @@ def write_clip(home: Path, length: int = 6, seed: int = 0) -> np.ndarray:
     write_frames(home, frames)
     np.savetxt(home / "groundtruth.txt", boxes, fmt="%.3f", delimiter=",")
     return boxes
+
+
+def write_video(path: Path, length: int = 8) -> None:
+    """A video (240, 320) of a red box that starts at x, y, w, h = 120, 80, 64, 48 and moves by 2, 1 pixels."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 25, (320, 240))
+    background = np.random.default_rng(0).integers(0, 120, (240, 320, 3), np.uint8)
+    for i in range(length):
+        frame = background.copy()
+        frame[80 + i : 128 + i, 120 + 2 * i : 184 + 2 * i] = (40, 60, 220)
+        writer.write(frame)
+    writer.release()

@@ -27,9 +27,9 @@ LAYERS = [
     {"graphs"},
     {"engines", "tracking"},
     {"tracker", "export", "masks", "mobile_sam"},
-    {"video", "outputs", "drawing", "data"},
-    {"training", "harness", "evaluation"},
-    {"doctor"},
+    {"video", "outputs", "drawing", "data", "interchange"},
+    {"training", "harness", "evaluation", "annotate"},
+    {"doctor", "app", "hub"},
     {"benchmark"},
     {"cli"},
 ]
@@ -131,7 +131,7 @@ def test_files_and_functions_stay_small(path):
 def test_public_names():
     assert sorted(lorat_plugin.__all__) == [
         "LoRATTracker", "MultiObjectTracker", "TrackResult", "Variant", "create_model", "list_variants",
-        "load_checkpoint", "register_variant", "save_checkpoint",
+        "load_checkpoint", "push_to_hub", "register_variant", "save_checkpoint", "save_pretrained",
     ]  # fmt: skip
     for name in lorat_plugin.__all__:
         assert getattr(lorat_plugin, name).__doc__

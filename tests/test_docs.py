@@ -20,7 +20,10 @@ from tests.datasets import write_coco, write_got10k
 from tests.sequences import write_clip
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = {p.name: p.read_text(encoding="utf-8") for p in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+DOCUMENTS = {"README.md": (ROOT / "README.md").read_text(encoding="utf-8")} | {
+    path.relative_to(ROOT / "docs").as_posix(): path.read_text(encoding="utf-8")
+    for path in sorted((ROOT / "docs").rglob("*.md"))
+}
 PROGRAMS = [
     pytest.param(program, id=f"{name} {number}")
     for name, text in DOCUMENTS.items()
@@ -59,12 +62,16 @@ def lorat_arguments(line: str) -> list[str]:
 
 
 def parsed(arguments: list[str]) -> Any:
-    """The context of the command that a line names. Unknown commands, options and values of a wrong type raise."""
+    """The context of the command that a line names. Unknown commands, options and values of a wrong type raise.
+
+    A text may name a command without what it needs.
+    """
+    bare = all(re.fullmatch("[a-z][a-z-]*", word) for word in arguments)
     command: Any = typer.main.get_command(app)
     context = command.make_context("lorat", list(arguments))
     while hasattr(command, "resolve_command"):
         name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
-        context = command.make_context(name, rest, parent=context)
+        context = command.make_context(name, rest, parent=context, resilient_parsing=bare)
     return context
 
 

@@ -19,7 +19,7 @@ from lorat_plugin import create_model, save_checkpoint
 from lorat_plugin.checkpoint import bundled_weights
 from lorat_plugin.evaluation.clips import write_sequences
 from lorat_plugin.variants import get_variant
-from tests.sequences import square_sequence, write_clip
+from tests.sequences import square_sequence, write_clip, write_video
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,13 +36,7 @@ def lines(start: str) -> list[str]:
 def workplace(tmp_path, monkeypatch):
     """A folder with the files that README names."""
     monkeypatch.chdir(tmp_path)
-    writer = cv2.VideoWriter("video.mp4", cv2.VideoWriter_fourcc(*"mp4v"), 25, (320, 240))
-    background = np.random.default_rng(0).integers(0, 120, (240, 320, 3), np.uint8)
-    for i in range(8):
-        frame = background.copy()
-        frame[80 + i : 128 + i, 120 + 2 * i : 184 + 2 * i] = (40, 60, 220)
-        writer.write(frame)
-    writer.release()
+    write_video(tmp_path / "video.mp4")
     return tmp_path
 
 
@@ -65,8 +59,14 @@ def test_weights_are_bundled():
 
 
 def test_python_example_tracks_a_video(workplace):
-    start([sys.executable, "-c", PROGRAMS[0]])
-    assert np.loadtxt("boxes.txt", delimiter=",").shape == (8, 4)
+    said = start([sys.executable, "-W", "ignore", "-c", PROGRAMS[0]])
+    assert re.findall(r"^(\d+) \[", said, re.MULTILINE) == [str(number) for number in range(1, 8)]
+
+
+def test_the_first_screen_is_short():
+    first = README.split("\n## ")[0]
+    assert len(PROGRAMS[0].splitlines()) <= 8 and "](docs/images/tracked.jpg)" in first and "\n|" in first
+    assert all((ROOT / target).exists() for target in re.findall(r"\]\(([^)#:]+)\)", README))
 
 
 def test_track_example_writes_what_readme_says(workplace):

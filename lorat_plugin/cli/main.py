@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from lorat_plugin.cli.annotate import annotate_command
+from lorat_plugin.cli.app import app_command
 from lorat_plugin.cli.benchmark import benchmark_app
 from lorat_plugin.cli.compare import compare_command
 from lorat_plugin.cli.convert import convert_command
@@ -34,6 +36,7 @@ _EXTRAS = {  # optional package -> the extra that brings it
     "peft": "train", "accelerate": "train", "lmdb": "train", "matplotlib": "train",
     "got10k": "got10k", "six": "got10k", "vot": "vot", "trax": "vot",
     "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx", "openvino": "openvino", "nncf": "openvino",
+    "gradio": "app", "supervision": "interchange",
 }  # fmt: skip
 app = typer.Typer(
     name="lorat",
@@ -44,6 +47,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("track")(track_command)
+app.command("annotate")(annotate_command)
+app.command("app")(app_command)
 app.command("demo")(demo_command)
 app.command("doctor")(doctor_command)
 app.command("compare")(compare_command)

@@ -36,6 +36,10 @@ MasksOption = Annotated[
         help="Masks too, by a SAM: sam, sam2, hub id, folder or mobile_sam.pt; or box: the boxes' rectangles.",
     ),
 ]
+TrackFormatOption = Annotated[
+    Optional[list[str]],
+    typer.Option("--format", metavar="NAME", help="Tracks as mot, coco, cvat, labelstudio, yolo, got10k; repeat it."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
 
 DatasetOption = Annotated[

@@ -24,6 +24,7 @@ from lorat_plugin.cli.options import (
     MasksOption,
     ModelOption,
     PrecisionOption,
+    TrackFormatOption,
     WeightsOption,
 )
 from lorat_plugin.cli.progress import progress
@@ -71,6 +72,7 @@ def track_command(
     output: Annotated[
         Path | None, typer.Option("--output", help="Folder for the results; lorat_track/NAME_OF_SOURCE if left out.")
     ] = None,
+    formats: TrackFormatOption = None,
     masks: MasksOption = None,
     save: Annotated[bool, typer.Option("--save", help="Write video.mp4 with the boxes drawn.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Show the frames while tracking; q stops.")] = False,
@@ -83,13 +85,15 @@ def track_command(
     Boxes are x,y,w,h in pixels, 0-based from the top left corner. Writes
     boxes.txt (GOT-10k text, a row a frame; boxes_ID.txt for each of several
     objects) and track.jsonl (frame, id, box_xywh, score, time_ms); with
-    --masks also masks/000012.png, a picture a frame (masks_ID/ for each of
-    several objects). Ctrl-C stops and keeps what is done.
+    --format also track_NAME in other tools' formats; with --masks also
+    masks/000012.png, a picture a frame (masks_ID/ for each of several
+    objects). Ctrl-C stops and keeps what is done.
     """
     boxes = [parse_box(text) for text in box or []]
     if bool(boxes) == select:
         raise InputError("say where the object is in the first frame: either --box X,Y,W,H or --select, not both")
-    _quiet_opencv()
+    quiet_opencv()
+    from lorat_plugin.interchange.formats import track_paths
     from lorat_plugin.outputs import require_display, select_boxes
     from lorat_plugin.video import open_source
 
@@ -101,12 +105,13 @@ def track_command(
 
         folder = Path("lorat_track") / frames.name if output is None else output
         _spare_source(source, folder, save)
+        paths = track_paths(folder, formats or ())
         tracker = MultiObjectTracker.from_pretrained(
             model, weights=weights, backbone=backbone, device=device, engine=engine, precision=precision,
             absent_below=absent_below,
         )  # fmt: skip
         maker = None if masks is None else mask_maker(masks, device)
-        summary = _track(tracker, frames, boxes or select_boxes, folder, save, show, maker)
+        summary = _track(tracker, frames, boxes or select_boxes, folder, paths, save, show, maker)
     if as_json:
         typer.echo(json.dumps(summary._asdict()))
     else:
@@ -133,6 +138,7 @@ def _track(
     source: FrameSource,
     boxes: Sequence[Box] | Callable[[np.ndarray], Sequence[Box]],
     folder: Path,
+    paths: Mapping[str, Path],
     save: bool,
     show: bool,
     maker: MaskMaker | None,
@@ -140,6 +146,7 @@ def _track(
     """Follow `boxes` (or what the callable picks in the first frame) to the end of the source and write the results."""
     import numpy as np
 
+    from lorat_plugin.interchange.formats import former_tracks
     from lorat_plugin.outputs import former_masks, output_folder
     from lorat_plugin.tracker import TrackResult
 
@@ -159,7 +166,7 @@ def _track(
         stopped = stack.enter_context(_stopped_by_signal(source))
         stack.enter_context(output_folder(folder))
         former_runs = former_masks(folder)  # before this run's track.jsonl makes any such folder look like one
-        files, outputs = _outputs(source, folder, ids, save, show, maker is not None)
+        files, outputs = _outputs(source, folder, ids, paths, save, show, maker is not None)
         for output in outputs:
             stack.enter_context(output)
         advance = stack.enter_context(progress("tracking", source.length))
@@ -178,10 +185,12 @@ def _track(
             results = tracker.update(frame.image)
             masks = _object_masks(maker, frame.image, results)
             seconds = time.perf_counter() - began
-    for former in {*folder.glob("boxes*.txt"), folder / "video.mp4"} - set(files):
-        former.unlink(missing_ok=True)  # of an earlier run in this folder: it must not pass for this one's
-    for masks_folder in set(former_runs) - set(files):
-        shutil.rmtree(masks_folder)
+    formers = {*folder.glob("boxes*.txt"), folder / "video.mp4", *former_tracks(folder), *former_runs}
+    for former in formers - set(files):  # of an earlier run in this folder: it must not pass for this one's
+        if former.is_dir():
+            shutil.rmtree(former)
+        else:
+            former.unlink(missing_ok=True)
     interrupted = bool(stopped) and not source.live  # Ctrl-C is how a camera's track ends
     return Summary(done, done / spent, ids, [str(path) for path in files], interrupted)
 
@@ -200,9 +209,16 @@ def _object_masks(
 
 
 def _outputs(
-    source: FrameSource, folder: Path, ids: Sequence[int], save: bool, show: bool, masks: bool
+    source: FrameSource,
+    folder: Path,
+    ids: Sequence[int],
+    paths: Mapping[str, Path],
+    save: bool,
+    show: bool,
+    masks: bool,
 ) -> tuple[list[Path], list[Output]]:
     """The files that will be written, and the outputs in the order in which they are to be opened."""
+    from lorat_plugin.interchange import TrackFiles
     from lorat_plugin.outputs import AnnotatedVideo, MaskFolder, TextFile, Window, box_lines, json_lines
 
     names = {number: "boxes.txt" if len(ids) == 1 else f"boxes_{number}.txt" for number in ids}
@@ -213,6 +229,9 @@ def _outputs(
         folders = {number: folder / ("masks" if len(ids) == 1 else f"masks_{number}") for number in ids}
         outputs += [MaskFolder(path, number) for number, path in folders.items()]
         files += folders.values()
+    if paths:
+        outputs.append(TrackFiles(paths, source.name, source.fps))
+        files += paths.values()
     if save:
         outputs.append(AnnotatedVideo(folder / "video.mp4", source.fps))
         files.append(folder / "video.mp4")
@@ -249,7 +268,7 @@ def _spare_source(source: str, folder: Path, save: bool) -> None:
         raise InputError(f"{source}: --save would overwrite it with {target}; choose another folder with --output")
 
 
-def _quiet_opencv() -> None:
+def quiet_opencv() -> None:
     """Keep OpenCV's and FFmpeg's own messages off stderr, where our sentence says the same; not when debugging."""
     if not logging.getLogger().isEnabledFor(logging.DEBUG):
         os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")

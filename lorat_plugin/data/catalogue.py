@@ -8,8 +8,6 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
-
 from lorat_plugin.data.coco import CocoReader
 from lorat_plugin.data.folders import clips_reader, tnl2k_reader, vasttrack_reader
 from lorat_plugin.data.got10k import Got10kReader
@@ -19,6 +17,7 @@ from lorat_plugin.data.lmdb import LmdbStore, is_lmdb
 from lorat_plugin.data.sequences import FolderStore, Reader, Store
 from lorat_plugin.data.trackingnet import TrackingNetReader
 from lorat_plugin.errors import InputError
+from lorat_plugin.files import parse_yaml
 
 GROUP = "lorat_plugin.datasets"  # entry points: name = something that returns a `Reader` when called
 BUILT_IN: dict[str, Callable[..., Reader]] = {
@@ -92,7 +91,7 @@ def dataset_root(reader: Described, given: str | Path | None = None) -> Path:
     shared = os.environ.get("LORAT_DATA")
     place = given or os.environ.get(variable) or (_below(Path(shared), reader.name) if shared else None)
     root = Path(place or _configured(reader.name) or "").expanduser()
-    if (place or str(root) != ".") and root.is_dir():
+    if (place or str(root) != ".") and os.path.isdir(root):  # Path's would raise for a name that is too long
         return root
     told = f"{root} is no folder" if place or str(root) != "." else "no folder is known"
     raise InputError(
@@ -136,8 +135,8 @@ def _configured(name: str) -> str | None:
     if not path.is_file():
         return None
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = parse_yaml(path.read_text(encoding="utf-8")) or {}
         value = (content.get("data") or {}).get(name)
-    except (OSError, yaml.YAMLError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: is no valid settings file ({error}); write 'data: {{{name}: FOLDER}}'") from error
     return None if value is None else str(value)

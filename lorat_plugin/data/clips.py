@@ -10,6 +10,7 @@ import numpy as np
 
 from lorat_plugin.data.sequences import parse_boxes
 from lorat_plugin.errors import InputError
+from lorat_plugin.files import read_plain_text
 from lorat_plugin.video import list_images
 
 LAYOUT = "DIR/<clip>/ with the frames (00000001.jpg ...) and groundtruth.txt (x,y,w,h, one row per frame)"
@@ -77,11 +78,3 @@ def read_boxes(path: Path) -> np.ndarray:
     Returns (N, 4) float64; "nan" is understood. Raises InputError that names the file and the line.
     """
     return parse_boxes(read_plain_text(path), str(path))
-
-
-def read_plain_text(path: Path) -> str:
-    """The content of a text file. Raises InputError if it cannot be read or is no text."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as text: {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from lorat_plugin.boxes import xywh_to_xyxy
 from lorat_plugin.data.sequences import Entry, Frames, Sequence, Store, Track, read_text
 from lorat_plugin.errors import InputError
+from lorat_plugin.files import parse_json
 
 LAYOUT = "ROOT/annotations/instances_train2017.json and ROOT/images/train2017/000000000009.jpg ..."
 
@@ -38,14 +38,14 @@ class CocoReader:
         """The images. Raises InputError if the annotation file is damaged or another."""
         (path,) = self.labels(store)
         try:
-            content = json.loads(read_text(store, path))
+            content = parse_json(read_text(store, path))
             boxes: dict[int, list[Any]] = defaultdict(list)
             for annotation in content["annotations"]:
                 if not annotation.get("iscrowd", 0):
                     boxes[annotation["image_id"]].append(annotation["bbox"])
             for image in content["images"]:
-                yield Entry(image["file_name"], partial(self._read, store, path, image, boxes[image["id"]]))
-        except (ValueError, KeyError, TypeError) as error:
+                yield Entry(str(image["file_name"]), partial(self._read, store, path, image, boxes[image["id"]]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(
@@ -53,14 +53,18 @@ class CocoReader:
             ) from error
 
     def _read(self, store: Store, path: str, image: dict[str, Any], boxes_xywh: list[Any]) -> Sequence:
-        frames = Frames.listed(f"images/{self.subset}", [image["file_name"]])
+        name = str(image["file_name"])
+        frames = Frames.listed(f"images/{self.subset}", [name])
         if not store.exists(frames.key(0)):
             raise InputError(
                 f"{store.shown(frames.key(0))}: is missing, but listed in {path}; extract the images again"
             )
         try:
             boxes = xywh_to_xyxy(np.array(boxes_xywh, np.float64).reshape(-1, 1, 4))
-        except ValueError as error:
-            raise InputError(f"{store.shown(path)}: image {image['file_name']} has a box without 4 numbers") from error
+            size = int(image["width"]), int(image["height"])
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            raise InputError(
+                f"{store.shown(path)}: image {name} has a box without 4 numbers, or no size ({error!r:.80}); restore it"
+            ) from error
         tracks = tuple(Track(box, np.isfinite(box).all(axis=1)) for box in boxes)
-        return Sequence(image["file_name"], frames, (int(image["width"]), int(image["height"])), tracks)
+        return Sequence(name, frames, size, tracks)

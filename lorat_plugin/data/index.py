@@ -63,15 +63,22 @@ class IndexedDataset:
             raise IndexError(index)
         table = self._arrays["sequences"]
         row, text, tracks, count, first, width, height = (int(v) for v in table[index])
-        words = self._arrays["text"][text : int(table[index + 1][1])].tobytes().decode()
-        name, folder, names = words.split("\n", 2)
+        try:
+            words = self._arrays["text"][text : int(table[index + 1][1])].tobytes().decode()
+            name, folder, names = words.split("\n", 2)
+        except ValueError as error:
+            raise _damaged(self.folder, error) from error
         parts = [slice(row + i * count, row + (i + 1) * count) for i in range(tracks)]
         found = tuple(Track(self._arrays["boxes"][p].astype(np.float64), self._arrays["present"][p]) for p in parts)
         return Sequence(name, Frames(folder, names, first, count), (width, height), found)
 
     def frame(self, sequence: Sequence, index: int) -> np.ndarray:
         """Decode frame `index`: (H, W, 3) uint8 RGB. Raises InputError naming it if that fails."""
-        return read_frame(self.store, sequence.frames.key(index))
+        try:
+            key = sequence.frames.key(index)
+        except (TypeError, ValueError, IndexError) as error:
+            raise _damaged(self.folder, error) from error
+        return read_frame(self.store, key)
 
     @property
     def frame_count(self) -> int:
@@ -157,6 +164,19 @@ def _load(entry: Entry) -> Sequence | None:
 
 def _map(folder: Path) -> dict[str, np.ndarray]:
     try:
-        return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder}: the index is damaged ({error}); delete the folder, it is made again") from error
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
+        boxes, present, text, table = (arrays[name] for name in ARRAYS)
+        ends = np.array([[0, 0], [len(boxes), len(text)]])
+        shapes = [boxes.shape[1:], present.shape, text.dtype, table.dtype]
+        if shapes != [(4,), (len(boxes),), np.uint8, np.int64] or not np.array_equal(table[[0, -1], :2], ends):
+            raise ValueError("its arrays do not belong together")
+        steps, counts = np.diff(table[:, :2], axis=0), table[:-1, 2:4]
+        if (counts < 1).any() or (steps < 1).any() or (steps[:, 0] != counts.prod(axis=1)).any():
+            raise ValueError("its table does not fit the arrays")
+        return arrays
+    except Exception as error:  # a damaged .npy makes numpy raise many kinds
+        raise _damaged(folder, error) from error
+
+
+def _damaged(folder: Path, error: Exception) -> InputError:
+    return InputError(f"{folder}: the index is damaged ({error}); delete the folder, it is made again")

@@ -38,6 +38,10 @@ def environment(path: Path) -> Any:
                 _open_here[key] = lmdb.open(str(path), readonly=True, lock=False, readahead=False, meminit=False)
             except lmdb.Error as error:
                 raise InputError(f"{path}: cannot be opened as LMDB ({error}); copy or build it again") from error
+            used = _open_here[key].stat()["psize"] * (_open_here[key].info()["last_pgno"] + 1)
+            if (path / DATA_FILE).stat().st_size < used:  # LMDB would read past the end, which ends the process
+                _open_here.pop(key).close()
+                raise InputError(f"{path / DATA_FILE}: is cut short; copy or build it again")
         return _open_here[key]
 
 
@@ -79,7 +83,7 @@ class LmdbStore:
             more = cursor.set_range(prefix) if prefix else cursor.first()
             while more and cursor.key().startswith(prefix):
                 name, slash, _ = cursor.key()[len(prefix) :].partition(b"/")
-                found.append(name.decode())
+                found.append(name.decode(errors="replace"))
                 more = cursor.set_range(prefix + name + b"0") if slash else cursor.next()  # "0" comes after "/"
         return sorted(set(found))
 

@@ -26,7 +26,7 @@ def parse_regions(text: str, shown: str) -> np.ndarray:
     for number, line in enumerate(lines, start=1):
         try:
             boxes[number - 1] = _bounds(line.strip())
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise InputError(
                 f"{shown}, line {number}: '{line.strip():.40}' is no region; write x,y,w,h, a polygon or VOT's mask"
             ) from error

@@ -101,8 +101,9 @@ class FolderStore:
         """The file `key`, opened for reading. Raises InputError if it cannot be."""
         try:
             return open(self.root / key, "rb")
-        except OSError as error:
-            raise InputError(f"{self.shown(key)}: cannot be read: {error.strerror}; restore the file") from error
+        except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+            reason = getattr(error, "strerror", error)
+            raise InputError(f"{self.shown(key)}: cannot be read: {reason}; restore the file") from error
 
     def exists(self, key: str) -> bool:
         """Whether there is a file `key`."""
@@ -195,7 +196,7 @@ def image_size(store: Store, key: str) -> tuple[int, int]:
     with store.open(key) as file:
         try:
             return Image.open(file).size
-        except (OSError, Image.DecompressionBombError) as error:
+        except Exception as error:  # Pillow raises many kinds
             raise InputError(f"{store.shown(key)}: cannot be decoded as an image; restore the file") from error
 
 

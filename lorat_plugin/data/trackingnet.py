@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import numpy as np
 
 from lorat_plugin.data.sequences import Entry, Frames, Sequence, Store, parse_boxes, read_text, select, single_track
 from lorat_plugin.errors import InputError
+from lorat_plugin.files import parse_json
 from lorat_plugin.video import image_names
 
 PARTS = 12
@@ -94,8 +94,8 @@ def _check_list(store: Store) -> None:
     if not store.exists(SEQUENCE_LIST):
         return
     try:
-        listed = {f"TRAIN_{int(part)}/anno/{video}.txt" for part, video in json.loads(read_text(store, SEQUENCE_LIST))}
-    except (ValueError, TypeError) as error:
+        listed = {f"TRAIN_{int(part)}/anno/{video}.txt" for part, video in parse_json(read_text(store, SEQUENCE_LIST))}
+    except (ValueError, TypeError, OverflowError) as error:
         raise InputError(f"{store.shown(SEQUENCE_LIST)}: is no list of [part, video]; remove or restore it") from error
     parts = training_parts(store)
     absent = sorted(path for path in listed - set(_annotations(store, parts)) if path.partition("/")[0] in parts)

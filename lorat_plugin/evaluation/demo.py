@@ -19,7 +19,6 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ import numpy as np
 
 from lorat_plugin.boxes import iou, success_auc, xywh_to_xyxy
 from lorat_plugin.data.clips import read_boxes
-from lorat_plugin.data.synthetic import render_sequence
+from lorat_plugin.data.scenes import SCENES, render_scene
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.clips import find_scorable_clips, link_clips, write_sequences
 from lorat_plugin.evaluation.demo_video import write_video
@@ -37,15 +36,6 @@ from lorat_plugin.harness.got10k import FrameTracker
 logger = logging.getLogger(__name__)
 
 FOLDER = "lorat_demo"
-FRAME_SIZE = (270, 480)  # height, width
-LENGTH = 75
-SCENES: dict[str, tuple[str, str, tuple[str, ...]]] = {  # name: photo, target, what else moves about
-    "dog_coffee": ("coffee.jpg", "dog.png", ()),
-    "car_gravel": ("gravel.jpg", "car.png", ()),
-    "cat_rocket": ("rocket.jpg", "cat.png", ("dog.png",)),
-    "dog_chelsea": ("chelsea.jpg", "dog.png", ("cat.png", "car.png")),
-    "cat_coffee": ("coffee.jpg", "cat.png", ("dog.png", "car.png")),
-}
 
 
 @dataclass(frozen=True)
@@ -92,7 +82,7 @@ def prepare_sequences(folder: Path, data: Path | None = None) -> dict[str, int]:
         link_clips(clips, folder / "sequences")
         lengths = {clip.name: len(clip.frames) for clip in clips}
     else:
-        scenes = {name: _render(*scene, seed=seed) for seed, (name, scene) in enumerate(SCENES.items())}
+        scenes = {name: render_scene(name) for name in SCENES}
         write_sequences(scenes, folder / "sequences")
         lengths = {name: len(frames) for name, (frames, _) in scenes.items()}
     # what an earlier run said about other sequences must not be taken for this one's
@@ -160,26 +150,6 @@ def as_dict(report: DemoReport) -> dict[str, Any]:
         "success_plot": str(report.success_plot),
         "video": str(report.video),
     }
-
-
-def _render(photo: str, target: str, others: Sequence[str], *, seed: int) -> tuple[list[np.ndarray], np.ndarray]:
-    return render_sequence(
-        _asset(photo),
-        _asset(target),
-        distractors=[_asset(name) for name in others],
-        length=LENGTH,
-        frame_size=FRAME_SIZE,
-        seed=seed,
-    )
-
-
-def _asset(name: str) -> np.ndarray:
-    """A bundled image as uint8 RGB (JPEG) or RGBA (PNG)."""
-    data = (files("lorat_plugin") / "assets" / "demo" / name).read_bytes()
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise InputError(f"the package's image {name} cannot be decoded: install the package again")
-    return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
 
 
 def _experiment(folder: Path) -> Any:

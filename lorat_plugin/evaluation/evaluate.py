@@ -27,7 +27,7 @@ from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
 from lorat_plugin.evaluation.claims import Claims, Place
 from lorat_plugin.evaluation.results import ResultFiles, notes_folder, result_files, save_rows
 from lorat_plugin.evaluation.runner import Run, track_sequences
-from lorat_plugin.files import whole_file
+from lorat_plugin.files import parse_json, whole_file
 from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.saving import weights_digest
 from lorat_plugin.tracking import check_threshold
@@ -204,7 +204,7 @@ def _agree(notes: Path, settings: dict[str, Any], files: ResultFiles, benchmark:
 
 def _compare(path: Path, settings: dict[str, Any]) -> None:
     try:
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there = parse_json(path.read_text(encoding="utf-8"))
         different = [key for key in settings if key not in NOT_COMPARED and there.get(key) != settings[key]]
     except (ValueError, AttributeError) as error:
         raise InputError(

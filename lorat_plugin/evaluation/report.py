@@ -24,7 +24,7 @@ from lorat_plugin.evaluation.results import ResultFiles, read_confidences
 from lorat_plugin.evaluation.scoring import TrackerScore
 from lorat_plugin.evaluation.strips import choose_frames, draw_strip
 from lorat_plugin.evaluation.tables import MEASURES
-from lorat_plugin.files import whole_file
+from lorat_plugin.files import parse_json, whole_file
 
 MISSING = "-"
 
@@ -186,7 +186,7 @@ def _read_run(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))
+        run = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: is no file of settings ({error}); delete it") from error
     return run if isinstance(run, dict) else {"run": run}

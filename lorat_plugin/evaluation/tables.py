@@ -71,7 +71,7 @@ def write_tables(scores: Sequence[TrackerScore], folder: Path) -> list[Path]:
             full = [row | curve for row, curve in zip(rows, curves, strict=True)] if name == "scores" else rows
             part.write_text(json.dumps(full, indent=2) + "\n", encoding="utf-8")
         with whole_file(files[2]) as part:
-            part.write_text("\n".join(_markdown(rows)) + "\n", encoding="utf-8")
+            part.write_text("\n".join(markdown(rows)) + "\n", encoding="utf-8")
         written += files
     return written
 
@@ -105,7 +105,8 @@ def _groups(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
     return groups
 
 
-def _markdown(rows: Sequence[Row]) -> list[str]:
+def markdown(rows: Sequence[Row]) -> list[str]:
+    """Lines of Markdown: a table for each benchmark and protocol. `rows` are those of the JSON, without curves."""
     lines: list[str] = []
     for (benchmark, protocol), group in _groups(rows).items():
         lines += [f"## {benchmark}, protocol {protocol}", "", f"{protocol}: {PROTOCOLS[protocol]}.", ""]

@@ -20,7 +20,7 @@ import numpy as np
 import yaml
 
 from lorat_plugin.errors import InputError, first_line
-from lorat_plugin.files import whole_file
+from lorat_plugin.files import parse_yaml, whole_file
 
 if TYPE_CHECKING:
     from lorat_plugin.tracker import LoRATTracker
@@ -51,10 +51,10 @@ def set_parameters(params: Any, **settings: Any) -> Any:
 def read_settings(path: Path) -> dict[str, Any]:
     """Settings from a yaml file such as `model: lorat_b_224`. Raises InputError if it is missing or no mapping."""
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; lorat pytracking install writes it") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: is no yaml file ({first_line(error)})") from error
     if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
         raise InputError(f"{path}: must hold lines such as 'model: lorat_b_224'")

@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from lorat_plugin.data.regions import parse_regions
 from lorat_plugin.errors import InputError
+from lorat_plugin.files import parse_yaml, read_plain_text
 from lorat_plugin.harness.vot_stacks import (
     PYTHON_PROTOCOL,
     Experiment,
@@ -53,7 +53,7 @@ class Workspace:
     def sequences(self) -> list[str]:
         """Names of the sequences, none as long as the toolkit has not downloaded them."""
         listed = self.folder / "sequences" / "list.txt"
-        return listed.read_text(encoding="utf-8").split() if listed.is_file() else []
+        return read_plain_text(listed).split() if listed.is_file() else []
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ def open_workspace(folder: Path) -> Workspace:
     """Read a workspace's files. Raises InputError if it is none, or a file of it cannot be used."""
     folder = Path(os.path.abspath(folder))
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        config = parse_yaml((folder / "config.yaml").read_text(encoding="utf-8"))
         stack = str(config["stack"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{folder} is no workspace, its config.yaml names no stack: make one: lorat vot init"
         ) from error
@@ -83,7 +83,7 @@ def open_workspace(folder: Path) -> Workspace:
         raise InputError(f"{folder / 'trackers.ini'} cannot be read: {' '.join(str(error).split())}") from error
     if not trackers:
         raise InputError(f"{folder / 'trackers.ini'} has no tracker: add one, or make a workspace: lorat vot init")
-    file = folder / stack if (folder / stack).is_file() else toolkit_stack(stack)
+    file = folder / stack if os.path.isfile(folder / stack) else toolkit_stack(stack)
     if file is None:
         raise InputError('vot-toolkit is not installed: pip install "lorat_plugin[vot]"')
     return Workspace(folder, trackers, parse_stack(read_stack(file, stack), stack))

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lorat_plugin.data.clips import read_clip, read_plain_text
+from lorat_plugin.data.clips import read_clip
 from lorat_plugin.data.regions import parse_regions
+from lorat_plugin.data.sequences import FolderStore, image_size
 from lorat_plugin.errors import InputError, first_line
-from lorat_plugin.files import link_or_copy
+from lorat_plugin.files import link_or_copy, read_plain_text
 from lorat_plugin.video import list_images
 
 LAYOUT = (
@@ -188,8 +189,7 @@ def _mask_targets(name: str, frames: tuple[Path, ...], files: tuple[Path, ...]) 
     if len(frames) != len(files):
         raise InputError(f"clip {name}: {len(frames)} frames but {len(files)} masks; one mask per frame")
     lines: dict[int, list[str]] = {}
-    with Image.open(frames[0]) as image:
-        size = image.size
+    size = image_size(FolderStore(frames[0].parent), frames[0].name)
     for number, file in enumerate(files):
         labels = _read_labels(file)
         if labels.shape[::-1] != size:
@@ -211,7 +211,7 @@ def _read_labels(file: Path) -> np.ndarray:
     try:
         with Image.open(file) as image:
             labels = np.asarray(image)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # Pillow raises many kinds
         raise InputError(f"{file}: cannot be read as an image ({first_line(error)}): write it again") from error
     if labels.ndim != 2:
         raise InputError(f"{file}: is a colour image: write masks of one channel, 0 for the background")

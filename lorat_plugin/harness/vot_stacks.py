@@ -15,6 +15,7 @@ import yaml
 from packaging.specifiers import SpecifierSet
 
 from lorat_plugin.errors import InputError
+from lorat_plugin.files import parse_yaml
 from lorat_plugin.harness.vot_repairs import REPAIRS
 
 USABLE = SpecifierSet(">=0.7.3,!=0.8.0")
@@ -120,7 +121,7 @@ def read_stack(file: Path, shown: str) -> str:
     """The text of a stack's file. Raises InputError, calling it `shown`, if there is none."""
     try:
         return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         names = ", ".join(LOCAL_STACKS)
         raise InputError(
             f"stack {shown} does not exist: give {names}, a yaml file or the name of one of the toolkit's stacks"
@@ -145,8 +146,8 @@ def local_stack(name: str, lengths: Sequence[int] = ()) -> str:
 def parse_stack(text: str, shown: str) -> list[Experiment]:
     """The experiments of a stack, in order. Raises InputError, calling it `shown`, if it names none."""
     try:
-        return [_experiment(name, facts) for name, facts in yaml.safe_load(text)["experiments"].items()]
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        return [_experiment(name, facts) for name, facts in parse_yaml(text)["experiments"].items()]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"stack {shown} names no experiments and their types: take the toolkit's as example"
         ) from error

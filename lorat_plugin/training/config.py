@@ -13,6 +13,7 @@ from typing import Any, get_args, get_type_hints
 import yaml
 
 from lorat_plugin.errors import InputError
+from lorat_plugin.files import parse_yaml, read_plain_text
 
 
 @dataclass(frozen=True)
@@ -117,15 +118,15 @@ def load_config(recipe: str, overrides: Mapping[str, Any] | None = None) -> Trai
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise InputError(f"recipe {recipe} is no file; give an existing YAML file or one of {recipe_names()}")
-        text = path.read_text(encoding="utf-8")
+        text = read_plain_text(path)
     elif recipe in recipe_names():
         bundled = resources.files("lorat_plugin.training") / "recipes" / f"{recipe}.yaml"
         text = bundled.read_text(encoding="utf-8")
     else:
         raise InputError(f"unknown recipe {recipe!r}; use one of {recipe_names()} or the path of a YAML file")
     try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
+        values = parse_yaml(text) or {}
+    except ValueError as error:
         raise InputError(f"recipe {recipe} is no valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise InputError(f"recipe {recipe} must hold `name: value` lines")

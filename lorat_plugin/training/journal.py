@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from lorat_plugin.errors import InputError
-from lorat_plugin.files import whole_file
+from lorat_plugin.files import parse_json, whole_file
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.training.losses import Losses
 from lorat_plugin.training.validation import Figures
@@ -123,11 +123,12 @@ def read_journal(path: Path) -> list[dict[str, float]]:
     if not path.is_file():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            row = parse_json(line)
+        except ValueError:
             continue
+        rows += [row] if isinstance(row, dict) else []
     return rows
 
 

@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from lorat_plugin.errors import CheckpointError, InputError
-from lorat_plugin.files import whole_folder
+from lorat_plugin.files import parse_json, whole_folder
 from lorat_plugin.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -141,10 +141,12 @@ def read_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, float], d
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-        return tensors, json.loads(metadata["progress"]), json.loads(metadata["config"])
+        progress, config = parse_json(metadata["progress"]), parse_json(metadata["config"])
+        int(progress["steps_done"]), dict(config)
+        return tensors, progress, config
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); start anew in a new --out") from error
-    except (KeyError, json.JSONDecodeError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise CheckpointError(f"{path} is no training state; give the {STATE_NAME} of a checkpoint") from error
 
 

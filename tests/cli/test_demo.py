@@ -15,6 +15,7 @@ from lorat_plugin.cli.main import run
 from tests.sequences import write_clip
 
 pytest.importorskip("got10k.experiments")
+from lorat_plugin.data.scenes import FRAME_SIZE
 from lorat_plugin.evaluation import demo
 from lorat_plugin.evaluation.demo_video import write_video
 
@@ -88,7 +89,7 @@ def test_rendered_sequences_are_whole_and_within_the_frame(tmp_path: Path) -> No
         boxes = np.loadtxt(home / "groundtruth.txt", delimiter=",")
         assert len(boxes) == length == len(list(home.glob("*.jpg")))
         assert (boxes[:, 2:] > 8).all()
-        assert cv2.imread(str(home / "00000001.jpg")).shape[:2] == demo.FRAME_SIZE
+        assert cv2.imread(str(home / "00000001.jpg")).shape[:2] == FRAME_SIZE
 
 
 @pytest.mark.slow

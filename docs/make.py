@@ -1,0 +1,205 @@
+"""Makes the documents' pictures and the page of benchmarks: `python docs/make.py`, in the source tree.
+
+The pictures show `lorat_tiny` on the clips that `lorat demo` renders; the page has the figures of
+docs/benchmarks/*.json, which `lorat compare --json` and `lorat benchmark model --json` wrote.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+
+from lorat_plugin import LoRATTracker
+from lorat_plugin.boxes import xywh_to_xyxy
+from lorat_plugin.crop import Crop, cells_on_target, mean_colour, normalize
+from lorat_plugin.data.scenes import render_scene
+from lorat_plugin.drawing import draw_results
+from lorat_plugin.tracking import hann_window
+
+DOCS = Path(__file__).parent
+IMAGES = DOCS / "images"
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+
+
+def draw_tracked(scene: str, tracker: LoRATTracker, path: Path, numbers: tuple[int, ...] = (1, 37, 74)) -> None:
+    """Parts of frames of a scene, around the target, with the tracked box and its score."""
+    frames, boxes = render_scene(scene)
+    tracker.init(frames[0], boxes[0])
+    shown = []
+    for number, frame in enumerate(frames):
+        result = tracker.update(frame)
+        if number in numbers:
+            left = int(np.clip(result.box[0] + result.box[2] / 2 - 160, 0, frame.shape[1] - 320))
+            shown.append(draw_results(frame, {0: result})[:, 2 * left : 2 * left + 640])
+    strip = cv2.resize(np.concatenate(shown, axis=1), (1440, 405), interpolation=cv2.INTER_AREA)
+    cv2.imwrite(str(path), cv2.cvtColor(strip, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
+
+
+@torch.inference_mode()
+def draw_frame_path(scene: str, tracker: LoRATTracker, path: Path, gap: int = 3, at: int = 20) -> None:
+    """What happens to a frame: search region, template, score map, the map with the window, and the box."""
+    variant = tracker.engine.variant
+    frames, boxes = render_scene(scene)
+    first, frame = frames[at - gap], frames[at]
+    before, fill = xywh_to_xyxy(boxes[at - gap]), mean_colour(first)
+    z = Crop.around(before, variant.template_area_factor, variant.template_size, first.shape[:2])
+    x = Crop.around(before, variant.search_area_factor, variant.search_size, frame.shape[:2])
+    template, search = z.cut(first, fill, rounded=True), x.cut(frame, fill, rounded=True)
+    cells = cells_on_target(z.to_crop(before), variant.template_size, variant.template_grid)
+    inputs = [normalize(torch.from_numpy(crop[None]).float(), variant.normalization) for crop in (template, search)]
+    tokens = tracker.engine.encode_template(inputs[0], torch.from_numpy(cells[None].astype(np.int64)))
+    prediction = tracker.engine.predict(tokens, inputs[1])
+    scores = prediction.score_map[0].sigmoid().numpy()
+    weight = variant.window_weight
+    windowed = (1 - weight) * scores + weight * hann_window(variant.search_grid).numpy()
+    row, column = np.unravel_index(windowed.argmax(), windowed.shape)
+    box = prediction.boxes[0, row, column].numpy() * variant.search_size
+
+    figure = Figure(figsize=(12, 3), layout="constrained")
+    axes = figure.subplots(1, 5, width_ratios=[1.75, 1, 1, 1, 1])
+    titles = ("frame", "template, target's tokens", "search region", "score map", "with the window")
+    for axis, title in zip(axes, titles, strict=True):
+        axis.set_title(title, fontsize=10)
+        axis.set_axis_off()
+    axes[0].imshow(frame)
+    x1, y1, x2, y2 = x.to_frame(np.array([0, 0, variant.search_size, variant.search_size], np.float64))
+    for corners, colour in (((x1, y1, x2, y2), BLUE), (before, ORANGE)):
+        axes[0].add_patch(_rectangle(corners, colour))
+    axes[0].set(xlim=(0, frame.shape[1]), ylim=(frame.shape[0], 0))
+    axes[1].imshow(template)
+    side = variant.patch_size
+    for i, j in np.ndindex(cells.shape):
+        if cells[i, j]:
+            axes[1].add_patch(Rectangle((j * side, i * side), side, side, color=ORANGE, alpha=0.3, linewidth=0))
+        axes[1].add_patch(Rectangle((j * side, i * side), side, side, fill=False, color="white", linewidth=0.6))
+    extent = (0, variant.search_size, variant.search_size, 0)
+    for axis, grid in zip(axes[2:], (None, scores, windowed), strict=True):
+        axis.imshow(search)
+        if grid is not None:
+            axis.imshow(grid, extent=extent, alpha=0.6, cmap="viridis", vmin=0, vmax=1)
+    axes[4].add_patch(_rectangle(box, GREEN))
+    figure.savefig(path, dpi=100)
+
+
+def draw_network(path: Path) -> None:
+    """The network as blocks and arrows: frozen parts grey, trained ones coloured."""
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    axis = figure.subplots()
+    axis.set(xlim=(0, 110), ylim=(2, 38))
+    axis.set_axis_off()
+    parts: dict[str, tuple[float, float, float, float, str, str]] = {  # x, y, width, height, colour, text
+        "z": (1, 27, 13, 8, "white", "template"),
+        "x": (1, 8, 13, 8, "white", "search region"),
+        "pz": (19, 27, 15, 8, "0.85", "patch embedding\n+ position"),
+        "px": (19, 8, 15, 8, "0.85", "patch embedding\n+ position"),
+        "tz": (39, 27, 15, 8, ORANGE, "+ token type\ntarget or ground"),
+        "tx": (39, 8, 15, 8, ORANGE, "+ token type\nsearch"),
+        "blocks": (59, 6, 24, 31, "0.85", ""),
+        "score": (90, 26, 18, 8, ORANGE, "MLP head:\nscore map"),
+        "boxes": (90, 9, 18, 8, ORANGE, "MLP head:\nleft, top,\nright, bottom"),
+    }
+    for x, y, width, height, colour, text in parts.values():
+        style = {"boxstyle": "round,pad=0,rounding_size=1.2", "facecolor": colour, "edgecolor": "0.3"}
+        axis.add_patch(FancyBboxPatch((x, y), width, height, **style))
+        axis.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9)
+    axis.text(71, 33.5, "DINOv2 blocks", ha="center", fontsize=10)
+    axis.text(71, 29.5, "all tokens attend to each other", ha="center", fontsize=8)
+    for y, label in ((21, "attention: q, k, v, out"), (11, "MLP: both layers")):
+        for x, colour, text in ((61, "0.7", "W frozen"), (73, ORANGE, "B A trained")):
+            axis.add_patch(Rectangle((x, y), 8, 4.5, facecolor=colour, edgecolor="0.3"))
+            axis.text(x + 4, y + 2.25, text, ha="center", va="center", fontsize=6.5)
+        axis.text(71, y + 2.25, "+", ha="center", va="center", fontsize=12)
+        axis.text(71, y + 5.3, label, ha="center", fontsize=8)
+    for start, end in (
+        ((14, 31), (19, 31)), ((34, 31), (39, 31)), ((54, 31), (59, 31)), ((14, 12), (19, 12)),
+        ((34, 12), (39, 12)), ((54, 12), (59, 12)), ((83, 30), (90, 30)), ((83, 13), (90, 13)),
+    ):  # fmt: skip
+        axis.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=12, color="0.3"))
+    axis.text(1, 3.2, "grey: DINOv2, frozen      orange: trained; B A is added to W after training", fontsize=9)
+    figure.savefig(path, dpi=100)
+
+
+def benchmark_page() -> str:
+    """The page of benchmarks: tables of the figures in docs/benchmarks."""
+    clips, engines = (json.loads((DOCS / "benchmarks" / f"{name}.json").read_text()) for name in ("clips", "engines"))
+    names = sorted(clips["trackers"], key=lambda name: -clips["trackers"][name]["auc"])
+    measures = {"success AUC": "auc", "SR 0.5": "sr50", "SR 0.75": "sr75", "precision": "precision_score"}
+    scores = [[name, *(f"{clips['trackers'][name][key]:.3f}" for key in measures.values())] for name in names]
+    rivals = [
+        [
+            row["rival"],
+            f"{row['difference']:+.3f}",
+            f"{row['low']:+.3f} to {row['high']:+.3f}",
+            f"{row['wins']} of {row['wins'] + row['losses'] + row['ties']}",
+        ]
+        for row in clips["auc_difference"]
+    ]
+    each = [[clip, *(f"{found[name]:.3f}" for name in names)] for clip, found in clips["sequence_auc"].items()]
+    speed = [
+        [
+            f"`{row['details']['engine']}`",
+            row["details"]["precision"],
+            f"{row['ratio']:.2f}",
+            f"{row['low']:.2f} to {row['high']:.2f}",
+        ]
+        for row in engines["comparisons"]
+        if row["measure"] == "network alone"
+    ]
+    return f"""# Benchmarks
+
+Made by `python docs/make.py` from `docs/benchmarks/*.json`, which the commands below wrote; do not edit it.
+
+## Eight public clips
+
+`lorat compare --dataset clips:FOLDER --trackers LoRAT,MIL,NanoTrack,VitTrack,static --json` on the clips of
+[the bundled weights' page](../weights/README.md#scores), protocol `{clips["protocol"]}`, OpenCV 5. LoRAT is
+`lorat_tiny`; each tracker runs once from the first box. Speeds are left out: the machine was busy. Eight clips are few,
+as the intervals say.
+
+{_table(["tracker", *measures], scores)}
+The difference of LoRAT's AUC to each, with a 95 % interval from a paired bootstrap over clips:
+
+{_table(["rival", "difference", "interval", "LoRAT better in"], rivals)}
+Success AUC by clip:
+
+{_table(["clip", *names], each)}
+## Engines
+
+`lorat benchmark model --model lorat_tiny --engine all --json`: the network alone, one target, one CPU thread, each
+engine beside `eager` in the same rounds. Above 1 is faster; the spread is between quartiles over
+{engines["settings"]["rounds"]} rounds on a busy machine.
+
+{_table(["engine", "precision", "ratio to eager", "quartiles"], speed)}
+What is measured, and end to end: [Speed](speed.md).
+"""
+
+
+def _table(heading: list[str], rows: list[list[str]]) -> str:
+    lines = [heading, ["---", *["--:"] * (len(heading) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _rectangle(box_xyxy: Any, colour: str) -> Rectangle:
+    x1, y1, x2, y2 = box_xyxy
+    return Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=colour, linewidth=2)
+
+
+def main() -> None:
+    """Make all pictures and the page."""
+    IMAGES.mkdir(exist_ok=True)
+    tracker = LoRATTracker.from_pretrained("lorat_tiny", device="cpu", engine="eager")
+    draw_tracked("cat_rocket", tracker, IMAGES / "tracked.jpg")
+    draw_frame_path("dog_coffee", tracker, IMAGES / "frame.jpg")
+    draw_network(IMAGES / "network.png")
+    (DOCS / "benchmarks.md").write_text(benchmark_page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

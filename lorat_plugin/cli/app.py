@@ -1,0 +1,58 @@
+"""`lorat app`: a local page to draw boxes in a video, track, correct and download."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from typing import Annotated
+
+import typer
+
+from lorat_plugin.cli.options import (
+    AbsentOption,
+    BackboneOption,
+    DeviceOption,
+    EngineOption,
+    ModelOption,
+    PrecisionOption,
+    WeightsOption,
+)
+
+
+def app_command(
+    model: ModelOption = "lorat_tiny",
+    weights: WeightsOption = None,
+    backbone: BackboneOption = None,
+    device: DeviceOption = "auto",
+    engine: EngineOption = "auto",
+    precision: PrecisionOption = "auto",
+    absent_below: AbsentOption = 0.0,
+    host: Annotated[str, typer.Option("--host", help="Address to serve; 0.0.0.0 for the network.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option("--port", help="The first free one from 7860 if left out.")] = None,
+    max_frames: Annotated[int, typer.Option("--max-frames", min=1, help="Longer videos are refused.")] = 3000,
+    max_megabytes: Annotated[int, typer.Option("--max-megabytes", min=1, help="Larger files are refused.")] = 500,
+) -> None:
+    """Serve a page to track objects with the mouse; open the address that it prints in a browser.
+
+    Example: lorat app --model lorat_tiny --port 7860
+
+    Only this machine reaches the page unless --host says otherwise; then
+    visitors cannot name weights. Uploads and results lie in a temporary
+    folder, which Ctrl-C removes. Needs the extra `app`.
+    """
+    from lorat_plugin.app.page import SIGN_SECONDS, Options, served
+    from lorat_plugin.engines import check_options
+    from lorat_plugin.tracking import check_threshold
+
+    check_options(device, engine, precision)
+    check_threshold(absent_below)
+    options = Options(model, weights, backbone, device, engine, precision, absent_below, host, port, max_frames,
+                      max_megabytes)  # fmt: skip
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up as Ctrl-C does
+    with served(options) as page:
+        typer.echo(f"{page.address} (Ctrl-C ends it)")
+        with contextlib.suppress(KeyboardInterrupt):
+            while True:
+                time.sleep(SIGN_SECONDS)
+                page.sweep()

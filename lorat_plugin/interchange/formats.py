@@ -1,0 +1,147 @@
+"""The table of formats, and files that are written while a video is tracked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from lorat_plugin.errors import InputError
+from lorat_plugin.files import read_plain_text, whole_file, whole_folder
+from lorat_plugin.interchange.coco import read_coco, write_coco
+from lorat_plugin.interchange.cvat import read_cvat, write_cvat
+from lorat_plugin.interchange.label_studio import read_label_studio, write_label_studio
+from lorat_plugin.interchange.text import (
+    read_got10k,
+    read_json_lines,
+    read_mot,
+    read_yolo,
+    write_got10k,
+    write_mot,
+    write_yolo,
+)
+from lorat_plugin.interchange.tracks import Row, Tracks, VideoInfo, read_json
+from lorat_plugin.outputs import DEFAULT_FPS, NO_MASKS, Masks
+from lorat_plugin.video import IMAGE_NAME, Frame
+
+if TYPE_CHECKING:
+    from lorat_plugin.tracking import TrackResult
+
+
+class Format(NamedTuple):
+    """How tracks are written and read, and the name that their file (a folder, if without suffix) gets."""
+
+    file_name: str
+    write: Callable[[Tracks, Path], None]
+    read: Callable[[Path, VideoInfo], Tracks]
+
+
+FORMATS = {
+    "mot": Format("track_mot.txt", write_mot, read_mot),
+    "coco": Format("track_coco.json", write_coco, read_coco),
+    "cvat": Format("track_cvat.xml", write_cvat, read_cvat),
+    "labelstudio": Format("track_labelstudio.json", write_label_studio, read_label_studio),
+    "yolo": Format("track_yolo", write_yolo, read_yolo),
+    "got10k": Format("track_got10k", write_got10k, read_got10k),
+}
+
+
+def write_tracks(tracks: Tracks, path: Path, format: str) -> None:
+    """Write tracks to a file, for "yolo" a folder; it appears whole or not at all.
+
+    Raises InputError for an unknown format, or a place where nothing can be written.
+    """
+    chosen = check_format(format)
+    with (whole_file if Path(chosen.file_name).suffix else whole_folder)(path) as part:
+        chosen.write(tracks, part)
+
+
+def read_tracks(path: Path, video: VideoInfo) -> Tracks:
+    """Read tracks, or a few boxes drawn by hand, of a video in any of the formats, found by name and content.
+
+    Also reads track.jsonl. Raises InputError for a file that is none of them or does not fit the video.
+    """
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        read = read_yolo if (path / "data.yaml").exists() else read_got10k
+    elif suffix == ".json":
+        read = read_label_studio if isinstance(read_json(path), list) else read_coco
+    elif suffix == ".txt":
+        read = read_mot if read_plain_text(path).partition("\n")[0].count(",") >= 5 else read_got10k
+    elif suffix in (".xml", ".jsonl"):
+        read = read_cvat if suffix == ".xml" else read_json_lines
+    else:
+        raise InputError(f"{path}: is no file of tracks: give .txt, .json, .jsonl, .xml, or a folder of texts")
+    tracks = read(path, video)
+    if not tracks.rows:
+        raise InputError(f"{path}: holds no box")
+    return tracks
+
+
+def track_paths(folder: Path, formats: Iterable[str]) -> dict[str, Path]:
+    """Where tracks go in a folder, by format.
+
+    Raises InputError for an unknown format, or a folder in the way that holds more than an earlier run left.
+    """
+    paths = {name: folder / check_format(name).file_name for name in formats}
+    for path in paths.values():
+        if path.exists() and path not in former_tracks(folder):
+            raise InputError(f"{path}: is not of an earlier run; move it away or choose another output folder")
+    return paths
+
+
+def former_tracks(folder: Path) -> list[Path]:
+    """What an earlier run wrote in a folder: files by their names, folders if only texts are in them."""
+    paths = [folder / format.file_name for format in FORMATS.values()]
+    texts = (".txt", ".yaml")
+    return [
+        path
+        for path in paths
+        if path.is_file() or (path.is_dir() and all(p.suffix in texts for p in path.rglob("*") if not p.is_dir()))
+    ]
+
+
+def check_format(name: str) -> Format:
+    """The format of a name. Raises InputError for an unknown one."""
+    if name not in FORMATS:
+        raise InputError(f"format '{name}' is unknown; there are {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
+class TrackFiles:
+    """An output (see `lorat_plugin.outputs`) that keeps all results and writes them at the end, or none if it fails."""
+
+    def __init__(self, paths: Mapping[str, Path], name: str, fps: float | None) -> None:
+        """Write to `paths`, format -> path, the tracks of a video of this name and rate (None: 30 frames/s)."""
+        self.paths, self.name, self.fps = paths, name, fps or DEFAULT_FPS
+        self._rows: list[Row] = []
+        self._seen: list[tuple[int, str]] = []
+        self._size = (0, 0)
+
+    def write(self, frame: Frame, results: Mapping[int, TrackResult], seconds: float, masks: Masks = NO_MASKS) -> None:
+        """Take one frame's results; absent objects, and boxes without area, get no row."""
+        self._size = frame.image.shape[:2]
+        self._seen.append((frame.number, Path(frame.origin).name))
+        for number, result in results.items():
+            if not result.absent and np.isfinite(result.box).all() and min(result.box[2:]) > 0:
+                x, y, w, h = (round(float(value), 4) for value in result.box)
+                self._rows.append(Row(frame.number, number, (x, y, w, h), round(float(result.score), 6)))
+
+    def tracks(self) -> Tracks:
+        """What has been taken so far; at least one frame."""
+        (first, name), (last, _) = self._seen[0], self._seen[-1]
+        names = tuple(name for _, name in self._seen)
+        own_files = IMAGE_NAME.fullmatch(name) and len({*names}) == len(names)  # all frames of a video have its name
+        height, width = self._size
+        video = VideoInfo(self.name, width, height, range(first, last + 1), self.fps, names if own_files else ())
+        return Tracks(video, tuple(self._rows))
+
+    def __enter__(self) -> TrackFiles:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
+        if kind is None:
+            for format, path in self.paths.items():
+                write_tracks(self.tracks(), path, format)

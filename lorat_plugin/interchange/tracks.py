@@ -1,0 +1,135 @@
+"""What all formats hold: a video, and for each frame and object a box."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lorat_plugin.boxes import clip_to_image, xywh_to_xyxy
+from lorat_plugin.errors import InputError, first_line
+from lorat_plugin.files import parse_json, read_plain_text
+
+LABEL = "object"  # of tracks that have no name
+
+
+class VideoInfo(NamedTuple):
+    """The video that tracks belong to.
+
+    Fields: name, such as its file's without suffix; width and height, pixels; frames, numbers (0-based) of those that
+    were looked at; fps, frames per second; file_names, of the images if it is a folder, one for each of `frames`.
+    """
+
+    name: str
+    width: int
+    height: int
+    frames: range
+    fps: float = 30.0
+    file_names: tuple[str, ...] = ()
+
+    def file_name(self, frame: int) -> str:
+        """Name of a frame's image; 000012.jpg for frame 12 of a video file."""
+        return self.file_names[frame - self.frames.start] if self.file_names else f"{frame:06d}.jpg"
+
+
+class Row(NamedTuple):
+    """One object in one frame. An object has no row in a frame where it is absent.
+
+    Fields: frame, 0-based; id, of the object; box, x, y, w, h in pixels, 0-based top-left; score, 0 to 1; label, what
+    the object is; key, False for a box that a tool has filled in between those that a person drew.
+    """
+
+    frame: int
+    id: int
+    box: tuple[float, float, float, float]
+    score: float = 1.0
+    label: str = LABEL
+    key: bool = True
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """Rows of a video, by frame, then by id."""
+
+    video: VideoInfo
+    rows: tuple[Row, ...]
+
+    @classmethod
+    def checked(cls, video: VideoInfo, rows: Iterable[Row], shown: str) -> Tracks:
+        """Sort and check rows that were read.
+
+        Raises InputError naming `shown` for a box that is not finite or has no area, a frame that the video does not
+        have, or two boxes of an object in a frame.
+        """
+        ordered = tuple(sorted(rows, key=lambda row: row[:2]))
+        before = None
+        for row in ordered:
+            what = f"{shown}: frame {row.frame} (counted from 0), object {row.id}:"
+            if not np.isfinite((*row.box, row.score)).all() or min(row.box[2:]) <= 0:
+                raise InputError(f"{what} box {row.box} and score {row.score} must be finite, w and h above 0")
+            if row.frame not in video.frames:
+                raise InputError(f"{what} {video.name} has frames {video.frames.start} to {video.frames.stop - 1}")
+            if row[:2] == before:
+                raise InputError(f"{what} has two boxes; leave one")
+            before = row[:2]
+        return cls(video, ordered)
+
+    def objects(self) -> dict[int, list[Row]]:
+        """Rows of each object, by id."""
+        found: dict[int, list[Row]] = {}
+        for row in self.rows:
+            found.setdefault(row.id, []).append(row)
+        return dict(sorted(found.items()))
+
+    def labels(self) -> list[str]:
+        """Labels in the order in which they first appear."""
+        return list(dict.fromkeys(row.label for row in self.rows))
+
+
+def clipped(box: Sequence[float], video: VideoInfo) -> np.ndarray:
+    """A box x, y, w, h cut at the frame's border, as (4,) float64 xyxy, for formats that hold nothing beyond it."""
+    return clip_to_image(xywh_to_xyxy(np.asarray(box, np.float64)), (video.height, video.width))
+
+
+def check_size(video: VideoInfo, width: int, height: int, shown: str) -> None:
+    """Raise InputError if a file is about frames of another size, in pixels."""
+    if (width, height) != (video.width, video.height):
+        raise InputError(
+            f"{shown}: is for frames of {width}x{height}, {video.name} has {video.width}x{video.height}: labels of "
+            "another video, or of another size of it"
+        )
+
+
+@contextmanager
+def reading(path: Path, wanted: str) -> Iterator[None]:
+    """Turn what goes wrong inside the block into an InputError that names the file and what was wanted."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, SyntaxError) as error:
+        detail = f"no {error}" if isinstance(error, KeyError) else first_line(error)
+        raise InputError(f"{path}: cannot be read as {wanted} ({detail})") from error
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises InputError if it cannot be read or is no JSON."""
+    try:
+        return parse_json(read_plain_text(path))
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: is no JSON ({first_line(error)})") from error
+
+
+def only(things: Sequence[Any], name: Callable[[Any], str], video: VideoInfo, path: Path) -> Any:
+    """The video that is meant among those of a file: the one of this name, or the only one; else InputError."""
+    named = [thing for thing in things if name(thing) == video.name] or things
+    if len(named) != 1:
+        names = ", ".join(map(name, things)) or "none"
+        raise InputError(f"{path}: holds {len(things)} videos ({names:.200}), none or several of them {video.name}")
+    return named[0]

@@ -1,0 +1,91 @@
+"""`lorat annotate` and `lorat track --format`: files, exit codes, sentences."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from lorat_plugin.cli.main import run
+from lorat_plugin.interchange import VideoInfo, read_tracks
+
+LINES = """{"frame": 0, "box_xywh": [30, 20, 16, 16], "label": "square"}
+{"frame": 4, "box_xywh": [42, 28, 16, 16], "label": "square"}
+"""
+VIDEO = VideoInfo("clip", 120, 90, range(6), 10.0)
+
+
+@pytest.fixture
+def clip(tmp_path: Path, frames: list[np.ndarray], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The frames as a video, and boxes in two of them, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    writer = cv2.VideoWriter(str(tmp_path / "clip.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (120, 90))
+    for frame in frames:
+        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    writer.release()
+    (tmp_path / "keys.jsonl").write_text(LINES)
+    return tmp_path / "clip.mp4"
+
+
+def test_annotate_as_a_process(clip: Path, tiny_weights: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "lorat_plugin",
+        "annotate",
+        clip,
+        "--labels",
+        "keys.jsonl",
+        "--weights",
+        tiny_weights,
+    ]
+    command += ["--format", "cvat", "--format", "coco", "--save"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "6 boxes of 1 objects from 2 drawn ones in 6 frames" in done.stdout
+    for name in ("track_cvat.xml", "track_coco.json"):
+        rows = read_tracks(Path("lorat_annotate") / "clip" / name, VIDEO).rows
+        assert [row.frame for row in rows] == list(range(6)) and {row.label for row in rows} == {"square"}
+        assert rows[4].box == pytest.approx((42, 28, 16, 16)) and rows[4].score == 1 > rows[3].score
+    video = cv2.VideoCapture("lorat_annotate/clip/video.mp4")
+    assert (video.get(cv2.CAP_PROP_FRAME_COUNT), video.get(cv2.CAP_PROP_FPS)) == (6, 10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nothing.mp4", "--labels", "keys.jsonl"], "nothing.mp4: no such video"),
+        (["clip.mp4", "--labels", "nothing.json"], "nothing.json: cannot be read"),
+        (["clip.mp4", "--labels", "late.jsonl"], "clip has frames 0 to 5"),
+        (["clip.mp4", "--labels", "keys.jsonl", "--format", "xls"], "format 'xls' is unknown"),
+        (["clip.mp4", "--labels", "track_cvat.xml", "--output", "."], "would be overwritten"),
+    ],
+)
+def test_bad_input_gets_a_sentence_and_writes_nothing(
+    clip: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    Path("late.jsonl").write_text('{"frame": 6, "box_xywh": [1, 2, 3, 4]}')
+    Path("track_cvat.xml").write_text("<annotations/>")
+    before = sorted(Path().rglob("*"))
+    assert run(["annotate", *arguments]) == 2
+    assert says in capsys.readouterr().err and sorted(Path().rglob("*")) == before
+
+
+def test_track_writes_formats_and_a_later_run_takes_them_away(clip: Path, tiny_weights: Path) -> None:
+    track = ["track", str(clip), "--weights", str(tiny_weights), "--output", "out", "--box", "30,20,16,16"]
+    formats = ("mot", "coco", "cvat", "labelstudio", "yolo", "got10k")
+    assert run([*track, *(word for name in formats for word in ("--format", name))]) == 0
+    boxes = np.loadtxt("out/boxes.txt", delimiter=",")
+    written = sorted(Path("out").glob("track_*"))
+    assert len(written) == 6
+    for path in written:
+        found = [row.box for row in read_tracks(path, VIDEO).rows]
+        np.testing.assert_allclose(found, boxes, atol=1e-3, err_msg=str(path))
+    assert run(track) == 0
+    assert sorted(path.name for path in Path("out").iterdir()) == ["boxes.txt", "track.jsonl"]

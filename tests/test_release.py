@@ -1,0 +1,127 @@
+"""What a release is made of: one version, valid forms and workflows, a wheel and an sdist with the right contents."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.sequences import write_clip
+
+ROOT = Path(__file__).parents[1]
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+FORMS = sorted(p for p in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml") if p.stem != "config")
+WHEEL_MB, SDIST_MB = 26, 26  # 22 of them are the bundled weights
+
+
+def run(command: Sequence[object], **options: object) -> str:
+    done = subprocess.run(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}"
+    return done.stdout
+
+
+def settings() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    return parser
+
+
+def test_the_version_is_the_same_everywhere():
+    version = settings()["metadata"]["version"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"] == version
+    headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert next(h for h in headings if h != "Unreleased") == version
+    sources = [p.read_text(encoding="utf-8") for p in (ROOT / "lorat_plugin").rglob("*.py")]
+    assert not any(re.search(r"^__version__ = ", text, re.MULTILINE) for text in sources)
+
+
+def test_every_package_is_listed():
+    listed = set(settings()["options"]["packages"].split())
+    found = {".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "lorat_plugin").rglob("__init__.py")}
+    assert found <= listed, f"setup.cfg lacks {found - listed}"
+
+
+@pytest.mark.parametrize(
+    ("schema", "paths"),
+    [
+        ("vendor.github-workflows", WORKFLOWS),
+        ("vendor.github-issue-forms", FORMS),
+        ("vendor.github-issue-config", [ROOT / ".github/ISSUE_TEMPLATE/config.yml"]),
+        ("vendor.citation-file-format", [ROOT / "CITATION.cff"]),
+    ],
+)
+def test_files_follow_their_schemas(schema, paths):
+    assert paths
+    run([sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, *paths])
+
+
+def test_actionlint_finds_nothing():
+    program = shutil.which("actionlint")
+    if program is None:
+        pytest.skip("needs the program actionlint")
+    run([program, *WORKFLOWS])
+
+
+def test_the_matrix_covers_what_is_supported():
+    matrix = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))["jobs"]["matrix"]
+    covered = matrix["strategy"]["matrix"]
+    classifiers = settings()["metadata"]["classifiers"].split("\n")
+    assert covered["python"] == [c.split(" :: ")[-1] for c in classifiers if re.search(r":: 3\.\d+$", c)]
+    assert {name.split("-")[0] for name in covered["system"]} == {"ubuntu", "macos", "windows"}
+    oldest = next(r for r in settings()["options"]["install_requires"].split() if r.startswith("torch>="))
+    assert oldest.replace(">=", "==") + ".*" in str(matrix["steps"])
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """A folder with the wheel, which is built from the sdist, and the sdist."""
+    home = tmp_path_factory.mktemp("built")
+    ignored = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "shared", "site")
+    shutil.copytree(ROOT, home / "tree", ignore=ignored)
+    run([sys.executable, "-m", "build", "--no-isolation", "--outdir", home / "dist", home / "tree"])
+    return home / "dist"
+
+
+@pytest.mark.slow
+def test_wheel_and_sdist_hold_what_they_should(built):
+    wheel, sdist = next(built.glob("*.whl")), next(built.glob("*.tar.gz"))
+    names = zipfile.ZipFile(wheel).namelist()
+    print(f"\nwheel {wheel.stat().st_size / 1e6:.1f} MB, sdist {sdist.stat().st_size / 1e6:.1f} MB, {len(names)} files")
+    assert {"lorat_plugin/py.typed", "lorat_plugin/weights/lorat_tiny.safetensors"} <= {*names}
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"lorat_plugin"}
+    sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "lorat_plugin").rglob("*") if p.is_file()}
+    assert {s for s in sources if "__pycache__" not in s} <= {*names}
+    with tarfile.open(sdist) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"setup.cfg", "pyproject.toml", "LICENSE", "CHANGELOG.md", "CITATION.cff"} <= packed
+    assert not [
+        name for name in {*names, *packed} if re.search(r"^(lorat_plugin/)?(tests|docs|notebooks|shared)/", name)
+    ]
+    assert wheel.stat().st_size < WHEEL_MB * 1e6 and sdist.stat().st_size < SDIST_MB * 1e6
+
+
+@pytest.mark.slow
+def test_the_wheel_tracks_by_itself(built, tmp_path):
+    wheel = next(built.glob("*.whl"))
+    run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", tmp_path / "site", wheel])
+    write_clip(tmp_path / "clip")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    where = run(
+        [sys.executable, "-c", "import lorat_plugin; print(lorat_plugin.__file__)"], cwd=tmp_path, env=environment
+    )
+    assert Path(where.strip()).is_relative_to(tmp_path)
+    run([sys.executable, "-m", "lorat_plugin", "track", "clip", "--box", "30,20,16,16"], cwd=tmp_path, env=environment)
+    assert len((tmp_path / "lorat_track/clip/boxes.txt").read_text().splitlines()) == 6
