@@ -123,8 +123,8 @@ def box_lines(object_id: int) -> Callable[[Frame, Mapping[int, TrackResult], flo
 def json_lines(frame: Frame, results: Mapping[int, TrackResult], seconds: float) -> Iterator[str]:
     """One JSON object for each object in a frame; every line can be read by itself.
 
-    Keys: `frame` (0-based number in the source), `id`, `box_xywh` (pixels), `score` (0 to 1; 1 for the given box) and
-    `time_ms` (tracking of this frame, all its objects together).
+    Keys: `frame` (0-based number in the source), `id`, `box_xywh` (pixels), `score` (0 to 1; 1 for the given box),
+    `absent` (see `tracking.step`) and `time_ms` (tracking of this frame, all its objects together).
     """
     for object_id, result in results.items():
         line = {

@@ -61,7 +61,8 @@ class SequenceTracker:
         Args:
             frame: (H, W, 3) uint8 RGB.
             boxes: one (4,) x, y, w, h in frame pixels for each object, None for an empty region; may be empty.
-        Returns the boxes as given, confidence 1. Raises InputError if the frame or a box cannot be used.
+        Returns the boxes as given, without a confidence: the toolkit would rank it among those of predictions. Raises
+        InputError if the frame or a box cannot be used.
         """
         for key in self._ids:
             if key is not None:
@@ -74,21 +75,22 @@ class SequenceTracker:
         results = self._tracker.update(frame)
         known = [None if key is None else results[key] for key in self._ids]
         found = [(None, 0.0) if one is None else (None if one.absent else one.box, one.score) for one in known]
-        return self._answers(frame, found + self._add(frame, new_boxes))
+        return self._answers(frame, [*found, *self._add(frame, new_boxes)])
 
-    def _add(self, frame: np.ndarray, boxes: Sequence[np.ndarray | None]) -> list[tuple[np.ndarray | None, float]]:
+    def _add(self, frame: np.ndarray, boxes: Sequence[np.ndarray | None]) -> list[tuple[np.ndarray | None, None]]:
         given = [box for box in boxes if box is not None]
         keys = iter(self._tracker.add(frame, np.stack(given)) if given else [])
         self._ids += [None if box is None else next(keys) for box in boxes]
         if len(given) < len(boxes):
             logger.warning("new objects whose region is empty, which count as absent: %d", len(boxes) - len(given))
-        return [(box, 0.0 if box is None else 1.0) for box in boxes]
+        return [(box, None) for box in boxes]
 
-    def _answers(self, frame: np.ndarray, found: Sequence[tuple[np.ndarray | None, float]]) -> list[Answer]:
+    def _answers(self, frame: np.ndarray, found: Sequence[tuple[np.ndarray | None, float | None]]) -> list[Answer]:
         boxes = [EMPTY if box is None or min(box[2:]) <= 0 else tuple(map(float, box)) for box, _ in found]
         masks = None if self._masks is None else self._masks(frame, np.array(boxes)).astype(np.uint8)
         regions = boxes if masks is None else masks
-        return [(region, {"confidence": float(score)}) for region, (_, score) in zip(regions, found, strict=True)]
+        properties = [{} if score is None else {"confidence": float(score)} for _, score in found]
+        return list(zip(regions, properties, strict=True))
 
 
 def load_tracker(
@@ -205,7 +207,8 @@ class LoRATPython:
             frame: path of the image, or a dict of channels (path or RGB array), of which `color` is used.
             new: (region, properties) of each object; see `region_to_box`.
             properties: not used.
-        Returns ((x, y, w, h), {"confidence": score}) of each object, or a mask in place of the box.
+        Returns ((x, y, w, h), {}) of each object, from `update` {"confidence": score} in place of {}; or masks in place
+        of boxes.
         """
         with _reported():
             return self._tracker.initialize(_colour_image(frame), [region_to_box(region) for region, _ in new])

@@ -107,14 +107,14 @@ def test_an_object_with_an_empty_region_is_absent_and_leaves_the_others_alone(
 ) -> None:
     alone, beside = SequenceTracker(bundled), SequenceTracker(MultiObjectTracker.from_pretrained(device="cpu"))
     alone.initialize(frames[0], [np.array(BOXES[0])])
-    absent = (vot.EMPTY, {"confidence": 0.0})
-    assert beside.initialize(frames[0], [None, np.array(BOXES[0]), None])[::2] == [absent, absent]
+    given, absent = (vot.EMPTY, {}), (vot.EMPTY, {"confidence": 0.0})
+    assert beside.initialize(frames[0], [None, np.array(BOXES[0]), None])[::2] == [given, given]
     for frame in frames[1:]:
         first, second, third = beside.update(frame)
         assert first == third == absent
         np.testing.assert_allclose(second[0], alone.update(frame)[0][0], atol=1e-3)
-    assert beside.update(frames[0], [None])[3] == absent
-    assert beside.initialize(frames[0], [None]) == [absent]  # a sequence of nothing else
+    assert beside.update(frames[0], [None])[3] == given
+    assert beside.initialize(frames[0], [None]) == [given]  # a sequence of nothing else
     assert beside.update(frames[1]) == [absent]
 
 
@@ -230,7 +230,8 @@ def test_server_takes_every_kind_of_region_and_late_objects(
         expected += [core.update(frames[1], [np.array(BOXES[1])]), core.update(frames[2])]
         for answers, wanted in zip((first, second, third), expected, strict=True):
             for (region, properties), (shape, score) in zip(answers, wanted, strict=True):
-                assert float(properties["confidence"]) == pytest.approx(score["confidence"], abs=1e-4)
+                told = {name: float(value) for name, value in dict(properties).items()}
+                assert told == pytest.approx(score, abs=1e-4)
                 if masks:
                     sent = region.array(True)
                     assert (np.pad(sent, [(0, 90 - sent.shape[0]), (0, 120 - sent.shape[1])]) == shape).all()
