@@ -187,6 +187,10 @@ class _Spool:
     def append(self, frame: Frame) -> None:
         if self._count == 0:
             self.first, self._shape = frame.number, frame.image.shape
+        if frame.image.shape != self._shape:
+            raise InputError(
+                f"{self._name}: frame {frame.number} has another size than frame {self.first}; make all alike"
+            )
         self._stream.seek(0, 2)
         try:
             self._stream.write(np.ascontiguousarray(frame.image).data)

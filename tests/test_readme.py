@@ -101,6 +101,9 @@ def test_vot_example_evaluates(workplace):
     said = start([str(Path(sys.executable).parent / program), *arguments])
     assert "Evaluation concluded" in said
     assert len(list((workplace / "workspace/results").rglob("*_001.bin"))) == 2
+    lorat(lines("lorat vot run")[0])
+    assert len(list((workplace / "workspace/results").rglob("*_001.bin"))) == 4  # of both protocols
+    assert (workplace / "workspace/reports/lorat/report.html").is_file()
 
 
 @pytest.mark.slow
