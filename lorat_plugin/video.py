@@ -12,6 +12,7 @@ import logging
 import queue
 import re
 import threading
+import weakref
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -68,6 +69,7 @@ class FrameSource:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._decode, args=(frames,), name=f"decode {name}", daemon=True)
         self._thread.start()
+        weakref.finalize(self, _end, self._stopped, self._thread)  # at exit: a thread amid decoding would abort it
 
     def __iter__(self) -> Iterator[Frame]:
         """Frames in order, until the source ends or `stop` is called."""
@@ -88,8 +90,7 @@ class FrameSource:
 
     def close(self) -> None:
         """Stop decoding and wait for the thread, at most two seconds: a camera may block."""
-        self.stop()
-        self._thread.join(timeout=2)
+        _end(self._stopped, self._thread)
 
     def __enter__(self) -> FrameSource:
         return self
@@ -117,6 +118,11 @@ class FrameSource:
                 if self.live:
                     with contextlib.suppress(queue.Empty):
                         self._queue.get_nowait()
+
+
+def _end(stopped: threading.Event, thread: threading.Thread) -> None:
+    stopped.set()
+    thread.join(timeout=2)
 
 
 def open_source(source: str | int | Path, start: int = 0, end: int | None = None) -> FrameSource:
@@ -283,7 +289,8 @@ def _capture_frames(
             yield Frame(number, shown, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
             number += 1
         if number == start:
-            raise InputError(f"{shown}: {f'start {start} is beyond its end' if start else 'no frame can be decoded'}")
+            nothing = "no frame can be decoded; convert it, for example to H.264 with ffmpeg"
+            raise InputError(f"{shown}: {f'start {start} is beyond its end' if start else nothing}")
         expected = min(count or 0, count or 0 if end is None else end)
         if expected - number > max(2, expected // 100):  # the announced number may be an estimate
             logger.warning("%s: ends after %d of %d frames; it is damaged or incomplete", shown, number, expected)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Generator
@@ -346,3 +348,11 @@ def test_what_follows_an_images_end_does_not_make_it_incomplete(tmp_path: Path) 
         path.write_bytes(whole[: len(whole) * 2 // 3])
         with pytest.raises(InputError, match="incomplete"):
             read_image(path)
+
+
+@pytest.mark.parametrize("ending", ["", "raise SystemExit(3)"])
+def test_a_program_may_leave_a_video_early(tmp_path, ending):
+    write_video(tmp_path / "video.mp4", 200)
+    code = f"from lorat_plugin.video import open_source\nprint(next(iter(open_source('video.mp4'))).number)\n{ending}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (3 if ending else 0, "0\n"), done.stderr
