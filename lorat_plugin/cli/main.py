@@ -80,7 +80,8 @@ def main() -> None:
     arguments = sys.argv[1:]
     debug = "--debug" in arguments or bool(os.environ.get("LORAT_DEBUG"))
     arguments = [a for a in arguments if a != "--debug"]  # accepted before and after the command's name
-    logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("lorat_plugin").setLevel(logging.DEBUG if debug else logging.INFO)
     sys.exit(run(arguments, debug))
 
 
