@@ -32,7 +32,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(tmp_path):
         (tmp_path, [], "no tree of pytracking"),
         (write_tree(tmp_path / "tree", "ostrack"), ["--model", "lorat_b_224"], "has no bundled weights"),
         (tmp_path / "tree", ["--weights", "none.bin"], "none.bin"),
-        (tmp_path / "tree", ["--absent-below", "2"], "no score"),
+        (tmp_path / "tree", ["--absent-below", "2"], "absent_below is 2"),
     ]:
         done = lorat(folder, *options)
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
