@@ -122,7 +122,8 @@ class FrameSource:
 
 def _end(stopped: threading.Event, thread: threading.Thread) -> None:
     stopped.set()
-    thread.join(timeout=2)
+    if thread is not threading.current_thread():  # which may be the last to know a source that nobody closed
+        thread.join(timeout=2)
 
 
 def open_source(source: str | int | Path, start: int = 0, end: int | None = None) -> FrameSource:

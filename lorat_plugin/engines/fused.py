@@ -1,8 +1,8 @@
 """The `fused` engine: a network's own arithmetic in fewer steps, exact to rounding, on a CPU.
 
-On a CPU the large products already run at the machine's limit, so what is left to gain is around them: LayerScale is
-folded into the layer before it, products add to the residual stream in place, the last block and the head work on
-search tokens only, patches are embedded by one product, and hidden layers are shared by all blocks.
+On a CPU the large products run near the machine's limit, so what is left to gain is around them: weights are packed
+where the processor's kernels read them faster so, LayerScale is folded into the layer before it, the last block and the
+head work on search tokens only, and patches are embedded by one product. In bfloat16 it is near, not exact.
 """
 
 from __future__ import annotations

@@ -113,8 +113,8 @@ def prepare(
     Args:
         network: adapters merged or not; moved in place, as torch does.
         device: "auto" (CUDA, MPS or CPU, the first there is), or torch's name of one.
-        engine: a name from `list_engines()`: "eager" is the network as it stands, "fused" the same numbers sooner, for
-            float32 on a CPU. "auto" is the fastest exact one that needs no extras and runs the network.
+        engine: a name from `list_engines()`: "eager" is the network as it stands, "fused" the same numbers sooner, on
+            a CPU. "auto" is the fastest exact one that needs no extras and runs the network.
         precision: "auto" (fp32 on a CPU and MPS; bf16, else fp16, on a CUDA GPU), or a name from `list_precisions()`.
     Returns the engine and its device. Raises InputError for a name that is unknown, a device that is not there, or a
     network, device or precision that the engine named does not run; what "auto" chose instead is logged.
