@@ -161,7 +161,8 @@ Made by `python docs/make.py` from `docs/benchmarks/*.json`, which the commands 
 `lorat compare --dataset clips:FOLDER --trackers LoRAT,MIL,NanoTrack,VitTrack,static --json` on the clips of
 [the bundled weights' page](../weights/README.md#scores), protocol `{clips["protocol"]}`, OpenCV 5. LoRAT is
 `lorat_tiny`; each tracker runs once from the first box. Speeds are left out: the machine was busy. Eight clips are few,
-as the intervals say.
+as the intervals say. The table on the weights' page differs in the third decimal: it leaves the first frame out, and
+OpenCV's trackers gave slightly other boxes on that machine.
 
 {_table(["tracker", *measures], scores)}
 The difference of LoRAT's AUC to each, with a 95 % interval from a paired bootstrap over clips:

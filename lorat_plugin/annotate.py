@@ -12,13 +12,15 @@ The rule, for a frame between hand boxes at frames a and b, u = (frame - a) / (b
   tell little, are applied to every tracked box.
 
 Hand boxes stay as they are, with score 1; the score of a blended box is the weighted mean. Before the first hand box
-and after the last there is one run.
+and after the last there is one run. From a frame in which the object is said to be gone to its next hand box there is
+no run and no box.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import IO, NamedTuple
 
 import numpy as np
@@ -46,22 +48,45 @@ class Gap(NamedTuple):
 
 
 def annotate_object(
-    open_frames: Callable[[], FrameSource],
+    open_frames: Callable[[int, int], FrameSource],
+    spans: Sequence[range],
     keys: Sequence[Row],
     tracker: MultiObjectTracker,
     advance: Callable[[], None] = lambda: None,
 ) -> list[Row]:
-    """Follow one object from its hand boxes through a whole video.
+    """Follow one object from its hand boxes through the frames in which it may be seen.
 
     Args:
-        open_frames: opens the video, from its first frame on.
+        open_frames: opens the video from a frame to before another, numbers 0-based.
+        spans: those frames, in order, as `spans_seen` gives them; each with one hand box or more.
         keys: hand boxes, by frame; at least one.
         tracker: whose engine and threshold of absence are used; its own targets are left alone.
         advance: called once for each frame that is read.
-    Returns a row for each frame in which the object is not absent. The rule is in this module's text. Raises InputError
-    for a frame that cannot be read, a box that misses its frame, or a gap whose frames do not fit on the disk.
+    Returns a row for each of those frames in which the object is not absent. The rule is in this module's text. Raises
+    InputError for a frame that cannot be read, a box that misses its frame, or a gap whose frames do not fit on the
+    disk.
     """
-    return blend(keys, follow_gaps(open_frames, keys, tracker, advance))
+    gaps = []
+    for span in spans:
+        inside = [key for key in keys if key.frame in span]
+        gaps += follow_gaps(partial(open_frames, span.start, span.stop), inside, tracker, advance)
+    return blend([key for key in keys if any(key.frame in span for span in spans)], gaps)
+
+
+def spans_seen(frames: range, keys: Sequence[Row], gone: Iterable[int] = ()) -> list[range]:
+    """Those of `frames` in which one object may be seen, in order, each span with a hand box or more.
+
+    Args:
+        frames: numbers of the frames that are wanted.
+        keys: hand boxes of the video, by frame.
+        gone: frames without a hand box from which on the object is absent, until its next hand box.
+    """
+    spans, first = [], 0
+    for frame in sorted({*gone, frames.stop}):
+        if frame >= first:
+            spans.append(range(max(first, frames.start), min(frame, frames.stop)))
+            first = next((key.frame for key in keys if key.frame > frame), frames.stop)
+    return [span for span in spans if any(key.frame in span for key in keys)]
 
 
 def follow_gaps(

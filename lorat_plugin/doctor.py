@@ -21,34 +21,11 @@ from packaging.requirements import Requirement
 from packaging.version import InvalidVersion, Version
 
 PACKAGES = [
-    "lorat_plugin",
-    "torch",
-    "torchvision",
-    "timm",
-    "peft",
-    "accelerate",
-    "transformers",
-    "safetensors",
-    "huggingface_hub",
-    "numpy",
-    "opencv-python",
-    "opencv-python-headless",
-    "opencv-contrib-python",
-    "opencv-contrib-python-headless",
-    "got10k",
-    "six",
-    "matplotlib",
-    "vot-toolkit",
-    "vot-trax",
-    "attributee",
-    "lmdb",
-    "onnx",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "onnxscript",
-    "nncf",
-]
+    "lorat_plugin", "torch", "torchvision", "timm", "peft", "accelerate", "transformers", "safetensors",
+    "huggingface_hub", "supervision", "numpy", "opencv-python", "opencv-python-headless", "opencv-contrib-python",
+    "opencv-contrib-python-headless", "got10k", "six", "matplotlib", "vot-toolkit", "vot-trax", "attributee", "lmdb",
+    "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "onnxscript", "nncf",
+]  # fmt: skip
 OPENCV = [name for name in PACKAGES if name.startswith("opencv")]
 PROBE_SECONDS = 180
 TORCH = """

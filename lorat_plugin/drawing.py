@@ -49,7 +49,7 @@ def outline_boxes(
 def draw_results(
     image: np.ndarray, results: Mapping[int, TrackResult], masks: Mapping[int, np.ndarray] | None = None
 ) -> np.ndarray:
-    """Draw each object's box, id and score, and its mask as a veil with an outline.
+    """Draw each object's box, id and score, and its mask as a veil with an outline, by supervision's annotators.
 
     Args:
         image: (H, W, 3) uint8 RGB; it is not changed.
@@ -58,43 +58,36 @@ def draw_results(
 
     Returns a (k H, k W, 3) uint8 RGB picture, k >= 1 an integer: frames with a side below 360 pixels are enlarged.
     """
+    import supervision
+
+    from lorat_plugin.interchange import to_detections
+
     zoom = max(1, -(-MIN_SIDE // min(image.shape[:2])))
     if max(image.shape[:2]) * zoom > 4096:  # thin strips stay within what video encoders take
         zoom = max(1, 4096 // max(image.shape[:2]))
-    canvas = np.ascontiguousarray(image.repeat(zoom, axis=0).repeat(zoom, axis=1))
-    line = max(2, round(min(canvas.shape[:2]) / 400))
-    for number, mask in (masks or {}).items():
-        _draw_mask(canvas, mask.repeat(zoom, axis=0).repeat(zoom, axis=1), object_colour(number))
-    for number, result in results.items():
-        if not np.isfinite(result.box).all():
-            continue
-        x, y, w, h = np.clip(np.asarray(result.box) * zoom, -1e6, 1e6)
-        corner, opposite = (round(x), round(y)), (round(x + w) - 1, round(y + h) - 1)
-        colour = object_colour(number)
-        cv2.rectangle(canvas, corner, opposite, colour, line)
-        state = "absent" if result.absent else f"{result.score:.2f}"
-        _draw_label(canvas, f"{number}  {state}", corner, colour)
-    return canvas
-
-
-def _draw_mask(canvas: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> None:
-    """A veil over the mask's pixels, through which the object stays visible, and a line around them."""
-    canvas[mask] = np.round(0.6 * canvas[mask] + 0.4 * np.array(colour)).astype(np.uint8)
-    outline, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(canvas, outline, -1, colour, 1)
-
-
-def _draw_label(canvas: np.ndarray, text: str, corner: tuple[int, int], colour: tuple[int, int, int]) -> None:
-    """Text on a filled ground above the corner of a box, or below it where the frame leaves no room."""
-    scale = max(0.4, min(canvas.shape[:2]) / 1400)
-    line = max(1, round(1.5 * scale))
-    (width, height), base = cv2.getTextSize(text, FONT, scale, line)
-    margin = max(2, height // 3)
-    full_width, full_height = width + 2 * margin, height + base + margin
-    left = max(0, min(corner[0], canvas.shape[1] - full_width))
-    top = corner[1] - full_height if corner[1] >= full_height else corner[1]
-    top = max(0, min(top, canvas.shape[0] - full_height))
-    cv2.rectangle(canvas, (left, top), (left + full_width, top + full_height), colour, cv2.FILLED)
-    light = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 128
-    ink = (0, 0, 0) if light else (255, 255, 255)
-    cv2.putText(canvas, text, (left + margin, top + height + margin // 2), FONT, scale, ink, line, cv2.LINE_AA)
+    size = (image.shape[1] * zoom, image.shape[0] * zoom)
+    canvas = cv2.resize(image, size, interpolation=cv2.INTER_NEAREST)  # a copy, also if nothing is enlarged
+    shown = {number: result for number, result in results.items() if np.isfinite(result.box).all()}
+    if not shown:
+        return canvas
+    colours = [object_colour(number) for number in shown]
+    # the annotators take a picture for BGR: blue and red change places
+    ground = supervision.ColorPalette([supervision.Color(blue, green, red) for red, green, blue in colours])
+    light = [0.299 * red + 0.587 * green + 0.114 * blue > 128 for red, green, blue in colours]
+    ink = supervision.ColorPalette([supervision.Color.BLACK if bright else supervision.Color.WHITE for bright in light])
+    index = supervision.ColorLookup.INDEX  # not TRACK, which takes colours modulo the palette and no id below 0
+    line, scale = supervision.calculate_optimal_line_thickness(size), max(0.4, min(size) / 1400)
+    found = to_detections({number: result._replace(absent=False) for number, result in shown.items()})
+    found.xyxy = np.clip(found.xyxy * zoom, -1e6, 1e6).round() - (0, 0, 1, 1)  # OpenCV's rectangles hold their last row
+    if masks:
+        veils = [masks.get(number, np.zeros(image.shape[:2], bool)).astype(np.uint8) for number in shown]
+        found.mask = np.stack([cv2.resize(veil, size, interpolation=cv2.INTER_NEAREST) for veil in veils]).astype(bool)
+        canvas = supervision.MaskAnnotator(ground, 0.4, index).annotate(canvas, found)
+        canvas = supervision.PolygonAnnotator(ground, 1, index).annotate(canvas, found)
+    canvas = supervision.BoxAnnotator(ground, line, index).annotate(canvas, found)
+    labels = supervision.LabelAnnotator(
+        color=ground, color_lookup=index, text_color=ink, text_scale=scale, text_thickness=max(1, round(1.5 * scale)),
+        text_padding=round(8 * scale), smart_position=True,
+    )  # fmt: skip
+    texts = [f"{n}  {'absent' if result.absent else format(result.score, '.2f')}" for n, result in shown.items()]
+    return labels.annotate(canvas, found, texts)

@@ -30,7 +30,6 @@ Part = Literal["template", "search"]
 INPUTS: dict[Part, tuple[str, str]] = {"template": ("template", "template_mask"), "search": ("tokens", "search")}
 OUTPUTS: dict[Part, tuple[str, ...]] = {"template": ("tokens",), "search": ("score_map", "boxes")}
 OPSET = 18  # the exporter's oldest, for old runtimes; from 17 on LayerNorm is one operation, which keeps fp16 exact
-OLDEST_TORCH = (2, 6)  # whose exporter is the one used here
 
 
 class Graph(nn.Module):
@@ -82,11 +81,7 @@ def trace(network: LoRATNetwork, part: Part, batch: int | None = None) -> Export
         network: is not changed.
         part: which graph.
         batch: the fixed batch size, or None for any.
-    Raises InputError if torch is too old.
     """
-    if tuple(int(n) for n in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
-        oldest = ".".join(map(str, OLDEST_TORCH))
-        raise InputError(f"torch {torch.__version__} cannot trace this network: install torch {oldest} or newer")
     graph = Graph(network, part).eval()
     inputs = example_inputs(network, part, batch or 2)  # of an example batch of 1 the tracer makes a constant
     dynamic = None if batch else _any_batch()

@@ -99,6 +99,8 @@ def check_place(folder: Path) -> None:
 
 def read_scores(files: Sequence[str | Path]) -> list[dict[str, Any]]:
     """The rows of scores.json files. Raises InputError for others."""
+    from lorat_plugin.evaluation.protocols import PROTOCOLS
+
     rows: list[dict[str, Any]] = []
     for file in map(Path, files):
         try:
@@ -106,8 +108,13 @@ def read_scores(files: Sequence[str | Path]) -> list[dict[str, Any]]:
                 {k: v for k, v in row.items() if not k.endswith("_curve")} for row in parse_json(read_plain_text(file))
             ]
             wanted = {"tracker", "benchmark", "protocol", "frames", *MEASURES}
-            if not found or any(wanted - row.keys() or not isinstance(row["protocol"], str) for row in found):
+            if not found or any(wanted - row.keys() for row in found):
                 raise ValueError("a row lacks " + ", ".join(sorted(wanted)))
+            for row in found:
+                if not isinstance(row["benchmark"], str) or row["protocol"] not in PROTOCOLS:
+                    raise ValueError(f"no benchmark and protocol: {row['benchmark']!r:.40}, {row['protocol']!r:.40}")
+                if wrong := [f for f in MEASURES if not isinstance(row[f], float | int | None)]:
+                    raise ValueError(f"{wrong[0]} is no number")
         except (ValueError, AttributeError, TypeError) as error:
             if isinstance(error, InputError):
                 raise

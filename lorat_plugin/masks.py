@@ -7,6 +7,7 @@ box, one mask for a box, not cut off at the box.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,12 +71,14 @@ class Segmenter:
             config = transformers.AutoConfig.from_pretrained(source)
             if config.model_type not in MODEL_TYPES:
                 raise InputError(f"masks '{name}': is a {config.model_type}, not one of {', '.join(MODEL_TYPES)}")
+            if huge := re.search(r"[\s\[](\d{6,})(?=[\s,\]}])", config.to_json_string(use_diff=False)):
+                raise InputError(f"masks '{name}': no SAM has a size of {huge[1]:.20}; fetch config.json anew")
             model, report = transformers.AutoModelForMaskGeneration.from_pretrained(
                 source, use_safetensors=True, output_loading_info=True
             )
-        except (OSError, ValueError, RuntimeError) as error:
-            if isinstance(error, InputError):
-                raise
+        except InputError:
+            raise
+        except Exception as error:  # transformers and safetensors raise many kinds for a damaged folder
             raise InputError(
                 f"masks '{name}': no SAM model can be had from {source} ({first_line(error)}); give a folder, a file "
                 "mobile_sam.pt or a hub id while online, or 'box' for rectangles"

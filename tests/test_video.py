@@ -168,15 +168,6 @@ def test_video_frames(tmp_path: Path) -> None:
         assert np.abs(frame.image.astype(int) - picture(frame.number)).mean() < 8  # RGB, not BGR
 
 
-def test_rotated_video_comes_upright(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "clip.mp4", 5)
-    data = bytearray(path.read_bytes())
-    matrix = data.find(b"tkhd") + 4 + 4 + 20 + 16  # version and flags, five fields, then layer, group and volume
-    data[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
-    path.write_bytes(data)
-    assert read_all(path)[0].image.shape == (64, 48, 3)
-
-
 @pytest.mark.parametrize("kind", ["folder", "video"])
 def test_start_and_end(tmp_path: Path, kind: str) -> None:
     path = write_folder(tmp_path / "seq", 12) if kind == "folder" else write_video(tmp_path / "clip.mp4", 12)

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ import pandas as pd
 from lorat_plugin.app.session import GOT10K, JSON_LINES, OTHERS, VIDEO, Session
 from lorat_plugin.data.scenes import SCENES, render_scene
 from lorat_plugin.engines import list_engines
-from lorat_plugin.errors import InputError, first_line
+from lorat_plugin.errors import InputError
 from lorat_plugin.tracker import MultiObjectTracker
 from lorat_plugin.variants import list_variants
 
@@ -86,9 +86,9 @@ def served(options: Options) -> Iterator[Page]:
                 prevent_thread_lock=True,
             )
         except OSError as error:
-            place = f"{options.host}, port {options.port or '7860 to 7959'}"
             raise InputError(
-                f"{place}: cannot be served ({first_line(error)}): give others with --host, --port"
+                f"{options.host}, port {options.port or '7860 to 7959'}: cannot be served; the port is taken, or the"
+                " address is not this machine's: give others with --port, --host"
             ) from error
         page.address = blocks.local_url
         try:
@@ -96,6 +96,29 @@ def served(options: Options) -> Iterator[Page]:
         finally:
             page.close()
             blocks.close(verbose=False)
+
+
+def _tell(error: InputError) -> str:
+    """Show a sentence on the page for a while; returns it. It may hold a file's name, so no markup survives.
+
+    Unlike a raised `gr.Error`, a warning does not cover the component that was used.
+    """
+    sentence = html.escape(str(error))
+    gr.Warning(sentence, duration=20, title="")
+    return sentence
+
+
+def _told(handler: Callable[..., dict[Any, Any]]) -> Callable[..., dict[Any, Any]]:
+    """What a visitor did, or else the sentence of the `InputError`, and the rest of the page as it is."""
+
+    @functools.wraps(handler)
+    def told(page: Page, *arguments: Any) -> dict[Any, Any]:
+        try:
+            return handler(page, *arguments)
+        except InputError as error:
+            return {page.status: _tell(error)}
+
+    return told
 
 
 class Page:
@@ -148,7 +171,7 @@ class Page:
                                  colors_in_legend=[], color_title=" ", buttons=[])  # fmt: skip
         with gr.Row():
             self.formats = gr.CheckboxGroup([VIDEO, GOT10K, JSON_LINES, *OTHERS], value=[VIDEO, GOT10K, JSON_LINES],
-                                            label="Results", scale=3)  # fmt: skip
+                                            label="Results", scale=3, min_width=320)  # fmt: skip
             self.write = gr.Button("Write files", scale=1)
         self.files = gr.File(label="Download", file_count="multiple", interactive=False, visible=False,
                              elem_id="results")  # fmt: skip
@@ -156,17 +179,18 @@ class Page:
     def _connect(self) -> None:
         view = [self.picture, self.frame, self.object, self.box, self.status, self.curve, self.files]
         quiet: dict[str, Any] = {"outputs": view, "show_progress": "hidden"}
-        self.upload.upload(self._open, self.upload, [*view, self.clip], show_progress_on=self.upload)
+        self.upload.upload(self._open, self.upload, [*view, self.upload, self.clip], show_progress_on=self.upload)
         self.clip.input(self._open_clip, self.clip, [*view, self.upload], show_progress_on=self.picture)
         self.frame.input(self._show, [self.frame, self.object], **quiet, trigger_mode="always_last")
         self.object.input(self._show, [self.frame, self.object], **quiet)
         self.picture.select(self._click, [self.frame, self.object], **quiet)
         self.box.submit(self._type, [self.frame, self.object, self.box], **quiet)
         self.remove.click(self._remove, [self.frame, self.object], **quiet)
-        self.track.click(self._track, [self.object, self.model, self.weights, self.engine], **quiet,
-                         concurrency_limit=TOGETHER)  # fmt: skip
+        waiting = self.track.click(lambda: "Waiting for a turn.", outputs=self.status, show_progress="hidden")
+        waiting.then(self._track, [self.object, self.model, self.weights, self.engine], **quiet,
+                     concurrency_limit=TOGETHER)  # fmt: skip
         self.stop.click(self._stop, show_progress="hidden")
-        self.write.click(self._write, self.formats, self.files, show_progress_on=self.formats)
+        self.write.click(self._write, self.formats, [self.files, self.status], show_progress_on=self.formats)
 
     # -- what visitors do ---------------------------------------------------------------------------------------------
 
@@ -193,20 +217,22 @@ class Page:
 
     def _open(self, path: str, request: gr.Request, progress: gr.Progress = gr.Progress()) -> dict[Any, Any]:  # noqa: B008
         session = self._session(request)
-        with _sentences():
+        try:
             session.open(Path(path), lambda done, total: progress((done, total), desc="reading", unit="frames"))
+        except InputError as error:
+            return {self.upload: None, self.status: _tell(error)}
         height, width = session.size
         status = f"{session.length} frames of {width}x{height}. {session.note} Click two opposite corners of an object."
         return {**self._view(session, 0, NEW, status), self.clip: None}
 
+    @_told
     def _open_clip(self, name: str, request: gr.Request) -> dict[Any, Any]:
         home = self.folder / "clips" / name
         with self._rendering:
             if not home.is_dir():
                 _write_clip(name, home)
         session = self._session(request)
-        with _sentences():
-            session.open(home)
+        session.open(home)
         status = f"{session.length} frames. Click two opposite corners of an object."
         return {**self._view(session, 0, NEW, status), self.upload: None}
 
@@ -215,6 +241,7 @@ class Page:
         view.pop(self.files, None)  # who only looks keeps the files
         return view
 
+    @_told
     def _click(self, event: gr.SelectData, frame: int, chosen: str, request: gr.Request) -> dict[Any, Any]:
         session, key = self._session(request), str(request.session_hash)
         point = session.to_frame(event.index)
@@ -225,19 +252,19 @@ class Page:
                     self.picture: session.picture(frame, point)}  # fmt: skip
         (x1, x2), (y1, y2) = (sorted(pair) for pair in zip(first, point, strict=True))
         if x1 == x2 or y1 == y2:
-            raise gr.Error("Two opposite corners must differ: click both again.", print_exception=False)
+            raise InputError("two opposite corners must differ: click both again")
         return self._draw(session, frame, chosen, [x1, y1, x2 - x1, y2 - y1])
 
+    @_told
     def _type(self, frame: int, chosen: str, text: str, request: gr.Request) -> dict[Any, Any]:
         try:
             box = [float(part) for part in text.split(",")]
         except ValueError:
-            raise gr.Error("A box is four numbers with commas between: x, y, w, h.", print_exception=False) from None
+            raise InputError("a box is four numbers with commas between: x, y, w, h") from None
         return self._draw(self._session(request), frame, chosen, box)
 
     def _draw(self, session: Session, frame: int, chosen: str, box: list[float]) -> dict[Any, Any]:
-        with _sentences():
-            number = session.draw(frame, None if chosen == NEW else int(chosen), box)
+        number = session.draw(frame, None if chosen == NEW else int(chosen), box)
         status = f"Object {number} is drawn in frame {frame}. Press *Track*, or choose *{NEW}* and draw another."
         if min(box[2:]) < SMALL:
             status += f" It is less than {SMALL} pixels wide or high: the tracker may lose so small an object."
@@ -256,8 +283,9 @@ class Page:
         if options.local:
             options = options._replace(weights=weights.strip() or None)
         options = options._replace(model=model, engine=engine)
-        yield {self.status: "Loading the model."}
-        with _sentences():
+        try:
+            session.due()
+            yield {self.status: "Loading the model."}
             tracker, turn = trained(options, _mark(options.weights))
             began, frames, frame = time.monotonic(), 0, 0
             pictured = curved = 0.0
@@ -272,6 +300,9 @@ class Page:
                         curved = now
                         shown[self.curve] = self._curve(session)
                     yield shown
+        except InputError as error:
+            yield {self.status: _tell(error)}
+            return
         end = "to the end" if frame == session.length - 1 else f"up to frame {frame}, where it was stopped"
         status = f"Tracked {end}: {frames} frames, {frames / (time.monotonic() - began):.0f} a second."
         yield self._view(session, frame, chosen, status)
@@ -279,10 +310,10 @@ class Page:
     def _stop(self, request: gr.Request) -> None:
         self._session(request).stop()
 
-    def _write(self, formats: list[str], request: gr.Request) -> Any:
-        with _sentences():
-            files = self._session(request).write(formats)
-        return gr.update(value=[str(path) for path in files], visible=True)
+    @_told
+    def _write(self, formats: list[str], request: gr.Request) -> dict[Any, Any]:
+        files = self._session(request).write(formats)
+        return {self.files: gr.update(value=[str(path) for path in files], visible=True)}
 
     # -- what they see ------------------------------------------------------------------------------------------------
 
@@ -305,7 +336,10 @@ class Page:
     def _curve(self, session: Session) -> Any:
         if not session.tracks:
             return None
-        return gr.LinePlot(pd.DataFrame(session.scores()), color_map=session.colours(), x_lim=[0, session.length - 1])
+        # gradio colours the objects that it knew when another property last changed: one changes with each followed
+        followed = sum(track.end > track.first + 1 for track in list(session.tracks.values()))
+        colours = {**session.colours(), "followed": str(followed)}
+        return gr.LinePlot(pd.DataFrame(session.scores()), color_map=colours, x_lim=[0, session.length - 1])
 
 
 @functools.lru_cache(maxsize=2)
@@ -329,12 +363,3 @@ def _write_clip(name: str, home: Path) -> None:
         cv2.imwrite(str(part / f"{number:04d}.png"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
     home.parent.mkdir(exist_ok=True)
     shutil.move(part, home)
-
-
-@contextlib.contextmanager
-def _sentences() -> Iterator[None]:
-    """Shows an `InputError` on the page as its sentence; it may hold a file's name, so no markup survives."""
-    try:
-        yield
-    except InputError as error:
-        raise gr.Error(html.escape(str(error)), duration=20, title="", print_exception=False) from None

@@ -30,6 +30,7 @@ from lorat_plugin.video import Frame, open_source, read_image
 if TYPE_CHECKING:
     from lorat_plugin.tracker import MultiObjectTracker
 
+SURELY = 10  # times the limit: a stated number of frames is several times too great if the frame rate varies
 SHOWN_SIDE = 1280  # pixels; larger frames are shrunk for the page, not for the tracker
 GOT10K, JSON_LINES, VIDEO = "GOT-10k text", "JSON lines", "mp4 with boxes"
 OTHERS = {"COCO-video": "coco", "MOT": "mot", "CVAT": "cvat", "Label Studio": "labelstudio"}  # of `interchange.FORMATS`
@@ -94,7 +95,7 @@ class Session:
             kept = _keep(source, home)
             with open_source(kept) as frames:
                 for frame in frames:
-                    if max(frames.length or 0, frame.number + 1) > self._max_frames:
+                    if frame.number >= self._max_frames or (frames.length or 0) > SURELY * self._max_frames:
                         raise InputError(
                             f"{source.name}: has more than {self._max_frames} frames: cut it,"
                             " or start the app with a greater --max-frames"
@@ -108,10 +109,9 @@ class Session:
                 raise InputError(str(error).replace(f"{home}{os.sep}", "")) from error
             raise
         with self._lock:
-            self._source, self._shown, self._fps = kept, shown, frames.fps
+            self._source, self._shown, self._fps = kept, shown, frames.mean_fps
             self.length, self.size, self.tracks, self._seconds = length, size, {}, {}
-            missing = (frames.length or 0) - length
-            self.note = f"The file announces {missing} frames more: it may be damaged." if missing > 2 else ""
+            self.note = f"Its last {frames.missing} frames are missing: it may be damaged." if frames.missing else ""
         self._scale = self.picture(0).shape[1] / size[1]
 
     def draw(self, frame: int, number: int | None, box: Iterable[float]) -> int:
@@ -155,6 +155,14 @@ class Session:
         self.stop()
         shutil.rmtree(self._home, ignore_errors=True)
 
+    def due(self) -> dict[int, Track]:
+        """The objects that are not yet at the end of the video, id -> track. Raises InputError if there is none."""
+        due = {number: track for number, track in self.tracks.items() if track.end < self.length}
+        if not due:
+            done = "every object is tracked to the end: write the files, or draw a box in an earlier frame"
+            raise InputError(done if self.tracks else "draw a box first: click two opposite corners of an object")
+        return due
+
     def follow(self, tracker: MultiObjectTracker, turn: threading.Lock) -> Iterator[int]:
         """Follow each object that is not yet at the end of the video, from its last box by hand.
 
@@ -166,12 +174,9 @@ class Session:
         with self._lock:
             self._run += 1
             run = self._run
-            due = {number: track for number, track in self.tracks.items() if track.end < self.length}
+            due = self.due()
             for track in due.values():
                 del track.results[track.drawn - track.first + 1 :]
-        if not due:
-            done = "every object is tracked to the end: draw a box in the frame from which to go on"
-            raise InputError(done if self.tracks else "draw a box first: click two opposite corners of an object")
         targets: dict[int, Target] = {}
         with open_source(self._source, min(track.drawn for track in due.values())) as frames:
             for frame in frames:

@@ -14,24 +14,21 @@ from torch.nn.functional import interpolate
 from torchvision.transforms.v2 import functional as tv
 
 from lorat_plugin.boxes import clip_to_image
-from lorat_plugin.crop import NORMALIZATIONS, Crop, cells_on_target
-from lorat_plugin.data.augment import Jitter, jittered_parameters
+from lorat_plugin.crop import NORMALIZATIONS, Crop
+from lorat_plugin.data.augment import Jitter
 from lorat_plugin.data.synthetic import FramePair
 from lorat_plugin.training.config import TrainConfig
-from lorat_plugin.training.recipe import Pair
+from lorat_plugin.training.recipe import Pair, choose_crops, label
 from lorat_plugin.variants import Variant
 
 
 def plain_pair(frames: FramePair, variant: Variant, jitter: Jitter, config: TrainConfig, rng: Generator) -> Pair | None:
     """The pair that `training.recipe.make_pair` makes, up to rounding."""
-    z_frame, z_box, x_frame, x_box = frames
-    around = Crop.around(z_box, variant.template_area_factor, variant.template_size, z_frame.shape[:2])
-    wanted = jittered_parameters(x_box, variant.search_area_factor, variant.search_size, jitter, rng)
-    if wanted is None:
+    crops = choose_crops(frames, variant, jitter, rng)
+    if crops is None:
         return None
-    beside = Crop.aligned(*wanted, variant.search_size, x_frame.shape[:2])
-    images = [_cut(_to_tensor(z_frame), around), _cut(_to_tensor(x_frame), beside)]
-    boxes = [around.to_crop(z_box), beside.to_crop(x_box)]
+    images = [_cut(_to_tensor(frame), crop) for frame, crop in zip(frames[::2], crops, strict=True)]
+    boxes = [crop.to_crop(box) for crop, box in zip(crops, frames[1::2], strict=True)]
     for i, image in enumerate(images):
         if rng.random() < config.flip_chance:
             width, box = image.shape[-1], boxes[i]
@@ -42,13 +39,7 @@ def plain_pair(frames: FramePair, variant: Variant, jitter: Jitter, config: Trai
     z_box, x_box = (clip_to_image(b, (i.shape[1], i.shape[2])) for b, i in zip(boxes, images, strict=True))
     mean, std = (list(values) for values in NORMALIZATIONS[variant.normalization])
     template, search = (tv.normalize(image, mean, std) for image in images)
-    return Pair(
-        template,
-        search,
-        mask=torch.from_numpy(cells_on_target(z_box, variant.template_size, variant.template_grid).astype(np.int64)),
-        box=torch.from_numpy(x_box / variant.search_size).float(),
-        positive=torch.from_numpy(cells_on_target(x_box, variant.search_size, variant.search_grid)),
-    )
+    return label(template, z_box, search, x_box, variant)
 
 
 def _to_tensor(frame: np.ndarray) -> torch.Tensor:

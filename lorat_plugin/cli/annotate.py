@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def annotate_command(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Video or folder of frames.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Video or folder of frames.")],
     labels: Annotated[
         Path, typer.Option("--labels", help="Boxes in some frames: a file of any format, or track.jsonl.")
     ],
@@ -41,6 +43,8 @@ def annotate_command(
     engine: EngineOption = "auto",
     precision: PrecisionOption = "auto",
     absent_below: AbsentOption = 0.0,
+    start: Annotated[int, typer.Option("--start", help="First frame to fill in, 0-based.")] = 0,
+    end: Annotated[int | None, typer.Option("--end", help="Frame to stop before (exclusive).")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", help="Folder for the results; lorat_annotate/NAME_OF_SOURCE if left out.")
     ] = None,
@@ -52,62 +56,90 @@ def annotate_command(
     Example: lorat annotate video.mp4 --labels boxes.xml --format cvat --format coco
 
     Tracks each object from its hand boxes forwards and backwards and blends
-    what was found. Hand boxes stay as they are. Writes CVAT's XML if no
+    what was found. Hand boxes stay as they are; an object that is marked as
+    gone (CVAT's outside) has no box until its next one. Writes CVAT's XML if no
     --format is named.
     """
     from lorat_plugin.interchange.formats import track_paths
     from lorat_plugin.tracker import MultiObjectTracker
 
-    if not source.exists():
+    path = Path(source).expanduser()
+    if not path.is_file() and not path.is_dir():
+        if path.exists() or source.isdecimal() or "://" in source:
+            raise InputError("a camera or stream cannot be annotated, as its frames come only once; record it first")
         raise InputError(f"{source}: no such video or folder of frames")
-    folder = Path("lorat_annotate") / source.resolve().stem if output is None else output
+    folder = Path("lorat_annotate") / path.resolve().stem if output is None else output
     paths = track_paths(folder, formats or ["cvat"])
     video_path = folder / "video.mp4" if save else None
-    for path in (*paths.values(), *([video_path] if video_path else [])):
-        if any(path.exists() and given.exists() and path.samefile(given) for given in (labels, source)):
-            raise InputError(f"{path}: would be overwritten; choose another folder with --output")
+    for file in (*paths.values(), *([video_path] if video_path else [])):
+        if any(file.exists() and given.exists() and file.samefile(given) for given in (labels, path)):
+            raise InputError(f"{file}: would be overwritten; choose another folder with --output")
     quiet_opencv()
-    keys = _hand_boxes(source, labels)
+    keys, frames = _hand_boxes(path, labels, start, end)
     tracker = MultiObjectTracker.from_pretrained(
         model, weights=weights, backbone=backbone, device=device, engine=engine, precision=precision,
         absent_below=absent_below,
     )  # fmt: skip
-    tracks = _annotate(source, keys, tracker)
-    _write(source, tracks, folder, paths, video_path)
-    files = [str(path) for path in (*paths.values(), video_path) if path]
-    drawn, boxes, objects = len(keys.rows), len(tracks.rows), len(tracks.objects())
+    tracks = _annotate(path, keys, frames, tracker)
+    _write(path, tracks, folder, paths, video_path)
+    files = [str(file) for file in (*paths.values(), video_path) if file]
+    drawn = sum(row.frame in frames for row in keys.rows)
+    boxes, objects = len(tracks.rows), len(tracks.objects())
     if as_json:
         typer.echo(json.dumps({"drawn": drawn, "boxes": boxes, "objects": objects, "files": files}))
     else:
-        typer.echo(f"{boxes} boxes of {objects} objects from {drawn} drawn ones in {len(keys.video.frames)} frames")
-        for file in files:
-            typer.echo(file)
+        typer.echo(f"{boxes} boxes of {objects} objects from {drawn} drawn ones in {len(frames)} frames")
+        for name in files:
+            typer.echo(name)
 
 
-def _hand_boxes(source: Path, labels: Path) -> Tracks:
-    """The boxes that a person drew, and what there is to know of the video: it is read once for that."""
+def _hand_boxes(source: Path, labels: Path, start: int, end: int | None) -> tuple[Tracks, range]:
+    """The boxes that a person drew, and the frames that are wanted. The video is read once, up to `end`, for its size.
+
+    Boxes beyond `end` may be there: they are not looked at.
+    """
     from lorat_plugin.interchange import TrackFiles, read_tracks
+    from lorat_plugin.tracking import check_box
     from lorat_plugin.video import open_source
 
-    with open_source(source) as frames:
+    with open_source(source, 0, end) as frames:
         about = TrackFiles({}, frames.name, frames.fps)
         for frame in frames:
             about.write(frame, {}, 0.0)
-    given = read_tracks(labels, about.tracks().video)
-    return replace(given, rows=tuple(row for row in given.rows if row.key))
+    video = about.tracks().video
+    wanted = range(start, video.frames.stop)
+    if not wanted or start < 0:
+        raise InputError(f"--start {start}: {source} is read up to frame {video.frames.stop - 1}; start before that")
+    cut = video.frames.stop == end  # then there may be more frames
+    given = read_tracks(labels, video._replace(frames=range(sys.maxsize)) if cut else video)
+    keys = replace(given, video=video, rows=tuple(row for row in given.rows if row.key and row.frame in video.frames))
+    for row in keys.rows:
+        try:
+            check_box(row.box, (video.height, video.width))
+        except InputError as error:
+            raise InputError(f"{labels}: frame {row.frame} (counted from 0), object {row.id}: {error}") from error
+    if not any(row.frame in wanted for row in keys.rows):
+        raise InputError(f"{labels}: no box is drawn in frames {start} to {wanted[-1]} of {video.name}")
+    return keys, wanted
 
 
-def _annotate(source: Path, keys: Tracks, tracker: MultiObjectTracker) -> Tracks:
-    from lorat_plugin.annotate import annotate_object
+def _annotate(source: Path, keys: Tracks, frames: range, tracker: MultiObjectTracker) -> Tracks:
+    from lorat_plugin.annotate import annotate_object, spans_seen
     from lorat_plugin.interchange import Tracks
     from lorat_plugin.video import open_source
 
-    objects = keys.objects().values()
-    with progress("tracking", len(keys.video.frames) * len(objects)) as advance:
+    spans = {
+        number: spans_seen(frames, drawn, [frame for frame, who in keys.gone if who == number])
+        for number, drawn in keys.objects().items()
+    }
+    with progress("tracking", sum(len(span) for found in spans.values() for span in found)) as advance:
         rows = [
-            row for drawn in objects for row in annotate_object(lambda: open_source(source), drawn, tracker, advance)
+            row
+            for number, drawn in keys.objects().items()
+            for row in annotate_object(partial(open_source, source), spans[number], drawn, tracker, advance)
         ]
-    return Tracks.checked(keys.video, rows, str(source))
+    names = keys.video.file_names[frames.start :]
+    return Tracks.checked(keys.video._replace(frames=frames, file_names=names), rows, str(source))
 
 
 def _write(source: Path, tracks: Tracks, folder: Path, paths: dict[str, Path], video_path: Path | None) -> None:
@@ -125,6 +157,7 @@ def _write(source: Path, tracks: Tracks, folder: Path, paths: dict[str, Path], v
             results: dict[int, dict[int, TrackResult]] = {}
             for row in tracks.rows:
                 results.setdefault(row.frame, {})[row.id] = TrackResult(np.array(row.box), row.score)
-            with open_source(source) as frames, AnnotatedVideo(video_path, frames.fps) as video:
+            span = tracks.video.frames
+            with open_source(source, span.start, span.stop) as frames, AnnotatedVideo(video_path, frames.fps) as video:
                 for frame in frames:
                     video.write(frame, results.get(frame.number, {}), 0.0)

@@ -18,6 +18,7 @@ from lorat_plugin.cli.options import (
     PrecisionOption,
     WeightsOption,
 )
+from lorat_plugin.cli.track import quiet_opencv
 
 
 def app_command(
@@ -41,6 +42,7 @@ def app_command(
     visitors cannot name weights. Uploads and results lie in a temporary
     folder, which Ctrl-C removes. Needs the extra `app`.
     """
+    quiet_opencv()
     from lorat_plugin.app.page import SIGN_SECONDS, Options, served
     from lorat_plugin.engines import check_options
     from lorat_plugin.tracking import check_threshold
@@ -50,9 +52,11 @@ def app_command(
     options = Options(model, weights, backbone, device, engine, precision, absent_below, host, port, max_frames,
                       max_megabytes)  # fmt: skip
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up as Ctrl-C does
-    with served(options) as page:
+    with served(options) as page, contextlib.suppress(KeyboardInterrupt):
+        if not options.local:
+            typer.echo("Everyone who reaches this machine can use the page, without a password and unencrypted: see who"
+                       " that is, or leave out --host", err=True)  # fmt: skip
         typer.echo(f"{page.address} (Ctrl-C ends it)")
-        with contextlib.suppress(KeyboardInterrupt):
-            while True:
-                time.sleep(SIGN_SECONDS)
-                page.sweep()
+        while True:
+            time.sleep(SIGN_SECONDS)
+            page.sweep()

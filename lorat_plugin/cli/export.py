@@ -95,14 +95,7 @@ def clip_crops(variant: Variant, folder: Path) -> Crops:
 
 def demo_crops(variant: Variant) -> Crops:
     """Crops of a scene rendered from the package's own images."""
-    from importlib.resources import files
-
-    from lorat_plugin.data.synthetic import render_sequence
+    from lorat_plugin.data.scenes import render_scene
     from lorat_plugin.export import cut_crops
-    from lorat_plugin.video import decode_image
 
-    images = files("lorat_plugin") / "assets" / "demo"
-    photo = decode_image((images / "coffee.jpg").read_bytes(), "coffee.jpg")
-    cutout = decode_image((images / "dog.png").read_bytes(), "dog.png", alpha=True)
-    clip, boxes = render_sequence(photo, cutout, length=CHECKED + 1, frame_size=(270, 480), seed=0)
-    return cut_crops(variant, clip, boxes)
+    return cut_crops(variant, *render_scene("dog_coffee", CHECKED + 1))

@@ -36,7 +36,7 @@ _EXTRAS = {  # optional package -> the extra that brings it
     "peft": "train", "accelerate": "train", "lmdb": "train", "matplotlib": "train",
     "got10k": "got10k", "six": "got10k", "vot": "vot", "trax": "vot",
     "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx", "openvino": "openvino", "nncf": "openvino",
-    "gradio": "app", "supervision": "interchange",
+    "gradio": "app",
 }  # fmt: skip
 app = typer.Typer(
     name="lorat",

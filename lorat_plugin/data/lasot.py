@@ -44,31 +44,24 @@ class LasotReader:
     def labels(self, store: Store) -> list[str]:
         """Annotation files. Raises InputError if sequences are missing."""
         names = list(self.chosen) or lasot_split(self.subset)
-        missing = [name for name in names if not store.exists(f"{self._home(store, name)}/groundtruth.txt")]
+        missing = [name for name in names if not store.exists(f"{lasot_home(store, name)}/groundtruth.txt")]
         if missing:
             raise InputError(
                 f"{store.shown('')}: {len(missing)} of {len(names)} LaSOT sequences are missing, first"
                 f" '{missing[0]}'; wanted {self.layout}; to use some only, give their names in a list"
             )
-        return [f"{self._home(store, name)}/{file}" for name in names for file in ("groundtruth.txt", *FLAG_FILES)]
+        return [f"{lasot_home(store, name)}/{file}" for name in names for file in ("groundtruth.txt", *FLAG_FILES)]
 
     def entries(self, store: Store) -> Iterator[Entry]:
         """The sequences in the order of the list."""
         for name in self.chosen or lasot_split(self.subset):
             yield Entry(name, partial(self._read, store, name))
 
-    def _home(self, store: Store, name: str) -> str:
-        home = f"{lasot_class(name)}/{name}"
-        return name if not store.exists(f"{home}/groundtruth.txt") and store.exists(f"{name}/groundtruth.txt") else home
-
     def _read(self, store: Store, name: str) -> Sequence:
-        home = self._home(store, name)
+        home = lasot_home(store, name)
         path = f"{home}/groundtruth.txt"
         boxes = parse_boxes(read_text(store, path), store.shown(path))
-        hidden = np.zeros(len(boxes), bool)
-        for file in FLAG_FILES:
-            path = f"{home}/{file}"
-            hidden |= parse_flags(read_text(store, path), len(boxes), store.shown(path))
+        hidden = hidden_frames(store, home, len(boxes))
         # as many frames as boxes: the folder of monkey-17 has more
         frames = Frames(f"{home}/img", "%08d.jpg", 1, len(boxes))
         return single_track(store, name, frames, boxes, ~hidden, one_based=self.one_based)
@@ -77,6 +70,22 @@ class LasotReader:
 def lasot_class(name: str) -> str:
     """The class of a sequence, which is also the folder that it lies in."""
     return name.rpartition("-")[0]
+
+
+def lasot_home(store: Store, name: str) -> str:
+    """The folder of a sequence, in its class's folder or beside the others."""
+    home = f"{lasot_class(name)}/{name}"
+    return name if not store.exists(f"{home}/groundtruth.txt") and store.exists(f"{name}/groundtruth.txt") else home
+
+
+def hidden_frames(store: Store, home: str, length: int, *, optional: bool = False) -> np.ndarray:
+    """Frames in which a flag says that the target is not to be seen, (length,) bool.
+
+    Raises InputError for a file that has not a flag for each frame, or is missing and not `optional`.
+    """
+    paths = [f"{home}/{file}" for file in FLAG_FILES if not optional or store.exists(f"{home}/{file}")]
+    flags = [parse_flags(read_text(store, path), length, store.shown(path)) for path in paths]
+    return np.any([np.zeros(length, bool), *flags], axis=0)
 
 
 def lasot_split(subset: str) -> list[str]:

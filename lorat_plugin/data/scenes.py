@@ -20,14 +20,17 @@ SCENES: dict[str, tuple[str, str, tuple[str, ...]]] = {  # name: photo, target, 
 }
 
 
-def render_scene(name: str) -> tuple[list[np.ndarray], np.ndarray]:
-    """Frames (270, 480, 3) uint8 RGB and boxes (75, 4) x, y, w, h of a clip of `SCENES`, always the same ones."""
+def render_scene(name: str, length: int = LENGTH, *, alone: bool = False) -> tuple[list[np.ndarray], np.ndarray]:
+    """Frames (270, 480, 3) uint8 RGB and boxes (length, 4) x, y, w, h of a clip of `SCENES`, always the same ones.
+
+    `alone` leaves out what else moves about.
+    """
     photo, target, others = SCENES[name]
     return render_sequence(
         _image(photo),
         _image(target),
-        distractors=[_image(other) for other in others],
-        length=LENGTH,
+        distractors=[] if alone else [_image(other) for other in others],
+        length=length,
         frame_size=FRAME_SIZE,
         seed=list(SCENES).index(name),
     )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from numpy.random import Generator
 
 from lorat_plugin.boxes import area, clip_to_image, xywh_to_xyxy
 from lorat_plugin.data.clips import Clip, read_clip
 from lorat_plugin.data.material import Cache
+from lorat_plugin.data.pairs import sample_frames
 from lorat_plugin.data.synthetic import FramePair
 from lorat_plugin.errors import InputError
 from lorat_plugin.video import read_image
@@ -52,15 +52,9 @@ class ClipPairs:
     def sample(self, rng: Generator) -> FramePair | None:
         """Draw one pair; None if a box lies outside its frame."""
         clip = self.clips[int(rng.integers(len(self.clips)))]
-        present = np.flatnonzero(clip.present)
-        first = int(rng.choice(present))
-        near = present[(np.abs(present - first) <= self.max_gap) & (present != first)]
-        second = int(rng.choice(near)) if len(near) else first
-        frames = [self._read(clip.frames[i]) for i in (first, second)]
-        boxes = [
-            clip_to_image(xywh_to_xyxy(clip.boxes[i]), f.shape[:2])
-            for i, f in zip((first, second), frames, strict=True)
-        ]
-        if min(area(boxes[0]), area(boxes[1])) <= 0:
-            return None
-        return FramePair(frames[0], boxes[0], frames[1], boxes[1])
+        chosen = sample_frames(clip.present, self.max_gap, rng)
+        z, x = (self._read(clip.frames[i]) for i in chosen)
+        z_box, x_box = (
+            clip_to_image(xywh_to_xyxy(clip.boxes[i]), f.shape[:2]) for i, f in zip(chosen, (z, x), strict=True)
+        )
+        return FramePair(z, z_box, x, x_box) if min(area(z_box), area(x_box)) > 0 else None

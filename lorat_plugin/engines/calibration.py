@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,12 +20,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "LORAT_CALIBRATION"  # names the frames where no option does
 CROPS = 32  # more change the ranges little, and each costs a forward pass before tracking starts
-SCENES = {  # of the bundled images: photo -> target; rendered where the user names no frames
-    "coffee.jpg": "dog.png",
-    "gravel.jpg": "car.png",
-    "rocket.jpg": "cat.png",
-    "chelsea.jpg": "dog.png",
-}
+MADE_UP = ("dog_coffee", "car_gravel", "cat_rocket", "dog_chelsea")  # scenes, where the user names no frames
 
 logger = logging.getLogger(__name__)
 
@@ -102,15 +96,6 @@ def _tracks(source: Path, crops: int) -> list[Track]:
 
 
 def _made_up(crops: int) -> list[Track]:
-    from lorat_plugin.data.synthetic import render_sequence
-    from lorat_plugin.video import decode_image
+    from lorat_plugin.data.scenes import render_scene
 
-    def image(name: str) -> np.ndarray:
-        data = (files("lorat_plugin") / "assets" / "demo" / name).read_bytes()
-        return decode_image(data, name, alpha=name.endswith(".png"))
-
-    length = -(-crops // len(SCENES)) + 1
-    return [
-        render_sequence(image(photo), image(target), length=length, frame_size=(270, 480), seed=seed)
-        for seed, (photo, target) in enumerate(SCENES.items())
-    ]
+    return [render_scene(name, -(-crops // len(MADE_UP)) + 1, alone=True) for name in MADE_UP]

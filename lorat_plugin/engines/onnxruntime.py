@@ -18,16 +18,11 @@ class OnnxRuntimeEngine:
     def __init__(self, network: LoRATNetwork) -> None:
         """Trace and compile, with as many threads as torch has now. Raises InputError if the extra is missing."""
         network = plain(network)
-        self.variant = network.variant
-        self._template = template_side(network)
+        self.variant, self.encode_template = network.variant, template_side(network).encode_template
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             path = Path(folder) / "search.onnx"
             to_onnx(trace(network, "search"), "search", simplify=False).save(path)
             self._session = open_session(path)
-
-    def encode_template(self, z: torch.Tensor, z_mask: torch.Tensor) -> torch.Tensor:
-        """Template tokens before the first block, (B, Nt, dim); see `LoRATNetwork.encode_template`."""
-        return self._template.encode_template(z, z_mask)
 
     def predict(self, template: torch.Tensor, x: torch.Tensor) -> Prediction:
         """Score map and boxes for search regions; see `LoRATNetwork.predict`."""

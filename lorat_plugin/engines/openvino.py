@@ -26,13 +26,8 @@ class OpenVINOEngine:
         """
         check_precision(precision)
         network = plain(network)
-        self.variant = network.variant
-        self._template = template_side(network)
+        self.variant, self.encode_template = network.variant, template_side(network).encode_template
         self._request = compile_model(to_openvino(trace(network, "search"), "search"), precision).create_infer_request()
-
-    def encode_template(self, z: torch.Tensor, z_mask: torch.Tensor) -> torch.Tensor:
-        """Template tokens before the first block, (B, Nt, dim); see `LoRATNetwork.encode_template`."""
-        return self._template.encode_template(z, z_mask)
 
     def predict(self, template: torch.Tensor, x: torch.Tensor) -> Prediction:
         """Score map and boxes for search regions; see `LoRATNetwork.predict`."""

@@ -34,7 +34,7 @@ class OpenVINOInt8Engine(OpenVINOEngine):
         import nncf
 
         network = plain(network)
-        self.variant, self._template = network.variant, template_side(network)
+        self.variant, self.encode_template = network.variant, template_side(network).encode_template
         inputs = [(template.numpy(), x.numpy()) for template, x in calibration_inputs(network, source)]
         model = to_openvino(trace(network, "search"), "search")
         products = [op.get_friendly_name() for op in model.get_ordered_ops() if op.get_type_name() == "MatMul"]

@@ -40,26 +40,18 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BASELINES": "baselines",
-    "ExperimentBenchmark": "experiments",
-    "ExperimentClips": "experiments",
-    "ExperimentLaSOT": "lasot",
-    "ExperimentLaSOTExt": "experiments",
-    "ExperimentTNL2K": "experiments",
-    "ExperimentTrackingNet": "experiments",
-    "ExperimentVastTrack": "experiments",
-    "LaSOT": "lasot",
-    "create_baseline": "baselines",
-    "link_clips": "clips",
-    "open_benchmark": "benchmark_sets",
-    "toolkit_experiment": "experiments",
+    "baselines": ("BASELINES", "create_baseline"),
+    "benchmark_sets": ("open_benchmark",),
+    "clips": ("link_clips",),
+    "lasot": ("ExperimentLaSOT", "LaSOT"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    home = next((home for home, names in _HOMES.items() if name in names), "experiments")
+    return getattr(import_module(f"{__name__}.{home}"), name)
 
 
 def __dir__() -> list[str]:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from lorat_plugin.boxes import iou, rasterize, xywh_to_xyxy, xyxy_to_xywh
+from lorat_plugin.boxes import iou, xywh_to_xyxy
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark
-from lorat_plugin.evaluation.results import PREFIXES, ResultFiles
+from lorat_plugin.evaluation.results import PREFIXES, ResultFiles, outwards
 
 DEPTH = 5  # folders to look into, such as ROOT/GOT-10k/LoRAT or ROOT/results/lorat/base_224/got10k
 BESIDE = ("times", "scores", "seconds")  # folders of other numbers, beside boxes
@@ -179,12 +179,8 @@ def _figures(
     )
 
 
-def _outwards(boxes: np.ndarray) -> np.ndarray:
-    return xyxy_to_xywh(rasterize(xywh_to_xyxy(boxes)).astype(np.float64))
-
-
 RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "rounded outwards (LoRAT's rule)": _outwards,
+    "rounded outwards (LoRAT's rule)": outwards,
     "cut off (OSTrack's rule)": np.trunc,
 }
 

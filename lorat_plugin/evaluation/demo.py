@@ -15,7 +15,6 @@ import contextlib
 import io
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -31,6 +30,7 @@ from lorat_plugin.data.scenes import SCENES, render_scene
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.clips import find_scorable_clips, link_clips, write_sequences
 from lorat_plugin.evaluation.demo_video import write_video
+from lorat_plugin.files import whole_file
 from lorat_plugin.harness.got10k import FrameTracker
 
 logger = logging.getLogger(__name__)
@@ -134,9 +134,8 @@ def summarize(folder: Path, tracker_names: Sequence[str], model: str) -> DemoRep
         folder.resolve() / "results.json",
     )
     write_video(report.video, sequences, shown)
-    part = report.results.with_name(f".results.{os.getpid()}.part")
-    part.write_text(json.dumps(as_dict(report), indent=2) + "\n", encoding="utf-8")
-    os.replace(part, report.results)
+    with whole_file(report.results) as part:
+        part.write_text(json.dumps(as_dict(report), indent=2) + "\n", encoding="utf-8")
     return report
 
 

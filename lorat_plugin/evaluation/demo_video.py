@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 from lorat_plugin.boxes import iou, xywh_to_xyxy
 from lorat_plugin.drawing import FONT, outline_boxes
 from lorat_plugin.errors import InputError
+from lorat_plugin.files import whole_file
 from lorat_plugin.video import read_image
 
 FPS = 20
@@ -39,28 +39,25 @@ def write_video(
     zoom = min(1.0, MAX_SIDE / float(sizes.max()))
     height, width = (int(side * zoom) // 2 * 2 for side in sizes.max(axis=0))  # encoders want even sizes
     width = max(width, MIN_WIDTH)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    writer = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*"mp4v"), FPS, (width, height + BAND))
-    if not writer.isOpened():
-        raise InputError(f"{path}: this OpenCV cannot write mp4; install opencv-python from the package index")
-    try:
-        written = 0
-        for name, (frames, truth) in sequences.items():
-            if written and written + len(frames) > MAX_FRAMES:
-                break
-            boxes = {tracker: by_sequence[name] for tracker, by_sequence in shown.items()}
-            for index, frame in enumerate(frames[:MAX_FRAMES]):
-                at = {tracker: rows[index] for tracker, rows in boxes.items()}
-                canvas = np.zeros((height + BAND, width, 3), np.uint8)
-                _draw(canvas, read_image(Path(frame)), zoom, truth[index], at)
-                _write_legend(canvas, f"{name}  {index + 1}/{len(frames)}", truth[index], at)
-                writer.write(cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR))
-            written += len(frames)
-        writer.release()
-        os.replace(part, path)
-    finally:
-        writer.release()
-        part.unlink(missing_ok=True)
+    with whole_file(path) as part:
+        writer = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*"mp4v"), FPS, (width, height + BAND))
+        if not writer.isOpened():
+            raise InputError(f"{path}: this OpenCV cannot write mp4; install opencv-python from the package index")
+        try:
+            written = 0
+            for name, (frames, truth) in sequences.items():
+                if written and written + len(frames) > MAX_FRAMES:
+                    break
+                boxes = {tracker: by_sequence[name] for tracker, by_sequence in shown.items()}
+                for index, frame in enumerate(frames[:MAX_FRAMES]):
+                    at = {tracker: rows[index] for tracker, rows in boxes.items()}
+                    canvas = np.zeros((height + BAND, width, 3), np.uint8)
+                    _draw(canvas, read_image(Path(frame)), zoom, truth[index], at)
+                    _write_legend(canvas, f"{name}  {index + 1}/{len(frames)}", truth[index], at)
+                    writer.write(cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR))
+                written += len(frames)
+        finally:
+            writer.release()
 
 
 def _draw(

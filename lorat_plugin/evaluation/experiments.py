@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from got10k import experiments as toolkit
 from got10k.utils.metrics import rect_iou
+from matplotlib.figure import Figure
 
 from lorat_plugin.data.clips import read_boxes
 from lorat_plugin.errors import InputError
@@ -265,9 +266,8 @@ def _summary(curve: np.ndarray) -> dict[str, Any]:
 
 
 def _plot_normalized(performance: dict[str, Any], path: Path, title: str) -> None:
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots()
+    figure = Figure(layout="tight")
+    axes = figure.subplots()
     ranked = sorted(performance.items(), key=lambda item: -item[1]["overall"]["normalized_precision_score"])
     for name, scores in ranked:
         label = f"{name}: [{scores['overall']['normalized_precision_score']:.3f}]"
@@ -276,6 +276,4 @@ def _plot_normalized(performance: dict[str, Any], path: Path, title: str) -> Non
     axes.set_title(f"Normalised precision plots of OPE on {title}")
     axes.grid(True)
     axes.legend(loc="lower right")
-    figure.tight_layout()
     figure.savefig(path, dpi=150)
-    plt.close(figure)

@@ -17,8 +17,8 @@ from typing import Literal
 import numpy as np
 
 from lorat_plugin.data.clips import read_boxes
-from lorat_plugin.data.lasot import LAYOUT, lasot_class, lasot_split
-from lorat_plugin.data.sequences import parse_flags
+from lorat_plugin.data.lasot import LAYOUT, hidden_frames, lasot_home, lasot_split
+from lorat_plugin.data.sequences import FolderStore
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmark_sets import WITH_MORE_FRAMES
 from lorat_plugin.evaluation.experiments import ExperimentBenchmark, Invisible
@@ -53,14 +53,14 @@ class LaSOT:
         self.seq_names = list(sequences) if sequences is not None else lasot_split(subset)
         if not self.seq_names:
             raise InputError("no sequences were given; leave `sequences` out for the whole split")
-        homes = {name: _home(root, name) for name in self.seq_names}
-        missing = [name for name, home in homes.items() if home is None]
+        homes = {name: root / lasot_home(FolderStore(root), name) for name in self.seq_names}
+        missing = [n for n, h in homes.items() if not ((h / "groundtruth.txt").is_file() and (h / "img").is_dir())]
         if missing:
             raise InputError(
                 f"{root}: {len(missing)} of {len(homes)} sequences are missing, first '{missing[0]}'; LaSOT wants"
                 f" {LAYOUT}; for some of them only, give their names as sequences=[...]"
             )
-        self.seq_dirs = [home for home in homes.values() if home is not None]
+        self.seq_dirs = list(homes.values())
 
     def __len__(self) -> int:
         return len(self.seq_names)
@@ -79,8 +79,7 @@ class LaSOT:
         if len(frames) != len(boxes):
             raise InputError(f"{home}: {len(frames)} frames in img but {len(boxes)} rows in groundtruth.txt")
         invisible = ~np.isfinite(boxes).all(axis=1) | ~(boxes[:, 2:] > 0).all(axis=1)
-        for name in ("full_occlusion.txt", "out_of_view.txt"):
-            invisible |= _flags(home / name, len(boxes))
+        invisible |= hidden_frames(FolderStore(home), ".", len(boxes), optional=True)
         if invisible[0]:
             raise InputError(f"{home}: the target is invisible in the first frame, and a tracker starts from it")
         boxes[invisible] = np.nan
@@ -101,17 +100,3 @@ class ExperimentLaSOT(ExperimentBenchmark):
     ) -> None:
         """Arguments as for `LaSOT`; results go to `<result_dir>/LaSOT/<tracker>/<sequence>.txt`."""
         self.prepare(LaSOT(root_dir, subset, sequences), "LaSOT", result_dir, report_dir, invisible)
-
-
-def _home(root: Path, name: str) -> Path | None:
-    for home in (root / lasot_class(name) / name, root / name):
-        if (home / "groundtruth.txt").is_file() and (home / "img").is_dir():
-            return home
-    return None
-
-
-def _flags(path: Path, length: int) -> np.ndarray:
-    """(length,) bool; all False if there is no file."""
-    if not path.is_file():
-        return np.zeros(length, dtype=bool)
-    return parse_flags(path.read_text(encoding="utf-8"), length, str(path))

@@ -68,7 +68,7 @@ class ResultFiles:
         form, delimiter = FORMATS[self.layout]
         save_rows(self.times_path(sequence), times, "%.8f" if delimiter == "," else "%f", delimiter)
         for number, boxes in list(enumerate(runs, start=1))[::-1]:  # the first, which says that all is there, last
-            rows = xyxy_to_xywh(rasterize(xywh_to_xyxy(boxes)).astype(np.float64)) if self.rasterize else boxes
+            rows = outwards(boxes) if self.rasterize else boxes
             save_rows(self.boxes_path(sequence, number), rows + np.array([self.origin] * 2 + [0, 0]), form, delimiter)
 
     def read(self, sequence: EvaluationSequence, repetition: int = 1) -> np.ndarray:
@@ -93,7 +93,7 @@ class ResultFiles:
         if not path.is_file():
             return None
         try:
-            times = np.loadtxt(io.StringIO(path.read_text(encoding="utf-8").replace(",", " ")), ndmin=2)[:, 0]
+            times = parse_table(path.read_text(encoding="utf-8"))[:, 0]
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: is no file of times ({error}); delete it") from error
         return times if (times > 0).any() else None
@@ -119,6 +119,16 @@ def result_files(benchmark: Benchmark, results: Path, tracker: str, style: str =
     if style == "ostrack" and benchmark.name in ("got10k", "trackingnet"):
         home = home / benchmark.name
     return ResultFiles(tracker, home, style, benchmark.origin, benchmark.rasterize, PREFIXES.get(benchmark.name, ""))
+
+
+def outwards(boxes: np.ndarray) -> np.ndarray:
+    """Boxes (..., 4) x, y, w, h rounded outwards to whole pixels, as LoRAT's results are; float64."""
+    return xyxy_to_xywh(rasterize(xywh_to_xyxy(boxes)).astype(np.float64))
+
+
+def parse_table(text: str) -> np.ndarray:
+    """Numbers with commas or spaces between, (rows, columns) float64. Raises ValueError for anything else."""
+    return np.loadtxt(io.StringIO(text.replace(",", " ")), ndmin=2)
 
 
 def save_rows(path: Path, rows: np.ndarray, form: str, delimiter: str) -> None:

@@ -18,17 +18,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lorat_plugin.boxes import rasterize, xywh_to_xyxy, xyxy_to_xywh
 from lorat_plugin.data.clips import read_boxes
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
-from lorat_plugin.evaluation.results import ResultFiles
+from lorat_plugin.evaluation.results import ResultFiles, outwards, parse_table
 from lorat_plugin.files import whole_file
 
 REPETITIONS = 3  # of GOT-10k's protocol, for trackers that are not deterministic
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the time of every file in the archive, so that equal results give equal archives
 UNTIMED = "has no measured times (a batched run), so the server will show no speed; for one, track with --batch 1"
 NAMED = 3  # examples in a sentence
+LARGEST = 1 << 30  # bytes that an archive may unpack to; the largest submission, TrackingNet's, has 10 MB
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _texts(server: str, rules: Server, sequence: EvaluationSequence, files: Resu
     times = files.times_path(name)
     if not times.is_file():
         raise InputError(f"{times}: no times there, and the server wants them; track the sequence again")
-    texts[f"{name}/{name}_time.txt"] = _text(_table(times.read_text(encoding="utf-8")), "%.8f")
+    texts[f"{name}/{name}_time.txt"] = _text(parse_table(times.read_text(encoding="utf-8")), "%.8f")
     return texts
 
 
@@ -127,10 +127,6 @@ def _text(rows: np.ndarray, form: str) -> str:
     stream = io.StringIO()
     np.savetxt(stream, rows, fmt=form, delimiter=",")
     return stream.getvalue()
-
-
-def _table(text: str) -> np.ndarray:
-    return np.loadtxt(io.StringIO(text.replace(",", " ")), ndmin=2)
 
 
 def check_archive(path: Path, server: str, benchmark: Benchmark | None = None, partial: bool = False) -> Findings:
@@ -146,6 +142,8 @@ def check_archive(path: Path, server: str, benchmark: Benchmark | None = None, p
     rules = server_rules(server)
     try:
         with zipfile.ZipFile(path) as archive:
+            if (size := sum(entry.file_size for entry in archive.infolist())) > LARGEST:
+                raise ValueError(f"it unpacks to {size >> 20} MB, more than results can be")
             names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
             texts = {name: archive.read(name).decode("utf-8", errors="replace") for name in names}
     except Exception as error:  # zipfile raises many kinds
@@ -176,7 +174,7 @@ def _rows(text: str, columns: int | None, name: str, found: dict[str, list[str]]
     if any(separator in line.strip() for line in lines for separator in "\t; "):
         found["has tabs or spaces between the numbers in place of commas"].append(name)
     try:
-        rows = _table(re.sub("[\t;]", " ", text))
+        rows = parse_table(re.sub("[\t;]", " ", text))
     except ValueError:
         rows = np.empty((0, 0))
     if not rows.size or (columns is not None and rows.shape[1] != columns):
@@ -235,8 +233,7 @@ def _judge(
 
 def _is_start(row: np.ndarray, given: np.ndarray) -> bool:
     """Whether a first row is the given box, as it is, rounded outwards, or cut off to whole pixels."""
-    outwards = xyxy_to_xywh(rasterize(xywh_to_xyxy(given)).astype(np.float64))
-    return any(np.allclose(row, box, rtol=0, atol=0.011) for box in (given, outwards, np.trunc(given)))
+    return any(np.allclose(row, box, rtol=0, atol=0.011) for box in (given, outwards(given), np.trunc(given)))
 
 
 def _sentence(what: str, where: Iterable[str]) -> str:

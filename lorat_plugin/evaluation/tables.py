@@ -100,8 +100,10 @@ def _groups(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
     for row in rows:
         groups.setdefault((row["benchmark"], row["protocol"]), []).append(row)
     for key, group in groups.items():
-        kept = [column for column in group[0] if column not in NAMING and any(row[column] is not None for row in group)]
-        groups[key] = [{column: row[column] for column in kept} for row in group]
+        kept = [
+            column for column in group[0] if column not in NAMING and any(row.get(column) is not None for row in group)
+        ]
+        groups[key] = [{column: row.get(column) for column in kept} for row in group]
     return groups
 
 

@@ -93,22 +93,13 @@ class SequenceTracker:
         return list(zip(regions, properties, strict=True))
 
 
-def load_tracker(
-    model: str,
-    *,
-    weights: str | None = None,
-    backbone: str | None = None,
-    device: str = "auto",
-    engine: str = "auto",
-    precision: str = "auto",
-    masks: str | None = None,
-    absent_below: float = 0.0,
-) -> SequenceTracker:
+def load_tracker(model: str, *, masks: str | None = None, device: str = "auto", **options: Any) -> SequenceTracker:
     """Load a model and track one dummy frame, so that no measured frame pays for lazy loading or compiling.
 
     Args:
-        model, weights, backbone, device, engine, precision, absent_below: as for `LoRATTracker.from_pretrained`.
+        model: as for `LoRATTracker.from_pretrained`.
         masks: what turns boxes into masks, a SAM or "box", see `mask_maker`; None answers with boxes.
+        device, options: the other keywords of `from_pretrained`.
     Raises InputError (CheckpointError) for a model, file or device that cannot be used.
     """
     from lorat_plugin.tracker import MultiObjectTracker
@@ -118,16 +109,7 @@ def load_tracker(
         from lorat_plugin.masks import mask_maker
 
         maker = mask_maker(masks, device)
-    loaded = MultiObjectTracker.from_pretrained(
-        model,
-        weights=weights,
-        backbone=backbone,
-        device=device,
-        engine=engine,
-        precision=precision,
-        absent_below=absent_below,
-    )
-    tracker = SequenceTracker(loaded, maker)
+    tracker = SequenceTracker(MultiObjectTracker.from_pretrained(model, device=device, **options), maker)
     frame = np.random.default_rng(0).integers(0, 256, (*WARM_UP_SIZE, 3), dtype=np.uint8)
     tracker.initialize(frame, [np.array(WARM_UP_BOX)])
     tracker.update(frame)
@@ -282,7 +264,7 @@ def _converse(server: Any, tracker: SequenceTracker) -> int:
     import trax
 
     try:
-        for request in _requests(server):
+        while (request := server.wait()).type != "quit":
             frame = _colour_image({channel: image.path() for channel, image in request.image.items()})
             boxes = [_received_box(region) for region, _ in request.objects or ()]
             answers = tracker.initialize(frame, boxes) if request.type == "initialize" else tracker.update(frame, boxes)
@@ -334,11 +316,6 @@ def _open_server(multiobject: bool) -> Any:
     return trax.Server(
         [trax.Region.RECTANGLE], [trax.Image.PATH], [trax.ImageChannel.COLOR], "LoRAT", multiobject=multiobject
     )
-
-
-def _requests(server: Any) -> Iterator[Any]:
-    while (request := server.wait()).type != "quit":
-        yield request
 
 
 def _exit_code(error: Exception) -> int:

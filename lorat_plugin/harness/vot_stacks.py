@@ -194,14 +194,12 @@ def find_problems(
             "redetection": experiment.redetection,
             "late objects": late and not experiment.realtime,
         }
-        problems += [_broken(f"experiment {experiment.name} ({n})", n, installed) for n, need in needs.items() if need]
-    if python_masks:
-        problems.append(_broken("masks by the python protocol", "python masks", installed))
-    return [problem for problem in problems if problem.what]
+        for need in (name for name, needed in needs.items() if needed):
+            problems += _broken(f"experiment {experiment.name} ({need})", need, installed)
+    return problems + (_broken("masks by the python protocol", "python masks", installed) if python_masks else [])
 
 
-def _broken(what: str, need: str, installed: str) -> Problem:
+def _broken(what: str, need: str, installed: str) -> list[Problem]:
     repair = REPAIRS[need]
-    if installed not in repair.broken:
-        return Problem("", None, False)
-    return Problem(f"vot-toolkit {installed} cannot run {what}", repair.works, True)
+    told = f"vot-toolkit {installed} cannot run {what}"
+    return [Problem(told, repair.works, True)] if installed in repair.broken else []

@@ -1,7 +1,7 @@
 """CVAT for video, XML version 1.1: a `track` an object, a `box` a frame.
 
-Every box is written as a key frame, for CVAT drops the others when it imports; where an object disappears, a box with
-`outside="1"` ends its track. Frames and pixels count from 0. Source: CVAT's manual, "XML annotation format".
+Every box is written as a key frame, for CVAT drops the others when it imports; a box with `outside="1"` says that the
+object is gone until its next box. Frames and pixels count from 0. Source: CVAT's manual, "XML annotation format".
 """
 
 from __future__ import annotations
@@ -67,17 +67,19 @@ def read_cvat(path: Path, video: VideoInfo) -> Tracks:
         width, height = (root.findtext(f".//original_size/{side}") for side in ("width", "height"))
         if width and height:
             check_size(video, int(width), int(height), str(path))
-        rows = []
+        rows, gone = [], []
         for number, track in enumerate(tracks):
             for box in track.findall("box"):
+                frame, identity = int(box.attrib["frame"]), int(track.get("id", number))
                 if box.get("outside") == "1":
+                    gone.append((frame, identity))
                     continue
                 x, y, right, bottom = (float(box.attrib[name]) for name in ("xtl", "ytl", "xbr", "ybr"))
                 score = next((a.text for a in box.findall("attribute") if a.get("name") == "score"), None)
                 rows.append(
                     Row(
-                        int(box.attrib["frame"]), int(track.get("id", number)), (x, y, right - x, bottom - y),
-                        float(score or 1), track.get("label", LABEL), box.get("keyframe") != "0",
+                        frame, identity, (x, y, right - x, bottom - y), float(score or 1), track.get("label", LABEL),
+                        box.get("keyframe") != "0",
                     )
                 )  # fmt: skip
-    return Tracks.checked(video, rows, str(path))
+    return Tracks.checked(video, rows, str(path), gone)

@@ -28,7 +28,7 @@ def to_detections(
         labels: id -> what the object is; "object" for those left out.
         masks: id -> (H, W) bool, for all objects or none.
     Returns detections with xyxy in pixels, confidence, tracker_id, class_id (the label's place among the labels) and
-    class_name. Raises ImportError without supervision: pip install 'lorat_plugin[interchange]'.
+    class_name.
     """
     import supervision
 

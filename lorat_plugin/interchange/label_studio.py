@@ -55,14 +55,16 @@ def read_label_studio(path: Path, video: VideoInfo) -> Tracks:
         regions = [region for region in regions if region["type"] == "videorectangle"]
         numbered = all(str(region["id"]).isdecimal() for region in regions)  # ours; Label Studio's own are random text
         pixels = np.array([video.width, video.height] * 2) / 100
-        rows = []
+        rows, gone = [], []
         for number, region in enumerate(regions):
+            identity = int(region["id"]) if numbered else number
             for entry in region["value"]["sequence"]:
                 if entry.get("rotation"):
                     raise ValueError(f"the box in frame {entry['frame']} is rotated; only upright ones are understood")
                 x, y, w, h = np.array([entry[key] for key in ("x", "y", "width", "height")], np.float64) * pixels
                 label = (region["value"].get("labels") or [LABEL])[0]
                 score = float(region.get("score") or 1.0)
-                identity = int(region["id"]) if numbered else number
                 rows.append(Row(int(entry["frame"]) - 1, identity, (x, y, w, h), score, str(label)))
-    return Tracks.checked(video, rows, str(path))
+                if not entry.get("enabled", True):
+                    gone.append((int(entry["frame"]), identity))
+    return Tracks.checked(video, rows, str(path), gone)

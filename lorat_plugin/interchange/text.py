@@ -68,7 +68,7 @@ def read_yolo(folder: Path, video: VideoInfo) -> Tracks:
     with reading(folder / "data.yaml", "YOLO's data.yaml: names of classes"):
         names = (parse_yaml(read_plain_text(folder / "data.yaml")) or {})["names"]
         names = dict(enumerate(names)) if isinstance(names, list) else dict(names)
-    frames = {Path(video.file_name(frame)).stem: frame for frame in video.frames}
+    named = {Path(name).stem: frame for frame, name in enumerate(video.file_names, video.frames.start)}
     rows = []
     for path in sorted((folder / "labels").glob("*.txt")):
         with reading(path, f"YOLO text: class centre_x centre_y width height, a file for a frame of {video.name}"):
@@ -76,23 +76,27 @@ def read_yolo(folder: Path, video: VideoInfo) -> Tracks:
                 number, *sides = map(float, line.split())
                 x, y, w, h = np.array(sides).reshape(4) * ([video.width, video.height] * 2)
                 identity = int(number)
-                rows.append(Row(frames[path.stem], identity, (x - w / 2, y - h / 2, w, h), 1.0, str(names[identity])))
+                frame = named[path.stem] if named else int(path.stem)
+                rows.append(Row(frame, identity, (x - w / 2, y - h / 2, w, h), 1.0, str(names[identity])))
     return Tracks.checked(video, rows, str(folder))
 
 
 def read_json_lines(path: Path, video: VideoInfo) -> Tracks:
-    """Read track.jsonl, or lines with `frame` and `box_xywh` only (and a `label`); absent objects have no row."""
-    rows = []
+    """Read track.jsonl, or lines with `frame` and `box_xywh` only (and a `label`); an `absent` object is gone there."""
+    rows, gone = [], []
     for number, line in enumerate(read_plain_text(path).splitlines(), start=1):
         with reading(path, f'JSON lines with "frame" and "box_xywh", line {number}'):
-            entry: dict[str, Any] = parse_json(line) if line.strip() else {"absent": True}
-            if not entry.get("absent"):
-                x, y, w, h = map(float, entry["box_xywh"])
-                label = str(entry.get("label", LABEL))
-                rows.append(
-                    Row(int(entry["frame"]), int(entry.get("id", 0)), (x, y, w, h), float(entry.get("score", 1)), label)
-                )
-    return Tracks.checked(video, rows, str(path))
+            if not line.strip():
+                continue
+            entry: dict[str, Any] = parse_json(line)
+            frame, identity = int(entry["frame"]), int(entry.get("id", 0))
+            if entry.get("absent"):
+                gone.append((frame, identity))
+                continue
+            x, y, w, h = map(float, entry["box_xywh"])
+            label = str(entry.get("label", LABEL))
+            rows.append(Row(frame, identity, (x, y, w, h), float(entry.get("score", 1)), label))
+    return Tracks.checked(video, rows, str(path), gone)
 
 
 def write_got10k(tracks: Tracks, folder: Path) -> None:

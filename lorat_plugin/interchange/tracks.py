@@ -53,14 +53,18 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Tracks:
-    """Rows of a video, by frame, then by id."""
+    """Rows of a video, by frame, then by id; `gone`: (frame, id) from which on a person says that an object is absent.
+
+    It is so until its next row.
+    """
 
     video: VideoInfo
     rows: tuple[Row, ...]
+    gone: tuple[tuple[int, int], ...] = ()
 
     @classmethod
-    def checked(cls, video: VideoInfo, rows: Iterable[Row], shown: str) -> Tracks:
-        """Sort and check rows that were read.
+    def checked(cls, video: VideoInfo, rows: Iterable[Row], shown: str, gone: Iterable[tuple[int, int]] = ()) -> Tracks:
+        """Sort and check rows that were read; where an object has a row, it is not gone.
 
         Raises InputError naming `shown` for a box that is not finite or has no area, a frame that the video does not
         have, or two boxes of an object in a frame.
@@ -76,7 +80,7 @@ class Tracks:
             if row[:2] == before:
                 raise InputError(f"{what} has two boxes; leave one")
             before = row[:2]
-        return cls(video, ordered)
+        return cls(video, ordered, tuple(sorted({*gone} - {row[:2] for row in ordered})))
 
     def objects(self) -> dict[int, list[Row]]:
         """Rows of each object, by id."""

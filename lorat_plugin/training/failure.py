@@ -74,13 +74,14 @@ def replay(folder: Path, device: str = "cpu") -> list[str]:
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata()
+            step, count = int(metadata["step"]), float(metadata["count"])
             batch = Batch(**load_file(path, device=device))
-        except (OSError, SafetensorError, TypeError) as error:
+        except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
             raise InputError(f"{path} cannot be read ({error}); it belongs to a step that was not finite") from error
-        torch.manual_seed(step_seed(config.seed, int(metadata["step"]), rank))
-        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(metadata["precision"])
+        torch.manual_seed(step_seed(config.seed, step, rank))
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(metadata.get("precision"))
         with torch.autocast(torch.device(device).type, dtype=half, enabled=half is not None):
-            lines.append(f"share {rank}: {_inspect(network, batch, float(metadata['count']))}")
+            lines.append(f"share {rank}: {_inspect(network, batch, count)}")
     return lines
 
 

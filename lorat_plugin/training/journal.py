@@ -74,13 +74,10 @@ class Journal:
 
     def _plot(self) -> None:
         """Draw losses and IoU over the steps."""
-        import matplotlib
+        from matplotlib.figure import Figure
 
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-
-        rows = read_journal(self.path)
-        figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4))
+        rows, figure = read_journal(self.path), Figure(figsize=(11, 4), layout="tight")
+        left, right = figure.subplots(1, 2)
         for name in ("loss", "cls", "giou"):
             left.plot(*_series(rows, name), label=name)
         left.plot(*_series(rows, "val_loss"), "o-", label="validation loss")
@@ -92,10 +89,8 @@ class Journal:
             axes.set(xlabel="step", title=title)
             axes.grid(alpha=0.3)
             axes.legend()
-        figure.tight_layout()
         with whole_file(self.picture) as part:
             figure.savefig(part, dpi=110, format="png")
-        pyplot.close(figure)
 
 
 def check_trackers(names: tuple[str, ...]) -> None:

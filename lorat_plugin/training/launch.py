@@ -98,7 +98,7 @@ class _Run:
         optimizer = make_optimizer(network, config)
         plugin = getattr(accelerator.state, "fsdp_plugin", None)
         if plugin and plugin.fsdp_version == 2:
-            from torch.distributed.fsdp import MixedPrecisionPolicy  # newer than the oldest torch that is supported
+            from torch.distributed.fsdp import MixedPrecisionPolicy
 
             # autocast works as without FSDP; accelerate's own policy would round the boxes to half precision
             plugin.mixed_precision_policy = MixedPrecisionPolicy()

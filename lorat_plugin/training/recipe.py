@@ -112,16 +112,28 @@ class PairDataset(Dataset[Pair]):
 
 def make_pair(frames: FramePair, variant: Variant, jitter: Jitter, config: TrainConfig, rng: Generator) -> Pair | None:
     """Crop, augment and label two frames; None if no search crop showed enough of the target."""
+    crops = choose_crops(frames, variant, jitter, rng)
+    if crops is None:
+        return None
     z_frame, z_box, x_frame, x_box = frames
-    around = Crop.around(z_box, variant.template_area_factor, variant.template_size, z_frame.shape[:2])
+    z, x = (_cut(crop, frame, config.eight_bit) for crop, frame in zip(crops, (z_frame, x_frame), strict=True))
+    z_box, x_box = crops[0].to_crop(z_box), crops[1].to_crop(x_box)
+    chances = (config.flip_chance, config.third_chance)
+    return label(*augment(z, z_box, x, x_box, rng, *chances, variant.normalization), variant)
+
+
+def choose_crops(frames: FramePair, variant: Variant, jitter: Jitter, rng: Generator) -> tuple[Crop, Crop] | None:
+    """Where template and jittered search region lie in two frames; None if no draw showed enough of the target."""
+    z_frame, z_box, x_frame, x_box = frames
     wanted = jittered_parameters(x_box, variant.search_area_factor, variant.search_size, jitter, rng)
     if wanted is None:
         return None
-    beside = Crop.aligned(*wanted, variant.search_size, x_frame.shape[:2])
-    z, x = _cut(around, z_frame, config.eight_bit), _cut(beside, x_frame, config.eight_bit)
-    z_box, x_box = around.to_crop(z_box), beside.to_crop(x_box)
-    chances = (config.flip_chance, config.third_chance)
-    z, z_box, x, x_box = augment(z, z_box, x, x_box, rng, *chances, variant.normalization)
+    around = Crop.around(z_box, variant.template_area_factor, variant.template_size, z_frame.shape[:2])
+    return around, Crop.aligned(*wanted, variant.search_size, x_frame.shape[:2])
+
+
+def label(z: torch.Tensor, z_box: np.ndarray, x: torch.Tensor, x_box: np.ndarray, variant: Variant) -> Pair:
+    """A pair of normalised crops (3, S, S) and boxes (4,) xyxy in crop pixels."""
     return Pair(
         template=z,
         search=x,

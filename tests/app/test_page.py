@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 import pytest
 
-from lorat_plugin import LoRATTracker
+from lorat_plugin import LoRATTracker, MultiObjectTracker
+from lorat_plugin.errors import InputError
 from lorat_plugin.interchange import VideoInfo, read_tracks
 from lorat_plugin.video import open_source
 from tests.sequences import SIZE, square_sequence
@@ -114,6 +115,12 @@ def type_box(page: Any, box: tuple[float, ...]) -> None:
     field.press("Enter")
 
 
+def choose(page: Any, label: str, option: str) -> None:
+    page.get_by_label(label).click()
+    page.get_by_role("option", name=option).click()
+    page.wait_for_timeout(1500)  # the page has answered, which would overwrite what is typed
+
+
 def track(page: Any) -> None:
     page.get_by_role("button", name="Track").click()
     page.get_by_text("Tracked to the end").wait_for()
@@ -183,20 +190,24 @@ def test_bad_uploads_get_a_sentence(visit: Callable[[], Any], video: Path, tmp_p
     broken = tmp_path / "<img src=x>.mp4"
     broken.write_bytes(video.read_bytes()[:600])
     upload(page, broken)
-    page.get_by_text(re.compile("cannot be opened; it is damaged")).wait_for()
+    page.get_by_text(re.compile("cannot be opened; it is damaged")).first.wait_for()
     assert page.locator("img[src=x]").count() == 0 and page.get_by_text("lorat_app_").count() == 0
+    page.get_by_text("Drop File Here").wait_for()  # for another one
     page = visit()
     (tmp_path / "large.mp4").write_bytes(bytes(2**20 + 1))
     upload(page, tmp_path / "large.mp4")
     page.get_by_text(re.compile("exceeded|too large|maximum", re.IGNORECASE)).first.wait_for()
     page = visit()
     upload(page, write_video(tmp_path / "longer.mp4", square_sequence(1)[0] * (LONG + 1)))
-    page.get_by_text(f"longer.mp4: has more than {LONG} frames").wait_for()
+    page.get_by_text(f"longer.mp4: has more than {LONG} frames").first.wait_for()
     page.get_by_role("button", name="Track").click()
-    page.get_by_text("draw a box first").wait_for()
+    page.get_by_text("draw a box first").first.wait_for()
+    assert page.get_by_text("Loading the model").count() == page.get_by_text("Waiting").count() == 0
 
 
-def test_two_visitors_at_once(visit: Callable[[], Any], long_video: Path, video: Path) -> None:
+def test_two_visitors_at_once_each_with_own_boxes_and_model(
+    visit: Callable[[], Any], long_video: Path, video: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
     first, second = visit(), visit()
     upload(first, long_video)
     first.get_by_text(f"{LONG} frames of").wait_for()
@@ -206,12 +217,34 @@ def test_two_visitors_at_once(visit: Callable[[], Any], long_video: Path, video:
     first.get_by_text("frames/s").wait_for()
     upload(second, video)
     second.get_by_text(f"{LENGTH} frames of").wait_for()
-    type_box(second, START)
-    second.get_by_text("Object 0 is drawn").wait_for()
+    starts = [(30.0, 20.0, 15.0, 14.0), (60.0, 40.0, 20.0, 20.0)]
+    for number, start in enumerate(starts):
+        choose(second, "Object to draw", "new object")
+        type_box(second, start)
+        second.get_by_text(f"Object {number} is drawn").wait_for()
+    second.get_by_text("Model", exact=True).first.click()
+    second.get_by_label("Weights").fill("nowhere.safetensors")
+    second.get_by_role("button", name="Track").click()
+    second.get_by_text("nowhere.safetensors' not found").first.wait_for()
+    second.get_by_label("Weights").fill(str(tiny_weights))
+    choose(second, "Engine", "fused")
     track(second)
+    assert second.evaluate("[...document.querySelectorAll('.mark-line path')].filter(e => e.getAttribute('stroke'))"
+                           ".length") == len(starts)  # fmt: skip
     first.get_by_text("frames/s").wait_for()  # still at work
     first.get_by_role("button", name="Stop").click()
     first.get_by_text("where it was stopped").wait_for()
+
+    files = downloads(second, tmp_path)
+    with open_source(video) as source:
+        images = [frame.image for frame in source]
+    tracker = MultiObjectTracker.from_pretrained(weights=tiny_weights, device="cpu", engine="fused")
+    ids = tracker.add(images[0], starts)
+    rows = [tracker.update(image) for image in images[1:]]
+    for own, start in zip(ids, starts, strict=True):
+        wanted = [start, *(row[own].box for row in rows)]
+        np.testing.assert_allclose(np.loadtxt(files[f"boxes_{own}.txt"], delimiter=","), wanted, atol=1e-3)
+    np.testing.assert_array_equal(np.loadtxt(downloads(first, tmp_path)["boxes.txt"], delimiter=",")[0], START)
 
 
 def test_a_page_closed_in_mid_track_ends_the_run(visit: Callable[[], Any], app: Page, long_video: Path) -> None:
@@ -248,16 +281,26 @@ def test_visitors_from_elsewhere_cannot_name_files() -> None:
     assert not Options(host="0.0.0.0").local and not Options(host="example.org").local
 
 
-def test_the_command_serves_refuses_a_taken_port_and_cleans_up(app: Page, tmp_path: Path) -> None:
-    port = app.address.rstrip("/").rpartition(":")[2]
-    command = [sys.executable, "-m", "lorat_plugin", "app"]
+def test_a_taken_port_is_told(app: Page) -> None:
+    port = int(app.address.rstrip("/").rpartition(":")[2])
+    with (
+        pytest.raises(InputError, match=f"^127.0.0.1, port {port}: cannot be served; the port is taken"),
+        served(Options(port=port)),
+    ):
+        pass
+
+
+def test_the_command_serves_the_network_when_told_warns_and_cleans_up(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lorat_plugin", "app", "--host", "0.0.0.0"]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    taken = subprocess.run([*command, "--port", port], capture_output=True, text=True, check=False, env=environment)
-    assert taken.returncode == 2 and "--port" in taken.stderr and "Traceback" not in taken.stderr
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
-        assert re.match(r"http://127\.0\.0\.1:\d+/ ", process.stdout.readline())
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert re.match(r"http://localhost:\d+/ ", process.stdout.readline())
         assert list(tmp_path.glob("lorat_app_*"))
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
+        said = process.stderr.read()
+        assert "Everyone who reaches this machine can use the page" in said and "Traceback" not in said
     assert not list(tmp_path.glob("lorat_app_*"))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from lorat_plugin.benchmark import model as speed
 from lorat_plugin.benchmark.growth import benchmark_growth, fit
 from lorat_plugin.benchmark.model import PRODUCT, Way, benchmark_head, benchmark_model, count, find_ways, memory_of
 from lorat_plugin.benchmark.rounds import in_process
+from lorat_plugin.cli.main import run
 from lorat_plugin.errors import InputError
 from lorat_plugin.network import create_model
 from lorat_plugin.variants import Variant, get_variant
@@ -132,17 +131,10 @@ def test_wrong_names_are_told(options: dict[str, object], message: str) -> None:
         benchmark_model(**{"models": ["speed"], "device": "cpu", **options})  # type: ignore[arg-type]
 
 
-def lorat(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "lorat_plugin", *arguments], capture_output=True, text=True)
-
-
-def test_the_command_prints_ratios_as_json() -> None:
-    line = (
-        "benchmark model --model lorat_tiny --batch 1 --engine eager,fused --rounds 1 --device cpu --threads 1 --json"
-    )
-    done = lorat(*line.split(), "--no-memory")
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+def test_the_command_prints_ratios_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "benchmark model --model lorat_tiny --batch 1 --engine eager,fused --rounds 1 --device cpu --threads 1"
+    assert run([*line.split(), "--json", "--no-memory"]) == 0
+    report = json.loads(capsys.readouterr().out)
     assert all(isinstance(c["ratio"], float) for c in report["comparisons"]) and len(report["comparisons"]) == 4
     assert report["machine"]["threads"] == 1 and report["machine"]["versions"]["torch"]
     assert report["settings"]["counts"]["lorat_tiny"]["parameters"] == 11_511_173

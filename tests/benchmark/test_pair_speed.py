@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,14 +54,11 @@ def test_bad_input_is_named(capsys: pytest.CaptureFixture[str]) -> None:
         benchmark_data(["clips:absent"])
 
 
-def test_the_command_prints_json(dataset: PairDataset, tmp_path: Path) -> None:
+def test_the_command_prints_json(dataset: PairDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     entry = dataset.config.datasets[0]
     command = ["benchmark", "data", "--dataset", entry, "--pairs", "8", "--variant", "lorat_tiny", "--json"]
-    done = subprocess.run(
-        [sys.executable, "-m", "lorat_plugin", *command, "--plot", str(tmp_path / "a.png")],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    rows = json.loads(done.stdout)["comparisons"]
+    assert run([*command, "--plot", str(tmp_path / "a.png")]) == 0
+    rows = json.loads(capsys.readouterr().out)["comparisons"]
     assert [row["name"] for row in rows] == ["plain", entry, f"{entry}, 8-bit", "decode"]
     assert all(isinstance(row["ratio"], float) for row in rows)
     assert (tmp_path / "a.png").is_file()

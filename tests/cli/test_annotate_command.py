@@ -63,6 +63,13 @@ def test_annotate_as_a_process(clip: Path, tiny_weights: Path) -> None:
         (["nothing.mp4", "--labels", "keys.jsonl"], "nothing.mp4: no such video"),
         (["clip.mp4", "--labels", "nothing.json"], "nothing.json: cannot be read"),
         (["clip.mp4", "--labels", "late.jsonl"], "clip has frames 0 to 5"),
+        (["clip.mp4", "--labels", "late.jsonl", "--end", "9"], "clip has frames 0 to 5"),
+        (["clip.mp4", "--labels", "late.jsonl", "--end", "5"], "no box is drawn in frames 0 to 4"),
+        (["clip.mp4", "--labels", "keys.jsonl", "--start", "1", "--end", "4"], "no box is drawn in frames 1 to 3"),
+        (["clip.mp4", "--labels", "keys.jsonl", "--start", "6"], "--start 6: clip.mp4 is read up to frame 5"),
+        (["clip.mp4", "--labels", "off.jsonl"], "off.jsonl: frame 2 (counted from 0), object 7: box [130.0"),
+        (["0", "--labels", "keys.jsonl"], "a camera or stream cannot be annotated"),
+        (["rtsp://user:secret@host/live", "--labels", "keys.jsonl"], "lorat: a camera or stream cannot"),
         (["clip.mp4", "--labels", "keys.jsonl", "--format", "xls"], "format 'xls' is unknown"),
         (["clip.mp4", "--labels", "track_cvat.xml", "--output", "."], "would be overwritten"),
     ],
@@ -70,11 +77,36 @@ def test_annotate_as_a_process(clip: Path, tiny_weights: Path) -> None:
 def test_bad_input_gets_a_sentence_and_writes_nothing(
     clip: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
 ) -> None:
+    Path("off.jsonl").write_text('{"frame": 2, "id": 7, "box_xywh": [130, 2, 3, 4]}')
     Path("late.jsonl").write_text('{"frame": 6, "box_xywh": [1, 2, 3, 4]}')
     Path("track_cvat.xml").write_text("<annotations/>")
     before = sorted(Path().rglob("*"))
     assert run(["annotate", *arguments]) == 2
     assert says in capsys.readouterr().err and sorted(Path().rglob("*")) == before
+
+
+def test_part_of_a_video_whose_objects_come_and_go(
+    clip: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Object 0 is gone in frames 2 and 3, object 5, of one pixel, after 4; frames 0 and 9 are not asked for."""
+    gone = (
+        '{"frame": 2, "absent": true}\n{"frame": 5, "id": 5, "absent": true}\n{"frame": 9, "box_xywh": [1, 2, 3, 4]}\n'
+    )
+    first = '{"frame": 1, "box_xywh": [33, 22, 16, 16], "label": "square"}\n'
+    dot = '{"frame": 3, "id": 5, "box_xywh": [40, 40, 1, 1], "label": "dot"}\n'
+    Path("keys.jsonl").write_text(LINES + first + dot + gone)
+    options = ["--weights", str(tiny_weights), "--output", "out", "--save", "--start", "1", "--end", "6"]
+    assert run(["annotate", str(clip), "--labels", "keys.jsonl", *options]) == 0
+    assert "of 2 objects from 3 drawn ones in 5 frames" in capsys.readouterr().out
+    written = read_tracks(Path("out/track_cvat.xml"), VIDEO)
+    assert [row.frame for row in written.rows if row.id == 0] == [1, 4, 5] and (2, 0) in written.gone
+    assert [row.frame for row in written.rows if row.id == 5] == [1, 2, 3, 4] and (5, 5) in written.gone
+    assert next(row.box for row in written.rows if row[:2] == (3, 5)) == (40, 40, 1, 1)
+    assert cv2.VideoCapture("out/video.mp4").get(cv2.CAP_PROP_FRAME_COUNT) == 5
+    options = ["--weights", str(tiny_weights), "--output", "again", "--end", "6"]
+    assert run(["annotate", str(clip), "--labels", "out/track_cvat.xml", *options]) == 0
+    again = read_tracks(Path("again/track_cvat.xml"), VIDEO)
+    assert set(again.rows) >= {row._replace(score=1.0) for row in written.rows} and again.gone == written.gone
 
 
 def test_track_writes_formats_and_a_later_run_takes_them_away(clip: Path, tiny_weights: Path) -> None:

@@ -104,9 +104,11 @@ def test_boxes_on_other_crops_are_those_of_float32(trained, engine, tmp_path, fr
 
 
 @torch.inference_mode()
-def test_it_is_made_the_same_each_time_and_leaves_the_network_alone(trained, engine):
+def test_it_is_made_the_same_each_time_and_leaves_the_network_alone(trained, tmp_path, frames, monkeypatch):
+    write_clip(tmp_path / "images", frames)
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "images"))
     before = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
-    again, _ = prepare(trained, "cpu", "auto", "int8")
+    (engine, _), (again, _) = (prepare(trained, "cpu", "auto", "int8") for _ in range(2))
     assert isinstance(again, Int8Engine)
     assert not any(module._forward_pre_hooks for module in trained.modules())
     assert all(torch.equal(before[name], tensor) for name, tensor in trained.state_dict().items())

@@ -171,7 +171,6 @@ def test_missing_and_short_results_are_named(root: Path, tmp_path: Path) -> None
 def test_importing_the_package_imports_no_toolkit() -> None:
     code = (
         "import sys, lorat_plugin.evaluation as e; assert 'ExperimentLaSOT' in dir(e);"
-        "bad = {'got10k', 'matplotlib', 'torch'} & set(sys.modules); assert not bad, bad;"
-        "e.ExperimentLaSOT; assert 'got10k' in sys.modules"
+        "bad = {'got10k', 'matplotlib', 'torch'} & set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "MPLBACKEND": "Agg"})

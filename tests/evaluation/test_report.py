@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -237,10 +235,9 @@ def test_boxes_of_a_strip_lie_where_they_are(benchmark: Benchmark) -> None:
 
 def test_the_command_writes_page_plots_and_tables(benchmark: Benchmark, results: Path, tmp_path: Path) -> None:
     root = Path(benchmark.sequences[0].frames[0]).parents[1]
-    command = [sys.executable, "-m", "lorat_plugin", "report", "--dataset", f"clips:{root}", "--results", str(results)]
-    options = ["--trackers", "good, bad", "--worst", "1", "--sequences", "clip2,clip3"]
-    done = subprocess.run([*command, *options, "--out", tmp_path / "my page.html"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    arguments = ["report", "--dataset", f"clips:{root}", "--results", str(results), "--trackers", "good, bad"]
+    options = ["--worst", "1", "--sequences", "clip2,clip3", "--out", str(tmp_path / "my page.html")]
+    assert run([*arguments, *options]) == 0
     text = (tmp_path / "my page.html").read_text(encoding="utf-8")
     assert "2 trackers, 2 sequences, 24 frames" in text and text.count("<figure>") == 8
     names = {path.name for path in (tmp_path / "my page_files").iterdir()}

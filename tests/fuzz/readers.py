@@ -10,22 +10,28 @@ import traceback
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from lorat_plugin import create_model, load_checkpoint, save_checkpoint
-from lorat_plugin.checkpoint import backbone_tensors
+from lorat_plugin.checkpoint import HUB_CONFIG, HUB_WEIGHTS, backbone_tensors
+from lorat_plugin.cli.annotate import _hand_boxes
 from lorat_plugin.data.catalogue import dataset_root, make_reader, open_store
 from lorat_plugin.data.cleaning import clean
 from lorat_plugin.data.clips import find_clips
 from lorat_plugin.data.got10k import read_list
 from lorat_plugin.data.index import IndexedDataset, index_dataset
 from lorat_plugin.data.lmdb_build import build_lmdb
+from lorat_plugin.engines.calibration import calibration_inputs
 from lorat_plugin.errors import InputError
+from lorat_plugin.evaluation.attributes import read_attributes
 from lorat_plugin.evaluation.benchmark_sets import open_benchmark
 from lorat_plugin.evaluation.evaluate import _compare as compare_settings
+from lorat_plugin.evaluation.lasot import LaSOT
 from lorat_plugin.evaluation.report import _read_run as read_run
 from lorat_plugin.evaluation.results import notes_folder, read_confidences, result_files
 from lorat_plugin.evaluation.scoring import score_tracker
@@ -34,8 +40,10 @@ from lorat_plugin.harness.pytracking import read_settings
 from lorat_plugin.harness.vot_run import open_workspace
 from lorat_plugin.harness.vot_sequences import find_sequences
 from lorat_plugin.harness.vot_stacks import local_stack, parse_stack
+from lorat_plugin.hub import MEASURES, model_card, read_scores, save_pretrained
 from lorat_plugin.interchange import FORMATS, Row, Tracks, VideoInfo, read_tracks, write_tracks
 from lorat_plugin.lora import inject
+from lorat_plugin.masks import Segmenter
 from lorat_plugin.training.config import TrainConfig, load_config
 from lorat_plugin.training.journal import read_journal
 from lorat_plugin.training.state import changed_settings, read_state, save_tensors
@@ -57,7 +65,7 @@ class ReaderEnded(Exception):
 
 @dataclass
 class Reader:
-    """A file and what reads it. `forks`: a C library reads it, and may end the process.
+    """A file and what reads it. `forks`: a C library reads it, and may end the process. `cost`: tests try fewer inputs.
 
     LMDB checks no page that it reads: only a file that is cut short can be told, and other damage is not tried.
     """
@@ -66,6 +74,7 @@ class Reader:
     read: Callable[[], object]
     forks: bool = False
     damage: Callable[[bytes, random.Random], bytes] = mutate
+    cost: int = 1
 
     def __post_init__(self) -> None:
         self.good = self.path.read_bytes()
@@ -113,7 +122,8 @@ class Reader:
 
 def make_readers(root: Path) -> dict[str, Reader]:
     """All readers, their files below `root`."""
-    parts = (_weights, _configs, _sequences, _datasets, _results, _tracks, _media)
+    text = (_configs, _sequences, _datasets, _benchmarks, _calibration, _results, _tracks)
+    parts = (_weights, _hub, _sams, *text, _media)
     return {name: reader for make in parts for name, reader in make(root / make.__name__)}
 
 
@@ -142,6 +152,34 @@ def _weights(root: Path) -> Iterator[tuple[str, Reader]]:
     config = TrainConfig(variant="lorat_tiny")
     save_tensors(state, {"weight.head.x": torch.ones(2)}, {"steps_done": 3}, config)
     yield "training state", Reader(state, lambda: changed_settings(read_state(state)[2], config))
+
+
+def _hub(root: Path) -> Iterator[tuple[str, Reader]]:
+    torch.manual_seed(0)
+    folder = save_pretrained(create_model(VARIANT, backbone="random"), root / "tracker")
+    for name in (HUB_CONFIG, HUB_WEIGHTS):
+        yield f"hub {name}", Reader(folder / name, lambda: load_checkpoint(folder), cost=4)
+    scores = root / "scores.json"
+    row = dict.fromkeys(MEASURES, 0.5) | {"tracker": "LoRAT", "benchmark": "otb", "protocol": "stark", "frames": 7}
+    scores.write_text(json.dumps([row | {"success_curve": [1.0, 0.5]}, row | {"auc": None, "fps": 30.5}]))
+    yield "hub scores", Reader(scores, lambda: model_card(VARIANT, "fuzzed", read_scores([scores]), "mit"))
+
+
+def _sams(root: Path) -> Iterator[tuple[str, Reader]]:
+    if not find_spec("transformers"):
+        return
+    from tests.test_masks import small_model
+
+    root.mkdir()
+    own = root / "mobile_sam.pt"
+    with np.load(Path(__file__).parents[1] / "golden" / "masks" / "mobile_sam.npz") as data:  # the true file's names
+        shapes = [[int(side) for side in text.split("x") if side] for text in data["shapes"].tolist()]
+        torch.save({n: torch.zeros(()).expand(s) for n, s in zip(data["names"].tolist(), shapes, strict=True)}, own)
+    yield "mobile_sam.pt", Reader(own, lambda: Segmenter.from_pretrained(str(own), "cpu"), cost=15)
+    small_model("Sam").save_pretrained(root / "sam")
+    for name in ("config.json", "model.safetensors"):
+        file = root / "sam" / name
+        yield f"sam {name}", Reader(file, lambda: Segmenter.from_pretrained(str(root / "sam"), "cpu"), cost=4)
 
 
 def _configs(root: Path) -> Iterator[tuple[str, Reader]]:
@@ -234,6 +272,46 @@ def _datasets(root: Path) -> Iterator[tuple[str, Reader]]:
         yield f"index {file.name}", Reader(file, lambda: read_index(index))
 
 
+def _benchmarks(root: Path) -> Iterator[tuple[str, Reader]]:
+    names = ("airplane-1", "dog-7")
+    cases = {  # name: writer of its folder, where its annotations lie, subset, sequences
+        "got10k": (datasets.write_got10k_test, "test", "test", None),
+        "trackingnet": (datasets.write_trackingnet_test, "TEST/anno", None, None),
+        "vot": (datasets.write_vot, "mask", None, None),
+        "lasot": (lambda home: datasets.write_lasot(home, names, (3, 4)), "airplane", None, names),
+        "otb": (datasets.write_otb, "Boy", "2015", ["Boy"]),
+        "nfs": (datasets.write_nfs, "cup/30", None, None),
+    }
+    for name, (write, below, subset, chosen) in cases.items():
+        if name in ("otb", "nfs") and not find_spec("got10k"):
+            continue
+        home = write(root / name)
+        for file in {f.name: f for f in sorted((home / below).rglob("*.txt"))}.values():
+            read = partial(open_benchmark, name, home, subset, chosen)
+            yield f"benchmark {name} {file.name}", Reader(file, lambda r=read: list(r().sequences), cost=3)
+            if name == "lasot":
+                yield f"experiment {file.name}", Reader(file, lambda h=home: list(LaSOT(h, sequences=names)))
+    datasets.write_got10k_val(root / "val")
+    cover = next((root / "val").rglob("groundtruth.txt")).with_name("cover.label")
+    cover.write_text("8\n" * 7)
+    yield "benchmark cover.label", Reader(cover, lambda: open_benchmark("got10k", root / "val", "val"))
+    listed, flags = root / "attributes.csv", root / "flags" / "cat-1.txt"
+    listed.write_text("sequence,attributes\ncat-1,Rotation;Motion Blur\n")
+    flags.parent.mkdir()
+    flags.write_text(",".join("01000000000001") + "\n")
+    yield "attributes", Reader(listed, lambda: read_attributes(listed))
+    yield "attributes in a folder", Reader(flags, lambda: read_attributes(flags.parent))
+
+
+def _calibration(root: Path) -> Iterator[tuple[str, Reader]]:
+    torch.manual_seed(0)
+    network = create_model(VARIANT, backbone="random").eval()
+    write_clip(root / "one")
+    for file in ("groundtruth.txt", "00000002.jpg"):
+        path = root / "one" / file
+        yield f"calibration {file}", Reader(path, lambda: list(calibration_inputs(network, root, 4)), cost=4)
+
+
 def _results(root: Path) -> Iterator[tuple[str, Reader]]:
     datasets.write_clips(root / "clips")
     benchmark = open_benchmark("clips", root / "clips")
@@ -281,6 +359,10 @@ def _tracks(root: Path) -> Iterator[tuple[str, Reader]]:
     lines = root / "track.jsonl"
     lines.write_text("".join(f'{{"frame": {i}, "id": 0, "box_xywh": [1, 2, 3, 4], "score": 0.5}}\n' for i in range(4)))
     yield "tracks track.jsonl", Reader(lines, lambda: read_tracks(lines, video))
+    gone = root / "gone.xml"
+    write_tracks(Tracks(video, (rows[0], rows[-2])), gone, "cvat")  # one object, gone between its two boxes
+    write_clip(root / "clip")
+    yield "hand boxes", Reader(gone, lambda: _hand_boxes(root / "clip", gone, 0, 3))
 
 
 def _media(root: Path) -> Iterator[tuple[str, Reader]]:

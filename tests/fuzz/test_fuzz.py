@@ -36,7 +36,7 @@ def try_all(readers: dict[str, Reader], inputs: int, seed: str) -> None:
     for name, reader in readers.items():
         assert reader.attempt(reader.good), name
         rng = random.Random(f"{seed} {name}")
-        for number in range(inputs):
+        for number in range(max(1, inputs // reader.cost)):
             try:
                 reader.attempt(reader.damage(reader.good, rng))
             except Exception as error:

@@ -278,16 +278,6 @@ def test_toolkit_names_a_frame_that_cannot_be_read(tmp_path: Path, tiny_weights:
     assert not list((tmp_path / "workspace" / "results").rglob("*.bin"))
 
 
-@pytest.mark.toolkit
-@pytest.mark.slow
-@pytest.mark.parametrize("tracker", ["LoRATPython", "LoRATTraX"])
-def test_toolkit_test_passes(tmp_path: Path, clips: Path, tiny_weights: Path, tracker: str) -> None:
-    pytest.importorskip("vot")
-    make_workspace(tmp_path / "workspace", clips, tiny_weights)
-    printed = run_vot("--registry", str(tmp_path / "workspace"), "test", tracker, TMPDIR=str(tmp_path))
-    assert "Test concluded" in printed
-
-
 def test_readme_shows_the_entries_that_init_writes() -> None:
     text = README.read_text()
     shown, written = configparser.ConfigParser(), tracker_entries(TrackerSettings(), ["python", "trax"])

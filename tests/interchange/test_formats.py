@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import supervision
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -97,7 +98,6 @@ def test_motmetrics_reads_mot(tmp_path: Path) -> None:
 
 
 def test_supervision_reads_yolo(tmp_path: Path) -> None:
-    supervision = pytest.importorskip("supervision")
     path = write(tmp_path, "yolo")
     (path / "images").mkdir()
     for frame in VIDEO.frames:
@@ -159,6 +159,20 @@ def test_truth_of_mot_challenge_and_lines_by_hand(tmp_path: Path) -> None:
     assert read_tracks(lines, VIDEO).rows == (Row(4, 0, (1, 2, 3, 4), 1.0, "dog"),)
 
 
+@pytest.mark.parametrize("format", ["cvat", "labelstudio"])
+def test_where_an_object_is_gone_is_read_back(tmp_path: Path, format: str) -> None:
+    gone = read_tracks(write(tmp_path, format), VIDEO).gone
+    assert [entry for entry in gone if entry[0] in VIDEO.frames] == [(3, 2), (4, 0), (6, 2)]
+
+
+def test_lines_say_where_an_object_is_gone(tmp_path: Path) -> None:
+    lines = tmp_path / "keys.jsonl"
+    lines.write_text(
+        '{"frame": 4, "box_xywh": [1, 2, 3, 4]}\n{"frame": 6, "absent": true}\n{"frame": 4, "absent": 1}\n'
+    )
+    assert read_tracks(lines, VIDEO) == Tracks(VIDEO, (Row(4, 0, (1, 2, 3, 4)),), ((6, 0),))  # a box outweighs it
+
+
 def test_boxes_that_cvat_filled_in_are_no_keys(tmp_path: Path) -> None:
     path = write(tmp_path, "cvat")
     path.write_text(path.read_text().replace('keyframe="1"', 'keyframe="0"', 1))
@@ -176,6 +190,7 @@ def test_boxes_that_cvat_filled_in_are_no_keys(tmp_path: Path) -> None:
         ("a.json", "[]", "holds 0 videos"),
         ("a.json", '[{"data": {"video": "walk.mp4"}, "annotations": [{"result": [4]}]}]', "cannot be read as Label"),
         ("a.jsonl", '{"frame": 0}', "line 1 (no 'box_xywh')"),
+        ("a.jsonl", '{"absent": true}', "line 1 (no 'frame')"),
         ("a.jsonl", '{"frame": 8, "box_xywh": [1, 2, 3, 4]}', "walk has frames 0 to 7"),
         ("a.jsonl", '{"frame": 0, "box_xywh": [1, 2, 0, 4]}', "w and h above 0"),
         ("a.jsonl", '{"frame": 0, "box_xywh": [1, 2, 3, 4]}\n' * 2, "has two boxes"),

@@ -57,6 +57,11 @@ def start(
     )
 
 
+def here(out: Path, *settings: str) -> None:
+    """The same in this process, which saves its start."""
+    train(toy_config(**dict(pair.split("=") for pair in settings)), out)
+
+
 def finish(process: subprocess.Popen[str]) -> str:
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
@@ -124,7 +129,7 @@ def test_a_run_can_start_from_anothers_state_or_from_weights(tmp_path: Path) -> 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_it_had_not_been_killed(tmp_path: Path) -> None:
     settings = ["steps=12", "checkpoint_every=3", "validate_every=12", "epoch_size=16"]
-    finish(start(tmp_path / "whole", *settings))
+    here(tmp_path / "whole", *settings)
     process = start(tmp_path / "parts", *settings)
     assert process.stdout
     for line in process.stdout:
@@ -132,7 +137,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been_killed(tmp_path: Path) -> No
             process.send_signal(signal.SIGKILL)
             break
     process.wait()
-    finish(start(tmp_path / "parts", *settings))
+    here(tmp_path / "parts", *settings)
     assert_close(state_of(tmp_path / "whole", 12), state_of(tmp_path / "parts", 12), 1e-7)
 
 
@@ -140,7 +145,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been_killed(tmp_path: Path) -> No
 @pytest.mark.parametrize("settings", [["mode=full"], ["micro_batch=1", "checkpointing=true"]])
 def test_two_processes_do_what_one_does_with_the_whole_batch(tmp_path: Path, settings: list[str]) -> None:
     common = ["steps=20", "batch_size=4", "checkpoint_every=20", "validate_every=20", *settings]
-    finish(start(tmp_path / "one", *common))
+    here(tmp_path / "one", *common)
     finish(start(tmp_path / "two", *common, processes=2))
     assert_close(state_of(tmp_path / "one", 20), state_of(tmp_path / "two", 20), 1e-5)
 
@@ -148,7 +153,7 @@ def test_two_processes_do_what_one_does_with_the_whole_batch(tmp_path: Path, set
 @pytest.mark.slow
 def test_a_run_is_restarted_after_a_process_dies_and_may_change_its_number(tmp_path: Path) -> None:
     settings = ["steps=8", "batch_size=3", "checkpoint_every=2", "validate_every=8"]
-    finish(start(tmp_path / "one", *settings))
+    here(tmp_path / "one", *settings)
     process = start(tmp_path / "many", *settings, processes=2, restarts=1)
     deadline = time.monotonic() + 120
     while not (tmp_path / "many" / "checkpoints" / "step_0000002").is_dir() and time.monotonic() < deadline:
@@ -237,7 +242,7 @@ def test_bfloat16_with_checkpointing_trains(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_compiling_goes_on_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ["steps=2", "validate_every=2"]
-    finish(start(tmp_path / "plain", *settings))
+    here(tmp_path / "plain", *settings)
     monkeypatch.setenv("CXX", str(tmp_path / "no_compiler"))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     finish(start(tmp_path / "compiled", "compile=true", *settings))
