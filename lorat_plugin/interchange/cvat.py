@@ -69,8 +69,10 @@ def read_cvat(path: Path, video: VideoInfo) -> Tracks:
             check_size(video, int(width), int(height), str(path))
         rows, gone = [], []
         for number, track in enumerate(tracks):
+            identity = int(track.get("id", number))
+            gone.append((0, identity))  # a track begins with its first box
             for box in track.findall("box"):
-                frame, identity = int(box.attrib["frame"]), int(track.get("id", number))
+                frame = int(box.attrib["frame"])
                 if box.get("outside") == "1":
                     gone.append((frame, identity))
                     continue

@@ -58,6 +58,7 @@ def read_label_studio(path: Path, video: VideoInfo) -> Tracks:
         rows, gone = [], []
         for number, region in enumerate(regions):
             identity = int(region["id"]) if numbered else number
+            gone.append((0, identity))  # a region begins with its first box
             for entry in region["value"]["sequence"]:
                 if entry.get("rotation"):
                     raise ValueError(f"the box in frame {entry['frame']} is rotated; only upright ones are understood")

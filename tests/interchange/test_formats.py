@@ -162,7 +162,7 @@ def test_truth_of_mot_challenge_and_lines_by_hand(tmp_path: Path) -> None:
 @pytest.mark.parametrize("format", ["cvat", "labelstudio"])
 def test_where_an_object_is_gone_is_read_back(tmp_path: Path, format: str) -> None:
     gone = read_tracks(write(tmp_path, format), VIDEO).gone
-    assert [entry for entry in gone if entry[0] in VIDEO.frames] == [(3, 2), (4, 0), (6, 2)]
+    assert [entry for entry in gone if entry[0] in VIDEO.frames] == [(0, 2), (3, 2), (4, 0), (6, 2)]
 
 
 def test_lines_say_where_an_object_is_gone(tmp_path: Path) -> None:
