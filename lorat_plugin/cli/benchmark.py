@@ -240,10 +240,10 @@ def _numbers(text: str, option: str) -> list[int]:
 
 
 def _show(report: Report, plot: Path | None, as_json: bool) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from lorat_plugin.benchmark.rounds import STAGE
+    from lorat_plugin.evaluation.tables import wide_console
 
     if plot:
         report.plot(plot)
@@ -261,9 +261,7 @@ def _show(report: Report, plot: Path | None, as_json: bool) -> None:
         more = "".join(f", {k} {v:.4g}" for k, v in c.details.items() if isinstance(v, float))
         value, spread = f"{c.value:.4g} {c.unit}{more}", f"{c.low:.2f} to {c.high:.2f}"
         table.add_row(c.name, c.measure, value, c.baseline, f"{c.ratio:.2f}x", spread)
-    console = Console()
-    if not console.is_terminal:
-        console.width = 120
+    console = wide_console()
     console.print(table)
     if stages:
         console.print(_stage_table(stages))
