@@ -21,7 +21,7 @@ from lorat_plugin.boxes import clip_to_image, xywh_to_xyxy
 from lorat_plugin.crop import Crop, mean_colour, normalize
 from lorat_plugin.devices import find_device
 from lorat_plugin.errors import InputError, first_line
-from lorat_plugin.tracking import check_frame
+from lorat_plugin.tracking import LEAST_SIDE, check_frame
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -95,7 +95,7 @@ class Segmenter:
             frame: (H, W, 3) uint8 RGB.
             boxes: (N, 4) x, y, w, h in frame pixels, 0-based top-left.
         Returns (N, H, W) bool. Empty for a box that is not finite, has no area or misses the frame; where SAM finds
-        nothing, the box's rectangle. Raises InputError for a frame of another kind.
+        nothing, and for a box too small to be cut out, its rectangle. Raises InputError for a frame of another kind.
         """
         frame = check_frame(frame)
         masks = box_masks(boxes, frame.shape[:2])
@@ -103,6 +103,7 @@ class Segmenter:
         crops = {
             int(i): Crop.around(corners[i], AREA_FACTOR, self.size, frame.shape[:2])
             for i in np.flatnonzero(masks.any(axis=(1, 2)))
+            if (corners[i, 2:] - corners[i, :2]).min() >= LEAST_SIDE
         }
         crops = {i: crop for i, crop in crops.items() if np.isfinite(crop.scale).all()}  # of slivers, some miss
         if not crops:

@@ -23,6 +23,7 @@ from lorat_plugin.network import Prediction
 from lorat_plugin.variants import Variant
 
 PATIENCE = 2  # frames in a row with a low score before a target counts as absent
+LEAST_SIDE = 1e-3  # pixels; a crop around a smaller box has a scale past what its pixels can be numbered with
 GROWTH, LARGEST = 1.05, 2.0  # of an absent target's search region: area factor for each frame, and in all
 
 
@@ -177,7 +178,7 @@ def check_box(box_xywh: ArrayLike, frame_size: tuple[int, int]) -> np.ndarray:
         box = np.asarray(box_xywh, np.float64)
     except (TypeError, ValueError):
         raise InputError(f"a box must be four numbers x, y, w, h in pixels; got {box_xywh!r:.80}") from None
-    if box.shape != (4,) or not np.isfinite(box).all() or min(box[2:]) <= 0:
+    if box.shape != (4,) or not np.isfinite(box).all() or min(box[2:]) < LEAST_SIDE:
         raise InputError(
             f"a box must be x, y, w, h in pixels, finite, with w and h above 0; got {np.round(box, 3).tolist()}"
         )

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -110,6 +110,7 @@ def test_a_box_with_area_in_the_frame_has_a_mask_of_about_its_area(boxes: list[t
 
 
 @given(st.lists(st.tuples(st.floats(-40, 120), st.floats(-40, 90), st.floats(0, 90), st.floats(0, 90)), max_size=4))
+@example([(0.0, 0.0, 2e-311, 2e-311)])  # whose area is 0 in floating point
 def test_a_mask_is_pasted_where_its_box_is(boxes: list[tuple[float, ...]]) -> None:
     """A SAM that returns its prompt gives back the rectangle, up to its grid and the crop's side."""
     frame = np.zeros((70, 100, 3), np.uint8)

@@ -156,7 +156,8 @@ def test_targets_come_and_go(tiny_network, frames):
 
 
 @pytest.mark.parametrize(
-    "box", [[np.nan, 0, 5, 5], [1, 1, 0, 5], [1, 1, 5, -5], [np.inf, 0, 5, 5], [1, 2, 3], [[1, 2, 3, 4]]]
+    "box",
+    [[np.nan, 0, 5, 5], [1, 1, 0, 5], [1, 1, 5, -5], [0, 0, 1e-5, 5], [np.inf, 0, 5, 5], [1, 2, 3], [[1, 2, 3, 4]]],
 )
 def test_impossible_boxes_are_refused(box):
     with pytest.raises(InputError, match="a box must be x, y, w, h"):
