@@ -157,10 +157,11 @@ class Session:
 
     def due(self) -> dict[int, Track]:
         """The objects that are not yet at the end of the video, id -> track. Raises InputError if there is none."""
-        due = {number: track for number, track in self.tracks.items() if track.end < self.length}
+        known = list(self.tracks.items())  # a box may be drawn meanwhile
+        due = {number: track for number, track in known if track.end < self.length}
         if not due:
             done = "every object is tracked to the end: write the files, or draw a box in an earlier frame"
-            raise InputError(done if self.tracks else "draw a box first: click two opposite corners of an object")
+            raise InputError(done if known else "draw a box first: click two opposite corners of an object")
         return due
 
     def follow(self, tracker: MultiObjectTracker, turn: threading.Lock) -> Iterator[int]:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -123,6 +122,11 @@ def _data(datasets: Sequence[str], frame_size: tuple[int, int]) -> Iterator[dict
         folder, packed = Path(place) / "clips", Path(place) / "clips_lmdb"
         write_clips(folder, frame_size)
         build_lmdb("clips", folder, packed)
-        # an index of data that are gone afterwards is of no use to the user
-        with patch.dict(os.environ, LORAT_CACHE=place):
+        former = os.environ.get("LORAT_CACHE")
+        os.environ["LORAT_CACHE"] = place  # an index of data that are gone afterwards is of no use to the user
+        try:
             yield {"folder": f"clips:{folder}", "LMDB": f"clips:{packed}"}
+        finally:
+            os.environ.pop("LORAT_CACHE")
+            if former is not None:
+                os.environ["LORAT_CACHE"] = former
