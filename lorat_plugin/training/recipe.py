@@ -23,7 +23,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from lorat_plugin.crop import Crop, cells_on_target, mean_colour
-from lorat_plugin.data.augment import Jitter, augment, jittered_parameters
+from lorat_plugin.data.augment import Changes, Jitter, augment, jittered_parameters
 from lorat_plugin.data.pairs import sample_generator
 from lorat_plugin.data.synthetic import FramePair
 from lorat_plugin.errors import InputError
@@ -117,9 +117,10 @@ def make_pair(frames: FramePair, variant: Variant, jitter: Jitter, config: Train
         return None
     z_frame, z_box, x_frame, x_box = frames
     z, x = (_cut(crop, frame, config.eight_bit) for crop, frame in zip(crops, (z_frame, x_frame), strict=True))
-    z_box, x_box = crops[0].to_crop(z_box), crops[1].to_crop(x_box)
-    chances = (config.flip_chance, config.third_chance)
-    return label(*augment(z, z_box, x, x_box, rng, *chances, variant.normalization), variant)
+    changes = Changes.draw(rng, config.flip_chance, config.third_chance)
+    boxes = changes.boxes([crops[0].to_crop(z_box), crops[1].to_crop(x_box)], [crop.size[0] for crop in crops])
+    z, x = augment([z, x], changes, variant.normalization)
+    return label(z, boxes[0], x, boxes[1], variant)
 
 
 def choose_crops(frames: FramePair, variant: Variant, jitter: Jitter, rng: Generator) -> tuple[Crop, Crop] | None:
