@@ -90,7 +90,7 @@ def adjust_saturation(crop: torch.Tensor, factor: float) -> torch.Tensor:
 
 
 class Colours(NamedTuple):
-    """Colour jitter of one crop: the operations 0 brightness, 1 contrast, 2 saturation in `order`, `factors` of each."""
+    """Colour jitter of one crop: 0 brightness, 1 contrast and 2 saturation in `order`, with the `factors` of each."""
 
     order: tuple[int, int, int]
     factors: tuple[float, float, float]

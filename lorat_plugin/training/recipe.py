@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import cv2
@@ -103,11 +104,23 @@ class PairDataset(Dataset[Pair]):
             except InputError as error:
                 unreadable.append(str(error))
                 continue
-            pair = make_pair(frames, self.variant, self.jitter, self.config, rng) if frames else None
+            pair = self.make(frames, rng) if frames else None
             if pair:
                 return replace(pair, unreadable=tuple(unreadable)) if unreadable else pair
         reason = unreadable[-1] if unreadable else "check the data (lorat data check)"
         raise InputError(f"sample {index}: {REDRAWS} draws in a row gave no usable pair: {reason}")
+
+    def make(self, frames: FramePair, rng: Generator) -> Pair | None:
+        """The pair of two frames; None if no search crop showed enough of the target."""
+        return make_pair(frames, self.variant, self.jitter, self.config, rng)
+
+    def collate(self, pairs: list[Pair]) -> Batch:
+        """Stack pairs, in the process that made them."""
+        return collate(pairs)
+
+    def receive(self, batch: Batch) -> Batch:
+        """What the trainer makes of a stacked batch."""
+        return batch
 
 
 def make_pair(frames: FramePair, variant: Variant, jitter: Jitter, config: TrainConfig, rng: Generator) -> Pair | None:
@@ -215,16 +228,16 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 class Batches:
     """One process's share of a run's batches, in order. `unreadable` counts the files that were passed over."""
 
-    def __init__(self, loader: DataLoader[Pair], unreadable: Unreadable) -> None:
-        """Go through `loader` once."""
-        self._loader, self.unreadable = loader, unreadable
+    def __init__(self, loader: DataLoader[Pair], dataset: PairDataset, unreadable: Unreadable) -> None:
+        """Go through `loader`, which has the samples of `dataset`, once."""
+        self._loader, self._dataset, self.unreadable = loader, dataset, unreadable
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches. Raises InputError beyond the number of unreadable files that is allowed."""
         try:
             for batch, names in self._loader:
                 self.unreadable.note(names)
-                yield batch
+                yield self._dataset.receive(batch)
         except InputError as error:  # a worker's error comes with its traceback in front
             raise InputError(str(error).rstrip().rpartition("InputError: ")[2]) from error
 
@@ -246,16 +259,16 @@ def make_loader(
         dataset,
         batch_sampler=[range(start + rank, start + size, ranks) for start in starts],  # type: ignore[misc]
         num_workers=config.workers,
-        collate_fn=_collate_named,
+        collate_fn=partial(_collate_named, dataset.collate),
         prefetch_factor=4 if config.workers else None,
         worker_init_fn=_one_thread,
         pin_memory=torch.cuda.is_available(),
     )
-    return Batches(loader, Unreadable(config.unreadable_limit))
+    return Batches(loader, dataset, Unreadable(config.unreadable_limit))
 
 
-def _collate_named(pairs: list[Pair]) -> tuple[Batch, list[str]]:
-    return collate(pairs), [name for pair in pairs for name in pair.unreadable]
+def _collate_named(stack: Callable[[list[Pair]], Batch], pairs: list[Pair]) -> tuple[Batch, list[str]]:
+    return stack(pairs), [name for pair in pairs for name in pair.unreadable]
 
 
 def _one_thread(worker: int) -> None:
