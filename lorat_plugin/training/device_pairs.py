@@ -83,7 +83,7 @@ class PlannedBatch(NamedTuple):
         ordered = sorted(pairs, key=lambda pair: not pair.banked)
         crops = [pair.crops[which] for which in (0, 1) for pair in ordered]
         ends = accumulate((len(crop.pixels) for crop in crops), initial=0)
-        starts = [crop.start + end for crop, end in zip(crops, ends, strict=False)]
+        starts = [crop.start + end * bool(len(crop.pixels)) for crop, end in zip(crops, ends, strict=False)]
         flips = [pair.changes.flips[which] for which in (0, 1) for pair in ordered]
         columns = zip(*crops, strict=True)
         cuts, _, widths, fills, pixels = columns
