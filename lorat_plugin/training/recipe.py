@@ -43,8 +43,8 @@ class Pair:
     """One training sample of a variant with template size T, search size S and grids gt, G.
 
     Fields: template (3, T, T) and search (3, S, S) float32, normalised; mask (gt, gt) int64, 1 on the target; box (4,)
-    float32 xyxy, fractions of the search crop; positive (G, G) bool, cells on the target; unreadable, sentences that
-    name files which were passed over because they cannot be decoded.
+    float32 xyxy, fractions of the search crop; positive (G, G) bool, cells on the target, none where the crop does not
+    show it; unreadable, sentences that name files which were passed over because they cannot be decoded.
     """
 
     template: torch.Tensor
@@ -115,16 +115,17 @@ def make_pair(frames: FramePair, variant: Variant, jitter: Jitter, config: Train
     crops = choose_crops(frames, variant, jitter, rng)
     if crops is None:
         return None
-    z_frame, z_box, x_frame, x_box = frames
+    z_frame, z_box, x_frame, x_box = frames[:4]
     z, x = (_cut(crop, frame, config.eight_bit) for crop, frame in zip(crops, (z_frame, x_frame), strict=True))
     z_box, x_box = crops[0].to_crop(z_box), crops[1].to_crop(x_box)
     chances = (config.flip_chance, config.third_chance)
-    return label(*augment(z, z_box, x, x_box, rng, *chances, variant.normalization), variant)
+    pair = label(*augment(z, z_box, x, x_box, rng, *chances, variant.normalization), variant)
+    return pair if frames.present else replace(pair, positive=torch.zeros_like(pair.positive))
 
 
 def choose_crops(frames: FramePair, variant: Variant, jitter: Jitter, rng: Generator) -> tuple[Crop, Crop] | None:
     """Where template and jittered search region lie in two frames; None if no draw showed enough of the target."""
-    z_frame, z_box, x_frame, x_box = frames
+    z_frame, z_box, x_frame, x_box = frames[:4]
     wanted = jittered_parameters(x_box, variant.search_area_factor, variant.search_size, jitter, rng)
     if wanted is None:
         return None
