@@ -20,9 +20,10 @@ LAYOUT = "ROOT/annotations/instances_train2017.json and ROOT/images/train2017/00
 
 @dataclass(frozen=True)
 class CocoReader:
-    """The images of `subset`, in the order of the annotation file."""
+    """The images of `subset`, in the order of the annotation file, without those whose names start as `excluded`."""
 
     subset: str = "train2017"
+    excluded: tuple[str, ...] = ()
     name: str = "coco"
     layout: str = LAYOUT
     mark: str = "annotations"
@@ -44,6 +45,8 @@ class CocoReader:
                 if not annotation.get("iscrowd", 0):
                     boxes[annotation["image_id"]].append(annotation["bbox"])
             for image in content["images"]:
+                if str(image["file_name"]).startswith(self.excluded):
+                    continue
                 yield Entry(str(image["file_name"]), partial(self._read, store, path, image, boxes[image["id"]]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, InputError):

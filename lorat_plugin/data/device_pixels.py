@@ -8,7 +8,6 @@ to rounding.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import NamedTuple
 
 import cv2
@@ -205,12 +204,12 @@ def gaussian(images: torch.Tensor, deviation: torch.Tensor, border: str) -> torc
 
 
 def make_crops(
-    sources: Sequence[tuple[torch.Tensor, int]], windows: Windows, tints: Tints, size: int, normalization: str
+    sources: Sequence[tuple[torch.Tensor, torch.Tensor]], windows: Windows, tints: Tints, size: int, normalization: str
 ) -> torch.Tensor:
     """Cut N crops, change their colours and normalise them.
 
     Args:
-        sources: packed pixels, each with the number of crops that lie in them, in the order of `windows`.
+        sources: packed pixels, each with the rows (n,) int64 of `windows` that lie in them, on the CPU.
         windows: on the device of the pixels.
         tints: likewise, but for `third` and `radius`.
         size: side of the crops, pixels.
@@ -220,12 +219,10 @@ def make_crops(
     device = windows.start.device
     made = torch.empty(len(windows.start), 3, size, size, device=device)
     mean, std = (made.new_tensor(values)[:, None, None] for values in NORMALIZATIONS[normalization])
-    ends = list(accumulate(count for _, count in sources))
-    for (pixels, count), end in zip(sources, ends, strict=True):
-        step = CPU_CHUNK if device.type == "cpu" else max(count, 1)
-        for first in range(end - count, end, step):
-            part = slice(first, min(first + step, end))
-            crops = cut(pixels, Windows(*(t[part] for t in windows)), size)
-            change_colours(crops, Tints(*(t[part] for t in tints)))
-            torch.mul(crops, 1 / (255 * std), out=made[part]).sub_(mean / std)
+    for pixels, rows in sources:
+        for part in rows.split(CPU_CHUNK if device.type == "cpu" else max(len(rows), 1)):
+            there = part.to(device)
+            crops = cut(pixels, Windows(*(t[there] for t in windows)), size)
+            chosen = Tints(tints.order[there], tints.factors[there], tints.third[part], tints.radius[part])
+            made[there] = change_colours(crops, chosen).mul_(1 / (255 * std)).sub_(mean / std)
     return made

@@ -16,7 +16,7 @@ import torch
 from lorat_plugin.crop import mean_colour
 from lorat_plugin.data.clips import Clip
 from lorat_plugin.data.device_pixels import pack
-from lorat_plugin.data.sequences import Dataset, FolderStore, Sequence, image_size
+from lorat_plugin.data.sequences import Dataset, FolderStore, Sequence, image_size, read_frame
 from lorat_plugin.errors import InputError
 from lorat_plugin.video import read_image
 
@@ -30,12 +30,13 @@ class BankFrame:
     """A frame in a bank, in the place of its pixels where only its size matters.
 
     Fields: start, index of its first pixel in the bank; shape, (height, width, channels); mean, (3,) float32, its mean
-    colour, 0..255.
+    colour, 0..255; read decodes it again.
     """
 
     start: int
     shape: tuple[int, int, int]
     mean: np.ndarray
+    read: Callable[[], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def _fill(request: Request, place: np.ndarray, start: int) -> BankFrame | str:
     if image.shape[0] * image.shape[1] != len(place):
         return f"{request.key}: {image.shape[1]}x{image.shape[0]} pixels, but its header says {len(place)} in all"
     place[:] = pack(image)
-    return BankFrame(start, image.shape, mean_colour(image))
+    return BankFrame(start, image.shape, mean_colour(image), request.read)
 
 
 class BankedDataset:
@@ -155,7 +156,8 @@ class BankedDataset:
         key = sequence.frames.key(index)
         store = getattr(self.dataset, "store", None)
         size = partial(image_size, store, key) if store else lambda: sequence.size
-        return Request((self.key, key), size, lambda: self.dataset.frame(sequence, index))
+        read = partial(read_frame, store, key) if store else partial(self.dataset.frame, sequence, index)
+        return Request((self.key, key), size, read)
 
 
 def clip_requests(clips: Iterable[Clip]) -> Iterator[Request]:

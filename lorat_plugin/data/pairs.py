@@ -123,4 +123,4 @@ class DatasetPairs:
         z, x = sample_frames(track.present, self.max_gap, rng)
         template = source.frame(chosen, z)
         search = template if x == z else source.frame(chosen, x)
-        return FramePair(template, track.boxes[z], search, track.boxes[x])
+        return FramePair(template, track.boxes[z], search, track.boxes[x], f"{source.name} {chosen.name}")

@@ -66,11 +66,15 @@ def make_cutout(rgba: np.ndarray) -> Cutout:
 
 def _hull(alpha: np.ndarray) -> np.ndarray | None:
     """(n, 2) float64 convex hull of the opaque pixels' corners; None if no pixel is opaque."""
-    points = cv2.findNonZero((alpha >= HULL_ALPHA).astype(np.uint8))
-    if points is None:
+    opaque = alpha >= HULL_ALPHA
+    rows = np.flatnonzero(opaque.any(axis=1))
+    if not len(rows):
         return None
-    corners = (points.reshape(-1, 1, 2) + np.array([[0, 0], [1, 0], [0, 1], [1, 1]])[None]).reshape(-1, 2)
-    return cv2.convexHull(corners.astype(np.int32)).reshape(-1, 2).astype(np.float64)
+    first = opaque[rows].argmax(axis=1)
+    last = alpha.shape[1] - opaque[rows, ::-1].argmax(axis=1)  # exclusive
+    # a row's outermost pixels are the only ones that can lie on the hull
+    ends = np.concatenate([np.column_stack([x, y]) for x in (first, last) for y in (rows, rows + 1)])
+    return cv2.convexHull(ends.astype(np.int32)).reshape(-1, 2).astype(np.float64)
 
 
 def _scaling(sx: float, sy: float) -> np.ndarray:

@@ -43,12 +43,17 @@ _CIRCLE = np.column_stack([f(np.linspace(0, 2 * math.pi, 24, endpoint=False)) fo
 class FramePair(NamedTuple):
     """Two frames with one target: template_frame, search_frame (H, W, 3) uint8 RGB; boxes (4,) float64 xyxy,
     frame pixels, clipped to the frame and with area.
+
+    origin names the video, picture or object: pairs of one origin may show the same target. Where present is False
+    the search frame does not show the target, and search_box says where it is looked for.
     """
 
     template_frame: np.ndarray
     template_box: np.ndarray
     search_frame: np.ndarray
     search_box: np.ndarray
+    origin: str = ""
+    present: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +133,7 @@ class ObjectPairs:
                 look = random_look(rng, target.poses[1].size)
             frames.append(degrade(canvas, look, rng))
             boxes.append(box)
-        return FramePair(frames[0], boxes[0], frames[1], boxes[1])
+        return FramePair(frames[0], boxes[0], frames[1], boxes[1], f"cutout {index}")
 
     def _pick(self, rng: Generator) -> int:
         people = self.material.people
@@ -226,7 +231,8 @@ class PatchPairs:
 
     def sample(self, rng: Generator) -> FramePair | None:
         """Render one pair; None if the patch is flat or left the frame."""
-        photo = self.material.photo(int(rng.integers(self.material.photo_count)))
+        index = int(rng.integers(self.material.photo_count))
+        photo = self.material.photo(index)
         height, width = photo.shape[:2]
         size = _log_uniform(rng, 24.0, 0.35 * min(height, width))
         aspect = float(np.exp(rng.normal(0, 0.45)))
@@ -257,7 +263,7 @@ class PatchPairs:
                 return None
             frames.append(degrade(frame, random_look(rng, wanted), rng))
             boxes.append(box)
-        return FramePair(frames[0], boxes[0], frames[1], boxes[1])
+        return FramePair(frames[0], boxes[0], frames[1], boxes[1], f"photo {index}")
 
 
 def _has_structure(patch: np.ndarray) -> bool:

@@ -58,4 +58,5 @@ class ClipPairs:
         z_box, x_box = (
             clip_to_image(xywh_to_xyxy(clip.boxes[i]), f.shape[:2]) for i, f in zip(chosen, (z, x), strict=True)
         )
-        return FramePair(z, z_box, x, x_box) if min(area(z_box), area(x_box)) > 0 else None
+        origin = str(clip.frames[0].parent)
+        return FramePair(z, z_box, x, x_box, origin) if min(area(z_box), area(x_box)) > 0 else None

@@ -32,6 +32,8 @@ class TrainConfig:
     init_from: str = ""  # weights, or state of another run, whose trained part is the start; empty: none
     datasets: tuple[str, ...] = ()  # NAME or NAME:FOLDER; empty: pairs made of the material below
     dataset_weights: tuple[float, ...] = ()  # shares of the data sets; empty: equal
+    dataset_share: float = 1.0  # of all pairs, where material is given too
+    absent_share: float = 0.0  # of pairs whose search region does not show the target
     got10k_list: str = ""  # file with the chosen sequences of GOT-10k, by number or name; empty: all
     got10k_reading: str = "index"  # how numbers are understood: "index" (place in list.txt) or "name"
     protocol: str = ""  # "got10k": nothing but GOT-10k's training split may be trained on
@@ -45,6 +47,7 @@ class TrainConfig:
     patch_weight: float = 0.0
     clip_weight: float = 0.0
     max_gap: int = 100  # frames between the two frames of a pair
+    ema_decay: float = 0.0  # per step, of an average of the weights that is validated and saved; 0: none
     unreadable_limit: int = 100  # frames that may be passed over because they cannot be decoded; more stop the run
     scale_jitter: float = 0.25  # deviation of the log of the search crop's scale
     translation_jitter: float = 3.0  # largest shift of the search crop either way, in mean target sides

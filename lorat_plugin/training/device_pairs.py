@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -24,27 +23,27 @@ from lorat_plugin.data.pairs import DatasetPairs
 from lorat_plugin.data.synthetic import FramePair
 from lorat_plugin.data.video_pairs import ClipPairs
 from lorat_plugin.devices import find_device
+from lorat_plugin.training.absent import WithAbsent
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.training.recipe import Batch, Pair, PairDataset, choose_crops, label
 from lorat_plugin.training.sources import MadePairs, Mix, PairSource
 from lorat_plugin.variants import Variant
 
 NO_FILL = np.zeros(3, np.float32)
-NO_PIXELS = np.zeros(0, np.int32)
 
 
 class PlannedCrop(NamedTuple):
     """A crop to be cut on the device.
 
     Fields: crop; start and width, index of the frame's first pixel and its width, pixels; fill, (3,) float32, the
-    colour outside the frame; pixels (P,) int32, the packed frame or window if it lies in no bank.
+    colour outside the frame; pixels (P,) int32, the packed window if the frame lies in no bank, else None.
     """
 
     crop: Crop
     start: int
     width: int
     fill: np.ndarray
-    pixels: np.ndarray
+    pixels: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,47 +55,44 @@ class PlannedPair:
     labels: Pair
     unreadable: tuple[str, ...] = ()
 
-    @property
-    def banked(self) -> bool:
-        """Whether both frames lie in a bank."""
-        return not any(len(crop.pixels) for crop in self.crops)
-
 
 class PlannedBatch(NamedTuple):
-    """Planned pairs stacked, those whose frames lie in the bank first.
+    """Planned pairs stacked.
 
-    Fields: banked, their number; pixels (P,) int32, windows of the others' frames; windows and tints of the templates
-    and of the search crops; mask, box and positive as in `Batch`.
+    Fields: pixels (P,) int32, the windows that travel; for templates and search crops their windows and tints, and
+    banked (N,) bool, whether they lie in the bank; mask, box and positive as in `Batch`.
     """
 
-    banked: int
     pixels: torch.Tensor
     windows: tuple[Windows, Windows]
     tints: tuple[Tints, Tints]
+    banked: tuple[torch.Tensor, torch.Tensor]
     mask: torch.Tensor
     box: torch.Tensor
     positive: torch.Tensor
 
     @classmethod
     def of(cls, pairs: Sequence[PlannedPair]) -> PlannedBatch:
-        """Stack pairs; their order changes only between those from the bank and the others."""
-        ordered = sorted(pairs, key=lambda pair: not pair.banked)
-        crops = [pair.crops[which] for which in (0, 1) for pair in ordered]
-        ends = accumulate((len(crop.pixels) for crop in crops), initial=0)
-        starts = [crop.start + end * bool(len(crop.pixels)) for crop, end in zip(crops, ends, strict=False)]
-        flips = [pair.changes.flips[which] for which in (0, 1) for pair in ordered]
-        columns = zip(*crops, strict=True)
-        cuts, _, widths, fills, pixels = columns
-        windows = []
-        for part in (slice(0, len(pairs)), slice(len(pairs), None)):
-            windows.append(Windows.of(cuts[part], starts[part], widths[part], fills[part], flips[part]))
-        labels = [torch.stack([getattr(p.labels, name) for p in ordered]) for name in ("mask", "box", "positive")]
-        changes = [pair.changes for pair in ordered]
+        """Stack pairs."""
+        parts, end, windows, banked = [np.zeros(0, np.int32)], 0, [], []
+        for which in (0, 1):
+            crops = [pair.crops[which] for pair in pairs]
+            starts = []
+            for crop in crops:
+                starts.append(crop.start if crop.pixels is None else crop.start + end)
+                if crop.pixels is not None:
+                    parts.append(crop.pixels)
+                    end += len(crop.pixels)
+            cuts, _, widths, fills, _ = zip(*crops, strict=True)
+            windows.append(Windows.of(cuts, starts, widths, fills, [pair.changes.flips[which] for pair in pairs]))
+            banked.append(torch.tensor([crop.pixels is None for crop in crops]))
+        changes = [pair.changes for pair in pairs]
+        labels = [torch.stack([getattr(p.labels, name) for p in pairs]) for name in ("mask", "box", "positive")]
         return cls(
-            sum(pair.banked for pair in pairs),
-            torch.from_numpy(np.concatenate(pixels)),
+            torch.from_numpy(np.concatenate(parts)),
             (windows[0], windows[1]),
             (Tints.of(changes, 0), Tints.of(changes, 1)),
+            (banked[0], banked[1]),
             *labels,
         )
 
@@ -110,17 +106,19 @@ class DeviceBatch:
     bank: FrameBank | None
 
     def to(self, device: torch.device) -> Batch:
-        """Make the batch on a device, or on that of the bank if there is one."""
+        """Make the batch, on the device of the bank if there is one, and hand it over on `device`."""
         plan, variant = self.planned, self.variant
-        there = self.bank.pixels.device if self.bank and self.bank.pixels is not None else device
+        bank = self.bank.pixels if self.bank else None
+        there = device if bank is None else bank.device
         sent = plan.pixels.to(there, non_blocking=True)
-        sources = [(sent, len(plan.box) - plan.banked)]
-        if self.bank and self.bank.pixels is not None:
-            sources.insert(0, (self.bank.pixels, plan.banked))
         crops = []
-        sizes = (variant.template_size, variant.search_size)
-        for windows, tints, size in zip(plan.windows, plan.tints, sizes, strict=True):
-            windows = Windows(*(t.to(there, non_blocking=True) for t in windows))
+        for which, size in enumerate((variant.template_size, variant.search_size)):
+            banked = plan.banked[which]
+            sources = [(sent, torch.nonzero(~banked)[:, 0])]
+            if bank is not None:
+                sources.append((bank, torch.nonzero(banked)[:, 0]))
+            windows = Windows(*(t.to(there, non_blocking=True) for t in plan.windows[which]))
+            tints = plan.tints[which]
             tints = tints._replace(order=tints.order.to(there), factors=tints.factors.to(there))
             crops.append(make_crops(sources, windows, tints, size, variant.normalization))
         return Batch(crops[0], crops[1], plan.mask, plan.box, plan.positive).to(device)
@@ -149,10 +147,11 @@ class DevicePairs(PairDataset):
         if crops is None:
             return None
         changes = Changes.draw(rng, self.config.flip_chance, self.config.third_chance)
-        boxes = [crop.to_crop(box) for crop, box in zip(crops, frames[1::2], strict=False)]
+        boxes = [crops[0].to_crop(frames.template_box), crops[1].to_crop(frames.search_box)]
         z_box, x_box = changes.boxes(boxes, [crop.size[0] for crop in crops])
-        z, x = (plan_crop(crop, frame) for crop, frame in zip(crops, frames[::2], strict=False))
-        return PlannedPair((z, x), changes, label(torch.empty(0), z_box, torch.empty(0), x_box, self.variant))
+        planned = plan_crop(crops[0], frames.template_frame), plan_crop(crops[1], frames.search_frame)
+        none = torch.empty(0)
+        return PlannedPair(planned, changes, label(none, z_box, none, x_box, self.variant, frames.present))
 
     def collate(self, pairs: list[PlannedPair]) -> PlannedBatch:  # type: ignore[override]
         """Stack pairs."""
@@ -166,7 +165,7 @@ class DevicePairs(PairDataset):
 def plan_crop(crop: Crop, frame: np.ndarray | BankFrame) -> PlannedCrop:
     """How to cut a crop out of a frame: from the bank, from its window, or as it is where that takes fewer bytes."""
     if isinstance(frame, BankFrame):
-        return PlannedCrop(crop, frame.start, frame.shape[1], frame.mean, NO_PIXELS)
+        return PlannedCrop(crop, frame.start, frame.shape[1], frame.mean)
     fill = NO_FILL if crop.inside else mean_colour(frame)
     left, top, right, bottom = crop.source
     width, height = crop.size
@@ -193,6 +192,8 @@ def _banked_sources(source: PairSource | MadePairs) -> Iterator[DatasetPairs | C
     if isinstance(source, Mix):
         for part in source.sources:
             yield from _banked_sources(part)
+    elif isinstance(source, WithAbsent):
+        yield from _banked_sources(source.source)
     elif isinstance(source, DatasetPairs | ClipPairs):
         yield source
 

@@ -19,11 +19,12 @@ from lorat_plugin.data.synthetic import ObjectPairs, PatchPairs
 from lorat_plugin.data.video_pairs import ClipPairs, read_clips
 from lorat_plugin.devices import best_precision, find_device
 from lorat_plugin.files import whole_file
+from lorat_plugin.training.absent import WithAbsent
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.training.methods import training_network
 from lorat_plugin.training.recipe import Batch, PairDataset, collate, compute_loss
 from lorat_plugin.training.schedule import learning_rate
-from lorat_plugin.training.sources import Mix, PairSource
+from lorat_plugin.training.sources import MadePairs, Mix, PairSource
 from lorat_plugin.variants import Variant
 
 SHOWN = 8  # pairs in the picture
@@ -181,7 +182,8 @@ def draw_batch(batch: Batch, variant: Variant) -> np.ndarray:
         template, search = (np.clip((t.permute(1, 2, 0).numpy() * std + mean) * 255, 0, 255) for t in (z, x))
         panels = [template, _tinted(template, mask.numpy() > 0), _tinted(search, positive.numpy())]
         corners = np.rint(box.numpy() * variant.search_size).astype(int).tolist()
-        cv2.rectangle(panels[2], corners[:2], corners[2:], (255, 40, 30), 1)
+        if positive.any():
+            cv2.rectangle(panels[2], corners[:2], corners[2:], (255, 40, 30), 1)
         low = variant.search_size - variant.template_size
         tiles.append(np.hstack([np.pad(p, ((0, low), (0, 4), (0, 0))) for p in panels[:2]] + [panels[2]]))
     tiles += [np.zeros_like(tiles[0])] * (len(tiles) % 2)
@@ -194,21 +196,26 @@ def _tinted(image: np.ndarray, cells: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.where(wide, 0.7 * image + 0.3 * np.array([0, 255, 60]), image), np.float32)
 
 
-def _sources(use: str, source: PairSource) -> list[Source]:
+def _sources(use: str, source: PairSource | MadePairs, whole: float = 1.0) -> list[Source]:
+    """Lines for a source that has the share `whole` of all pairs, and for all that it is mixed of."""
+    if isinstance(source, WithAbsent):
+        rows = _sources(use, source.source, whole * (1 - source.share))
+        return [*rows, Source(use, "pairs of these without their target", whole * source.share)]
+    if isinstance(source, Mix):
+        parts = zip(source.sources, source.shares, strict=True)
+        return [row for part, share in parts for row in _sources(use, part, whole * float(share))]
     if isinstance(source, DatasetPairs):
         return [
-            Source(use, f"{d.name} in {d.store.shown('')}", float(share), len(d), d.frame_count, d.box_count)  # type: ignore[attr-defined]
+            Source(use, f"{d.name} in {d.store.shown('')}", whole * float(share), len(d), d.frame_count, d.box_count)  # type: ignore[attr-defined]
             for d, share in zip(source.datasets, source.shares, strict=True)
         ]
-    rows = []
-    for made, share in zip(source.sources, source.shares, strict=True) if isinstance(source, Mix) else ():
-        if isinstance(made, ClipPairs):
-            rows.append(_clips(use, made.clips, float(share)))
-        elif isinstance(made, ObjectPairs | PatchPairs) and share:
-            material = made.material
-            kind = f"{material.cutout_count} objects moved" if isinstance(made, ObjectPairs) else "patches moved"
-            rows.append(Source(use, f"{kind} over {material.photo_count} photos", float(share)))
-    return rows
+    if isinstance(source, ClipPairs):
+        return [_clips(use, source.clips, whole)]
+    if isinstance(source, ObjectPairs | PatchPairs) and whole:
+        material = source.material
+        content = f"{material.cutout_count} objects moved" if isinstance(source, ObjectPairs) else "patches moved"
+        return [Source(use, f"{content} over {material.photo_count} photos", whole)]
+    return []
 
 
 def _clips(use: str, clips: Sequence[Clip], share: float) -> Source:

@@ -62,6 +62,9 @@ class Journal:
         if figures.clip_auc is not None:
             row["clip_auc"] = figures.clip_auc
             text += f", success AUC on clips {figures.clip_auc:.3f}"
+        if figures.auroc is not None:
+            row["val_auroc"] = figures.auroc
+            text += f", present against absent {figures.auroc:.3f}"
         self._append(step, row)
         self._plot()
         return text

@@ -28,6 +28,7 @@ from lorat_plugin.files import whole_file
 from lorat_plugin.lora import merge
 from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.saving import save_checkpoint
+from lorat_plugin.training.average import WeightAverage
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.training.device_pairs import open_pairs
 from lorat_plugin.training.failure import NotFinite, write_dump
@@ -108,7 +109,10 @@ class _Run:
             raise InputError(
                 f"batch_size {config.batch_size} must be a multiple of the {accelerator.num_processes} processes"
             )
+        if accelerator.distributed_type == DistributedType.FSDP and config.ema_decay:
+            raise InputError("FSDP shards the weights, which ema_decay averages: set ema_decay to 0, or leave FSDP out")
         self.compiled = compiled(self.network) if config.compile else self.network
+        tensors: dict[str, torch.Tensor] = {}
         self.progress: dict[str, float] = {"steps_done": 0}
         if config.init_from and not state and not starts_from_weights(config):
             start = find_state(out, config.init_from)
@@ -125,6 +129,7 @@ class _Run:
             changes = changed_settings(former, config)
             told = "; changed: " + ", ".join(changes) if changes else ""
             logger.info("%s: going on after %d steps%s", state, self.done, told)
+        self.average = WeightAverage(accelerator.unwrap_model(self.network), config.ema_decay, tensors if state else {})
         accelerator.wait_for_everyone()
 
     @property
@@ -157,9 +162,10 @@ class _Run:
             clock += time.perf_counter() - paused
         if told := loader.unreadable.summary():
             logger.warning("process %d: %s", accelerator.process_index, told)
-        network = self.plain_network()
-        if first and network is not None:
-            save_checkpoint(merge(network), weights, metadata=self.metadata())
+        with self.average.applied():
+            network = self.plain_network()
+            if first and network is not None:
+                save_checkpoint(merge(network), weights, metadata=self.metadata())
         accelerator.wait_for_everyone()
         accelerator.end_training()
         return weights
@@ -176,27 +182,31 @@ class _Run:
             tensors = gather_state(self.network, self.optimizer.optimizer)
             folder = write_dump(self.out, error, step, batch, tensors, config, self.accelerator)
             raise InputError(f"step {step}: {error}; {folder} reproduces it: lorat train --replay {folder}") from error
+        self.average.update(step)
         self.progress["steps_done"] = step + 1
         if self.accelerator.is_main_process:
             self.journal.add(losses)
 
     def _validate(self) -> None:
-        network = self.plain_network()
-        if self.accelerator.is_main_process and network is not None:
-            figures = self.validation.measure(network, self.accelerator.device)
-            logger.info("step %d: %s", self.done, self.journal.write_validation(self.done, figures))
-            if figures.score > self.progress.get("best", float("-inf")):
-                self.progress |= {"best": figures.score, "best_step": self.done}
-                self.save_weights(network, self.out / "best")
+        with self.average.applied():
+            network = self.plain_network()
+            if self.accelerator.is_main_process and network is not None:
+                figures = self.validation.measure(network, self.accelerator.device)
+                logger.info("step %d: %s", self.done, self.journal.write_validation(self.done, figures))
+                if figures.score > self.progress.get("best", float("-inf")):
+                    self.progress |= {"best": figures.score, "best_step": self.done}
+                    self.save_weights(network, self.out / "best")
         self.accelerator.wait_for_everyone()
 
     def _save(self) -> None:
         if self.accelerator.scaler:
             self.progress["loss_scale"] = self.accelerator.scaler.get_scale()
-        tensors, network = gather_state(self.network, self.optimizer.optimizer), self.plain_network()
-        if self.accelerator.is_main_process and network is not None:
-            save = partial(self.save_weights, network)
-            save_state(self.out, tensors, self.progress, self.config, lambda folder: save(folder / "weights"))
+        tensors = gather_state(self.network, self.optimizer.optimizer) | self.average.tensors()
+        with self.average.applied():
+            network = self.plain_network()
+            if self.accelerator.is_main_process and network is not None:
+                save = partial(self.save_weights, network)
+                save_state(self.out, tensors, self.progress, self.config, lambda folder: save(folder / "weights"))
         self.accelerator.wait_for_everyone()
 
     def plain_network(self) -> LoRATNetwork | None:

@@ -121,11 +121,15 @@ def training_network(config: TrainConfig) -> LoRATNetwork:
         targets = config.targets or TARGETS
         lora = adapter_config(variant, variant.lora_rank, variant.lora_alpha, variant.rslora, targets)
         network = inject(network, "zero" if tuned else None, lora)
-        precision = best_precision(find_device(config.device)) if config.precision == "auto" else config.precision
-        if precision == "fp32":  # in half precision W + s B A rounds small updates away
+        device = find_device(config.device)
+        precision = best_precision(device) if config.precision == "auto" else config.precision
+        if precision == "fp32" or (precision == "bf16" and device.type == "cpu"):
             from lorat_plugin.training.adapters import use_merged_products
 
             use_merged_products(network)
+    if find_device(config.device).type == "cpu" and config.precision == "bf16":
+        for block in network.blocks:  # torch's fused attention takes six times as long there (torch 2.14, AMX)
+            block.attn.fused_attn = False
     add_stochastic_depth(network, variant.drop_path)
     return network.train()
 

@@ -44,8 +44,8 @@ class Pair:
     """One training sample of a variant with template size T, search size S and grids gt, G.
 
     Fields: template (3, T, T) and search (3, S, S) float32, normalised; mask (gt, gt) int64, 1 on the target; box (4,)
-    float32 xyxy, fractions of the search crop; positive (G, G) bool, cells on the target; unreadable, sentences that
-    name files which were passed over because they cannot be decoded.
+    float32 xyxy, fractions of the search crop; positive (G, G) bool, cells on the target, none where the crop does not
+    show it; unreadable, sentences that name files which were passed over because they cannot be decoded.
     """
 
     template: torch.Tensor
@@ -128,17 +128,17 @@ def make_pair(frames: FramePair, variant: Variant, jitter: Jitter, config: Train
     crops = choose_crops(frames, variant, jitter, rng)
     if crops is None:
         return None
-    z_frame, z_box, x_frame, x_box = frames
+    z_frame, z_box, x_frame, x_box = frames[:4]
     z, x = (_cut(crop, frame, config.eight_bit) for crop, frame in zip(crops, (z_frame, x_frame), strict=True))
     changes = Changes.draw(rng, config.flip_chance, config.third_chance)
     boxes = changes.boxes([crops[0].to_crop(z_box), crops[1].to_crop(x_box)], [crop.size[0] for crop in crops])
     z, x = augment([z, x], changes, variant.normalization)
-    return label(z, boxes[0], x, boxes[1], variant)
+    return label(z, boxes[0], x, boxes[1], variant, frames.present)
 
 
 def choose_crops(frames: FramePair, variant: Variant, jitter: Jitter, rng: Generator) -> tuple[Crop, Crop] | None:
     """Where template and jittered search region lie in two frames; None if no draw showed enough of the target."""
-    z_frame, z_box, x_frame, x_box = frames
+    z_frame, z_box, x_frame, x_box = frames[:4]
     wanted = jittered_parameters(x_box, variant.search_area_factor, variant.search_size, jitter, rng)
     if wanted is None:
         return None
@@ -146,14 +146,17 @@ def choose_crops(frames: FramePair, variant: Variant, jitter: Jitter, rng: Gener
     return around, Crop.aligned(*wanted, variant.search_size, x_frame.shape[:2])
 
 
-def label(z: torch.Tensor, z_box: np.ndarray, x: torch.Tensor, x_box: np.ndarray, variant: Variant) -> Pair:
-    """A pair of normalised crops (3, S, S) and boxes (4,) xyxy in crop pixels."""
+def label(
+    z: torch.Tensor, z_box: np.ndarray, x: torch.Tensor, x_box: np.ndarray, variant: Variant, present: bool = True
+) -> Pair:
+    """A pair of normalised crops (3, S, S) and boxes (4,) xyxy in crop pixels; no cell is positive without `present`."""
+    positive = cells_on_target(x_box, variant.search_size, variant.search_grid)
     return Pair(
         template=z,
         search=x,
         mask=torch.from_numpy(cells_on_target(z_box, variant.template_size, variant.template_grid).astype(np.int64)),
         box=torch.from_numpy(x_box / variant.search_size).float(),
-        positive=torch.from_numpy(cells_on_target(x_box, variant.search_size, variant.search_grid)),
+        positive=torch.from_numpy(positive & present),
     )
 
 

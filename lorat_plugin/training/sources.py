@@ -1,4 +1,4 @@
-"""Where the pairs of a run come from: data sets on the disk, or material of which pairs are made on the fly."""
+"""Where the pairs of a run come from: data sets on the disk, and material of which pairs are made on the fly."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from lorat_plugin.data.pairs import DatasetPairs
 from lorat_plugin.data.synthetic import FramePair, ObjectPairs, PatchPairs
 from lorat_plugin.data.video_pairs import ClipPairs, read_clips
 from lorat_plugin.errors import InputError
+from lorat_plugin.training.absent import WithAbsent
 from lorat_plugin.training.config import TrainConfig
 
 HELD_OUT = {"lasot": {"subset": "test"}, "got10k": {"subset": "val"}, "coco": {"subset": "val2017"}}
@@ -47,36 +48,47 @@ class MadePairs(Protocol):
 
 
 class Mix:
-    """Pairs of several kinds, by shares."""
+    """Pairs of several sources, by shares."""
 
     def __init__(self, sources: Sequence[MadePairs], weights: Sequence[float]) -> None:
         """Weights are 0 or more and not all 0."""
         self.sources, self.shares = list(sources), np.array(weights) / sum(weights)
 
     def planned(self, epoch: int, index: int, rng: Generator) -> FramePair | None:
-        """As `sample`: no list plans these pairs."""
-        return self.sample(rng)
+        """Draw a source, then its planned pair; made pairs are not planned by a list."""
+        source = self._draw(rng)
+        return source.planned(epoch, index, rng) if isinstance(source, (DatasetPairs, Mix)) else source.sample(rng)
 
     def sample(self, rng: Generator) -> FramePair | None:
-        """Draw a kind, then a pair."""
-        return self.sources[int(rng.choice(len(self.sources), p=self.shares))].sample(rng)
+        """Draw a source, then a pair."""
+        return self._draw(rng).sample(rng)
+
+    def _draw(self, rng: Generator) -> MadePairs:
+        return self.sources[int(rng.choice(len(self.sources), p=self.shares))]
 
 
 def training_source(config: TrainConfig) -> PairSource:
-    """What a run is trained on: its data sets, or where it names none, pairs of its material.
+    """What a run is trained on: its data sets, pairs of its material, or both by `dataset_share`.
 
-    Raises InputError for data that are missing, malformed or against the run's protocol, and for data sets together
-    with material: own clips beside data sets are the data set `clips:FOLDER`.
+    Raises InputError for data that are missing, malformed or against the run's protocol, and for data sets and material
+    of which one has no share.
     """
     check_protocol(config)
+    source: PairSource
     if not config.datasets:
-        return _made_pairs(config)
-    for name in MATERIAL:
-        if getattr(config, name):
+        source = _made_pairs(config)
+    else:
+        datasets = [open_named(entry, config) for entry in config.datasets]
+        source = _dataset_pairs(config, datasets, config.dataset_weights)
+        material = [name for name in MATERIAL if getattr(config, name)]
+        if material and not 0 < config.dataset_share < 1:
             raise InputError(
-                f"{name} and datasets cannot be mixed in a run: leave one out (clips can be the data set clips:FOLDER)"
+                f"{material[0]} and datasets are both given: set dataset_share, the data sets' share of all pairs,"
+                " between 0 and 1, or leave one out"
             )
-    return _dataset_pairs(config, [open_named(entry, config) for entry in config.datasets], config.dataset_weights)
+        if material:
+            source = Mix([source, _made_pairs(config)], [config.dataset_share, 1 - config.dataset_share])
+    return WithAbsent(source, config.absent_share) if config.absent_share else source
 
 
 def validation_source(config: TrainConfig) -> PairSource | None:
@@ -95,6 +107,8 @@ def open_named(entry: str, config: TrainConfig, *, held_out: bool = False) -> In
     if held_out and name == "trackingnet":
         raise InputError("trackingnet has no held-out split with a box in every frame; validate on got10k, lasot, coco")
     options: dict[str, object] = {**HELD_OUT.get(name, {})} if held_out else {}
+    if name == "coco":
+        options["excluded"] = config.exclude
     if name == "got10k" and config.got10k_list and not held_out:
         options = {"chosen": read_list(Path(config.got10k_list)), "reading": config.got10k_reading}
     return open_dataset(name, folder or None, **options)

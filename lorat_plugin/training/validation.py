@@ -16,6 +16,7 @@ from lorat_plugin.data.sequences import FolderStore, image_size
 from lorat_plugin.data.video_pairs import read_clips
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import EvaluationSequence
+from lorat_plugin.evaluation.reliability import auroc
 from lorat_plugin.evaluation.runner import Run, track_sequences
 from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.training.config import TrainConfig
@@ -30,6 +31,7 @@ class Figures(NamedTuple):
     iou: float  # mean over pairs, of the box at the score map's peak
     success: float  # share of these above 0.5
     clip_auc: float | None  # mean success AUC over clips, if there are any
+    auroc: float | None  # of the peak's score, pairs with target against pairs without, if there are both
 
     @property
     def score(self) -> float:
@@ -51,24 +53,28 @@ class Validation:
     def measure(self, network: LoRATNetwork, device: torch.device) -> Figures:
         """Loss and boxes on the pairs, then tracking through the clips; the network is left in train mode."""
         network.eval()
-        losses, overlaps = [], []
+        losses, measured = [], []
         for batch in self.batches:
-            loss, found = _measure_batch(network, batch.to(device))
+            loss, *peaks = _measure_batch(network, batch.to(device))
             losses.append(loss)
-            overlaps.append(found)
-        everything = torch.cat(overlaps)
+            measured.append(peaks)
+        overlaps, scores, present = (torch.cat(column) for column in zip(*measured, strict=True))
+        everything = overlaps[present]
         auc = clip_success(network, self.clips, device) if self.clips else None
         network.train()
         success = (everything > 0.5).float().mean()
-        return Figures(sum(losses) / len(losses), float(everything.mean()), float(success), auc)
+        separation = auroc(scores.numpy(), present.numpy())
+        return Figures(sum(losses) / len(losses), float(everything.mean()), float(success), auc, separation)
 
 
 @torch.no_grad()
-def _measure_batch(network: LoRATNetwork, batch: Batch) -> tuple[float, torch.Tensor]:
+def _measure_batch(network: LoRATNetwork, batch: Batch) -> tuple[float, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Loss of a batch; for each pair (B,) IoU and logit at the peak, and whether the search region shows the target."""
     prediction = network(batch.template, batch.search, batch.mask)
     loss = lorat_loss(prediction, batch.box, batch.positive).total
-    cell = prediction.score_map.flatten(1).argmax(1)
-    return float(loss), iou(prediction.boxes.flatten(1, 2)[torch.arange(len(cell)), cell], batch.box).cpu()
+    score, cell = prediction.score_map.flatten(1).max(1)
+    overlap = iou(prediction.boxes.flatten(1, 2)[torch.arange(len(cell)), cell], batch.box)
+    return float(loss), overlap.cpu(), score.cpu(), batch.positive.flatten(1).any(1).cpu()
 
 
 def clip_success(network: LoRATNetwork, clips: Sequence[Clip], device: torch.device) -> float:

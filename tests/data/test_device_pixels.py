@@ -92,8 +92,9 @@ def test_chunks_and_sources_do_not_matter() -> None:
     crops = [Crop.around(box, 3.0, 42, size) for box, size in zip(boxes, SIZES, strict=True)]
     pixels, windows, _ = _windows(crops, [0, 1, 2], [True, False, True])
     tints = Tints.of([Changes.draw(rng) for _ in crops], 1)
-    whole = make_crops([(pixels, 3)], windows, tints, 42, "imagenet")
-    parts = make_crops([(pixels, 1), (pixels.clone(), 2)], windows, tints, 42, "imagenet")
+    whole = make_crops([(pixels, torch.arange(3))], windows, tints, 42, "imagenet")
+    halves = [(pixels, torch.tensor([0, 2])), (pixels.clone(), torch.tensor([1]))]
+    parts = make_crops(halves, windows, tints, 42, "imagenet")
     assert torch.equal(whole, parts) and whole.shape == (3, 3, 42, 42)
 
 

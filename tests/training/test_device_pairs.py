@@ -87,12 +87,19 @@ def test_frames_that_are_made_travel_beside_the_bank(tmp_path: Path) -> None:
     )
     config = replace(config, pairs_on="device", bank_gb=0.1, device="cpu")
     device, host = DevicePairs(config), PairDataset(config)
-    plans = [device[i] for i in range(12)]
-    banked = [plan.banked for plan in plans]  # type: ignore[attr-defined]
-    assert 0 < sum(banked) < 12
-    order = np.argsort(np.logical_not(banked), kind="stable")
-    made, wanted = _made(device, range(12)), collate([host[int(i)] for i in order])
+    banked = torch.cat(device.collate([device[i] for i in range(12)]).banked)  # type: ignore[misc]
+    assert banked.any() and not banked.all()
+    made, wanted = _made(device, range(12)), collate([host[i] for i in range(12)])
     assert torch.equal(made.box, wanted.box) and torch.equal(made.mask, wanted.mask)
+    assert _levels(made.search, wanted.search).max() < 3
+
+
+def test_pairs_without_target_are_those_of_the_workers(data: TrainConfig) -> None:
+    config = replace(data, absent_share=0.6, bank_gb=0.1)
+    host = PairDataset(config)
+    made, wanted = _made(DevicePairs(config), range(30)), collate([host[i] for i in range(30)])
+    shown = made.positive.flatten(1).any(1)
+    assert 5 < shown.sum() < 25 and torch.equal(made.positive, wanted.positive)
     assert _levels(made.search, wanted.search).max() < 3
 
 

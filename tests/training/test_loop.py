@@ -94,6 +94,26 @@ def test_merged_products_change_neither_result_nor_gradients() -> None:
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-6)
 
 
+def test_merged_products_in_bfloat16_stay_near_float32() -> None:
+    torch.manual_seed(0)
+    network = create_model(TOY, lora=True)
+    batch = collate([PairDataset(_config(), TOY)[i] for i in range(2)])
+    for p in trained_parameters(network).values():
+        torch.nn.init.normal_(p, std=0.05)
+    use_merged_products(network)
+    results = []
+    for half in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            losses = compute_loss(network, batch)
+        losses.total.backward()
+        grads = [p.grad.flatten().clone() for p in trained_parameters(network).values() if p.grad is not None]
+        results.append((float(losses.total), torch.cat(grads)))
+        network.zero_grad()
+    (loss, grads), (half_loss, half_grads) = results
+    assert half_loss == pytest.approx(loss, rel=0.02)
+    assert torch.nn.functional.cosine_similarity(grads, half_grads, dim=0) > 0.99
+
+
 def test_overfits_two_pairs() -> None:
     torch.manual_seed(0)
     config = _config()

@@ -220,9 +220,15 @@ def test_rank_alpha_and_targets_reach_adapters_and_files(
 
 @pytest.mark.parametrize(
     ("changes", "fast"),
-    [({}, True), ({"precision": "auto"}, True), ({"precision": "bf16"}, False), ({"adapter": "dora"}, False)],
+    [
+        ({}, True),
+        ({"precision": "auto"}, True),
+        ({"precision": "bf16"}, True),
+        ({"precision": "fp16"}, False),
+        ({"adapter": "dora"}, False),
+    ],
 )
-def test_merged_products_serve_plain_lora_in_float32(
+def test_merged_products_serve_plain_lora_in_float32_and_on_a_cpu_in_bfloat16(
     config: TrainConfig, changes: dict[str, object], fast: bool
 ) -> None:
     network = training_network(replace(config, **changes))  # type: ignore[arg-type]

@@ -174,7 +174,7 @@ def test_the_got10k_protocol_allows_got10k(got10k: str) -> None:
 
 
 def test_unusable_settings_are_named(got10k: str) -> None:
-    with pytest.raises(InputError, match="clips and datasets cannot be mixed"):
+    with pytest.raises(InputError, match="clips and datasets are both given: set dataset_share"):
         training_source(settings(datasets=[got10k], clips="mine"))
     with pytest.raises(InputError, match="1 data sets need as many weights"):
         training_source(settings(datasets=[got10k], dataset_weights=[1, 2]))
@@ -182,3 +182,27 @@ def test_unusable_settings_are_named(got10k: str) -> None:
         training_source(settings(datasets=["other:C:\\data"]))
     with pytest.raises(InputError, match=r"C:\\data is no folder"):
         training_source(settings(datasets=["got10k:C:\\data"]))
+
+
+def test_data_sets_and_made_pairs_mix_by_their_share(got10k: str, tmp_path: Path) -> None:
+    write_clips(tmp_path / "own")
+    changes = {"datasets": [got10k], "clips": str(tmp_path / "own"), "dataset_share": 0.7, "clip_weight": 0.5}
+    source = training_source(settings(**changes, object_weight=0.5, patch_weight=0.0))
+    origins = [source.planned(0, i % 20, np.random.default_rng(i)) for i in range(300)]
+    names = [pair.origin for pair in origins if pair]
+    listed, made = sum(n.startswith("got10k") for n in names), sum(n.startswith("cutout") for n in names)
+    assert listed / len(names) == pytest.approx(0.7, abs=0.09)
+    assert made / len(names) == pytest.approx(0.15, abs=0.09)
+    assert len(names) - listed - made > 15  # clips
+    again = training_source(settings(**changes, object_weight=0.5, patch_weight=0.0))
+    for index in (3, 17):  # the same whoever draws it
+        one, two = (s.planned(0, index, np.random.default_rng(index)) for s in (source, again))
+        assert one and two and np.array_equal(one.search_frame, two.search_frame)
+
+
+def test_images_of_coco_can_be_left_out(tmp_path: Path) -> None:
+    WRITERS["coco"](tmp_path / "coco")
+    entry = f"coco:{tmp_path / 'coco'}"
+    names = [open_named(entry, settings())[i].name for i in range(len(open_named(entry, settings())))]
+    rest = open_named(entry, settings(exclude=(names[0],)))
+    assert [rest[i].name for i in range(len(rest))] == names[1:]
