@@ -133,11 +133,12 @@ class DevicePairs(PairDataset):
         Errors: `training_source`; InputError for frames that take more memory than `bank_gb`, or than the device has.
         """
         super().__init__(config, variant)
+        self.device = find_device(config.device)
         self.bank: FrameBank | None = None
         if config.bank_gb:
             banked = list(_banked_sources(self.source))
             requests = (request for source in banked for request in _requests(source))
-            self.bank = FrameBank(requests, config.bank_gb, find_device(config.device))
+            self.bank = FrameBank(requests, config.bank_gb, self.device)
             for source in banked:
                 _draw_from(source, self.bank)
 
@@ -152,6 +153,10 @@ class DevicePairs(PairDataset):
         planned = plan_crop(crops[0], frames.template_frame), plan_crop(crops[1], frames.search_frame)
         none = torch.empty(0)
         return PlannedPair(planned, changes, label(none, z_box, none, x_box, self.variant, frames.present))
+
+    def make_one(self, index: int) -> Batch:
+        """Sample `index` with its pixels, a batch of one on the device of the settings."""
+        return self.receive(self.collate([self[index]])).to(self.device)  # type: ignore[list-item]
 
     def collate(self, pairs: list[PlannedPair]) -> PlannedBatch:  # type: ignore[override]
         """Stack pairs."""

@@ -149,7 +149,7 @@ def choose_crops(frames: FramePair, variant: Variant, jitter: Jitter, rng: Gener
 def label(
     z: torch.Tensor, z_box: np.ndarray, x: torch.Tensor, x_box: np.ndarray, variant: Variant, present: bool = True
 ) -> Pair:
-    """A pair of normalised crops (3, S, S) and boxes (4,) xyxy in crop pixels; no cell is positive without `present`."""
+    """A pair of normalised crops (3, S, S) and boxes (4,) xyxy in crop pixels; no positive cells unless `present`."""
     positive = cells_on_target(x_box, variant.search_size, variant.search_grid)
     return Pair(
         template=z,
