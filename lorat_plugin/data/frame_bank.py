@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -160,8 +161,21 @@ class BankedDataset:
         return Request((self.key, key), size, read)
 
 
-def clip_requests(clips: Iterable[Clip]) -> Iterator[Request]:
-    """The frames of clips that show the target, under their paths, each once."""
-    paths = {path: None for clip in clips for path, shown in zip(clip.frames, clip.present, strict=True) if shown}
-    for path in paths:
-        yield Request(path, partial(image_size, FolderStore(path.parent), path.name), partial(read_image, path))
+class BankedFiles:
+    """The frames of clips by their paths, read from a bank."""
+
+    def __init__(self, clips: Iterable[Clip]) -> None:
+        """Stand for the frames that show the target; the `bank` comes before the first is drawn."""
+        shown = (pair for clip in clips for pair in zip(clip.frames, clip.present, strict=True))
+        self.paths = list(dict.fromkeys(path for path, present in shown if present))
+        self.bank: FrameBank | None = None
+
+    def __call__(self, path: Path) -> BankFrame:
+        """A frame. Raises InputError naming it if it could not be decoded."""
+        assert self.bank
+        return self.bank(path)
+
+    def requests(self) -> Iterator[Request]:
+        """The frames, each once."""
+        for path in self.paths:
+            yield Request(path, partial(image_size, FolderStore(path.parent), path.name), partial(read_image, path))

@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from lorat_plugin.data.frame_bank import BankFrame
 from lorat_plugin.data.synthetic import FramePair
 
 MARGIN = 0.15  # how far beyond its box a target is painted over, in box sides
@@ -52,7 +51,7 @@ class WithAbsent:
             if other is None or other.origin == pair.origin:
                 return None
             return pair._replace(search_frame=other.search_frame, search_box=other.search_box, present=False)
-        frame = pair.search_frame.read() if isinstance(pair.search_frame, BankFrame) else pair.search_frame
+        frame = pair.search_frame if isinstance(pair.search_frame, np.ndarray) else pair.search_frame.read()
         painted = paint_over(frame, pair.search_box, rng)
         if painted is None:
             return None

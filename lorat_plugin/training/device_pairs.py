@@ -2,14 +2,15 @@
 
 A worker process draws what `recipe.make_pair` draws, in the same order, but makes no pixels: it hands on where the two
 crops lie, which changes their colours take, and the labels. The device cuts, jitters, blurs and normalises the crops of
-a whole batch. Frames lie in a bank on the device (`bank_gb`), or their windows travel with the batch.
+a whole batch. Frames lie in a bank on the device (`bank_gb`), or their windows travel with the batch. A CUDA GPU with a
+bank draws made frames too; elsewhere workers do, and these travel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,32 +19,46 @@ from numpy.random import Generator
 from lorat_plugin.crop import Crop, mean_colour
 from lorat_plugin.data.augment import Changes
 from lorat_plugin.data.device_pixels import Tints, Windows, make_crops, pack
-from lorat_plugin.data.frame_bank import BankedDataset, BankFrame, FrameBank, Request, clip_requests
+from lorat_plugin.data.device_scenes import Scenes, render
+from lorat_plugin.data.frame_bank import BankedDataset, BankedFiles, BankFrame, FrameBank, Request
 from lorat_plugin.data.pairs import DatasetPairs
-from lorat_plugin.data.synthetic import FramePair
+from lorat_plugin.data.scene_records import BankedMaterial, FrameRecord, RecordedPairs, Recorder
+from lorat_plugin.data.synthetic import FramePair, ObjectPairs, PatchPairs
 from lorat_plugin.data.video_pairs import ClipPairs
 from lorat_plugin.devices import find_device
 from lorat_plugin.training.absent import WithAbsent
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.training.recipe import Batch, Pair, PairDataset, choose_crops, label
-from lorat_plugin.training.sources import MadePairs, Mix, PairSource
+from lorat_plugin.training.sources import Mix
 from lorat_plugin.variants import Variant
 
+DRAWING = ("cuda",)  # devices that draw made frames in less time than worker processes
 NO_FILL = np.zeros(3, np.float32)
+TRAVELS, BANKED, DRAWN = 0, 1, 2  # where a frame's pixels come from
+
+
+class Banked(Protocol):
+    """What reads from a bank."""
+
+    bank: FrameBank | None
+
+    def requests(self) -> Iterator[Request]:
+        """The frames that it may ask for."""
 
 
 class PlannedCrop(NamedTuple):
     """A crop to be cut on the device.
 
     Fields: crop; start and width, index of the frame's first pixel and its width, pixels; fill, (3,) float32, the
-    colour outside the frame; pixels (P,) int32, the packed window if the frame lies in no bank, else None.
+    colour outside the frame; frame, what the device draws first, or (P,) int32, the packed window that travels, or None
+    for a frame in the bank.
     """
 
     crop: Crop
     start: int
     width: int
     fill: np.ndarray
-    pixels: np.ndarray | None = None
+    frame: FrameRecord | np.ndarray | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,14 +74,16 @@ class PlannedPair:
 class PlannedBatch(NamedTuple):
     """Planned pairs stacked.
 
-    Fields: pixels (P,) int32, the windows that travel; for templates and search crops their windows and tints, and
-    banked (N,) bool, whether they lie in the bank; mask, box and positive as in `Batch`.
+    Fields: pixels (P,) int32, the windows that travel; scenes, the frames that are to be drawn, if any; for templates
+    and search crops their windows and tints, and origin (N,) int64: TRAVELS, BANKED, or from DRAWN on the frame's
+    place among the scenes; mask, box and positive as in `Batch`.
     """
 
     pixels: torch.Tensor
+    scenes: Scenes | None
     windows: tuple[Windows, Windows]
     tints: tuple[Tints, Tints]
-    banked: tuple[torch.Tensor, torch.Tensor]
+    origin: tuple[torch.Tensor, torch.Tensor]
     mask: torch.Tensor
     box: torch.Tensor
     positive: torch.Tensor
@@ -74,25 +91,36 @@ class PlannedBatch(NamedTuple):
     @classmethod
     def of(cls, pairs: Sequence[PlannedPair]) -> PlannedBatch:
         """Stack pairs."""
-        parts, end, windows, banked = [np.zeros(0, np.int32)], 0, [], []
-        for which in (0, 1):
-            crops = [pair.crops[which] for pair in pairs]
-            starts = []
-            for crop in crops:
-                starts.append(crop.start if crop.pixels is None else crop.start + end)
-                if crop.pixels is not None:
-                    parts.append(crop.pixels)
-                    end += len(crop.pixels)
-            cuts, _, widths, fills, _ = zip(*crops, strict=True)
-            windows.append(Windows.of(cuts, starts, widths, fills, [pair.changes.flips[which] for pair in pairs]))
-            banked.append(torch.tensor([crop.pixels is None for crop in crops]))
+        crops = [pair.crops[which] for which in (0, 1) for pair in pairs]
+        records = [crop.frame for crop in crops if isinstance(crop.frame, FrameRecord)]
+        scenes = Scenes.of(records) if records else None
+        drawn = iter(zip(scenes.places, scenes.starts, strict=True)) if scenes else iter(())
+        parts, end = [np.zeros(0, np.int32)], 0
+        starts, origin = [], []
+        for crop in crops:
+            place, start = BANKED, 0
+            if isinstance(crop.frame, FrameRecord):
+                place, start = next(drawn)
+                place += DRAWN
+            elif crop.frame is not None:
+                place, start = TRAVELS, end
+                parts.append(crop.frame)
+                end += len(crop.frame)
+            starts.append(crop.start + start)
+            origin.append(place)
+        cuts, _, widths, fills, _ = zip(*crops, strict=True)
+        windows = []
+        for which, part in enumerate((slice(0, len(pairs)), slice(len(pairs), None))):
+            flips = [pair.changes.flips[which] for pair in pairs]
+            windows.append(Windows.of(cuts[part], starts[part], widths[part], fills[part], flips))
         changes = [pair.changes for pair in pairs]
         labels = [torch.stack([getattr(p.labels, name) for p in pairs]) for name in ("mask", "box", "positive")]
         return cls(
             torch.from_numpy(np.concatenate(parts)),
+            scenes,
             (windows[0], windows[1]),
             (Tints.of(changes, 0), Tints.of(changes, 1)),
-            (banked[0], banked[1]),
+            (torch.tensor(origin[: len(pairs)]), torch.tensor(origin[len(pairs) :])),
             *labels,
         )
 
@@ -110,15 +138,21 @@ class DeviceBatch:
         plan, variant = self.planned, self.variant
         bank = self.bank.pixels if self.bank else None
         there = device if bank is None else bank.device
-        sent = plan.pixels.to(there, non_blocking=True)
+        pixels = {TRAVELS: plan.pixels.to(there, non_blocking=True)}
+        means = torch.zeros(0, 3)
+        if bank is not None:
+            pixels[BANKED] = bank
+            if plan.scenes:
+                pixels[DRAWN], means = render(plan.scenes, bank)
         crops = []
         for which, size in enumerate((variant.template_size, variant.search_size)):
-            banked = plan.banked[which]
-            sources = [(sent, torch.nonzero(~banked)[:, 0])]
-            if bank is not None:
-                sources.append((bank, torch.nonzero(banked)[:, 0]))
+            origin, tints = plan.origin[which], plan.tints[which]
+            sources = [(p, torch.nonzero(origin.clamp(max=DRAWN) == kind)[:, 0]) for kind, p in pixels.items()]
             windows = Windows(*(t.to(there, non_blocking=True) for t in plan.windows[which]))
-            tints = plan.tints[which]
+            drawn = sources[-1][1] if plan.scenes else origin[:0]
+            if len(drawn):
+                places = (origin[drawn] - DRAWN).to(there)
+                windows = windows._replace(fill=windows.fill.index_copy(0, drawn.to(there), means[places]))
             tints = tints._replace(order=tints.order.to(there), factors=tints.factors.to(there))
             crops.append(make_crops(sources, windows, tints, size, variant.normalization))
         return Batch(crops[0], crops[1], plan.mask, plan.box, plan.positive).to(device)
@@ -136,11 +170,12 @@ class DevicePairs(PairDataset):
         self.device = find_device(config.device)
         self.bank: FrameBank | None = None
         if config.bank_gb:
-            banked = list(_banked_sources(self.source))
-            requests = (request for source in banked for request in _requests(source))
+            users: list[Banked] = []
+            self.source = _banked(self.source, users, self.device.type in DRAWING)
+            requests = (request for user in users for request in user.requests())
             self.bank = FrameBank(requests, config.bank_gb, self.device)
-            for source in banked:
-                _draw_from(source, self.bank)
+            for user in users:
+                user.bank = self.bank
 
     def make(self, frames: FramePair, rng: Generator) -> PlannedPair | None:  # type: ignore[override]
         """Draw all of a pair; None if no search crop showed enough of the target."""
@@ -167,10 +202,14 @@ class DevicePairs(PairDataset):
         return DeviceBatch(batch, self.variant, self.bank)
 
 
-def plan_crop(crop: Crop, frame: np.ndarray | BankFrame) -> PlannedCrop:
-    """How to cut a crop out of a frame: from the bank, from its window, or as it is where that takes fewer bytes."""
+def plan_crop(crop: Crop, frame: np.ndarray | BankFrame | FrameRecord) -> PlannedCrop:
+    """How a crop is cut: from the bank, from a frame yet to be drawn, or from what travels, the fewer bytes of
+    its window and itself.
+    """
     if isinstance(frame, BankFrame):
-        return PlannedCrop(crop, frame.start, frame.shape[1], frame.mean)
+        return PlannedCrop(crop, frame.start, frame.shape[1], frame.mean, None)
+    if isinstance(frame, FrameRecord):
+        return PlannedCrop(crop, 0, frame.shape[1], NO_FILL, frame)
     fill = NO_FILL if crop.inside else mean_colour(frame)
     left, top, right, bottom = crop.source
     width, height = crop.size
@@ -192,31 +231,28 @@ def open_pairs(config: TrainConfig) -> PairDataset:
     return DevicePairs(config) if config.pairs_on == "device" else PairDataset(config)
 
 
-def _banked_sources(source: PairSource | MadePairs) -> Iterator[DatasetPairs | ClipPairs]:
-    """The sources within a source whose frames come from files."""
+def _banked(source: Any, users: list[Banked], drawn: bool) -> Any:
+    """The source with everything that it decodes read from a bank, made frames being drawn on the device or not.
+
+    `users` gets what needs to know the bank.
+    """
     if isinstance(source, Mix):
-        for part in source.sources:
-            yield from _banked_sources(part)
+        source.sources = [
+            _banked(part, users, drawn) if share else part
+            for part, share in zip(source.sources, source.shares, strict=True)
+        ]
     elif isinstance(source, WithAbsent):
-        yield from _banked_sources(source.source)
-    elif isinstance(source, DatasetPairs | ClipPairs):
-        yield source
-
-
-def _requests(source: DatasetPairs | ClipPairs) -> Iterator[Request]:
-    """The frames that a source draws; its data sets are replaced by such as draw from a bank."""
-    if isinstance(source, ClipPairs):
-        yield from clip_requests(source.clips)
-        return
-    banked = [BankedDataset(dataset, (id(source), i)) for i, dataset in enumerate(source.datasets)]
-    source.datasets = [*banked]
-    for dataset in banked:
-        yield from dataset.requests()
-
-
-def _draw_from(source: DatasetPairs | ClipPairs, bank: FrameBank) -> None:
-    if isinstance(source, ClipPairs):
-        source.read = bank
-        return
-    for dataset in source.datasets:
-        dataset.bank = bank  # type: ignore[attr-defined]
+        source.source = _banked(source.source, users, drawn)
+    elif isinstance(source, DatasetPairs):
+        banked = [BankedDataset(dataset, (id(source), i)) for i, dataset in enumerate(source.datasets)]
+        users += banked
+        source.datasets = [*banked]
+    elif isinstance(source, ClipPairs):
+        source.read = BankedFiles(source.clips)
+        users.append(source.read)
+    elif isinstance(source, (ObjectPairs, PatchPairs)) and drawn:
+        same = [u for u in users if isinstance(u, BankedMaterial) and u.material is source.material]
+        material = same[0] if same else BankedMaterial(source.material)
+        users += [] if same else [material]
+        return RecordedPairs(source, type(source)(material, Recorder()))  # type: ignore[arg-type]
+    return source

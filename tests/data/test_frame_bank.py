@@ -14,7 +14,7 @@ import torch
 from lorat_plugin.crop import mean_colour
 from lorat_plugin.data.clips import find_clips
 from lorat_plugin.data.device_pixels import take
-from lorat_plugin.data.frame_bank import FrameBank, Request, clip_requests
+from lorat_plugin.data.frame_bank import BankedFiles, FrameBank, Request
 from lorat_plugin.errors import InputError
 from lorat_plugin.video import read_image
 from tests.sequences import write_clip
@@ -34,7 +34,7 @@ def test_frames_come_back_as_they_were_decoded(tmp_path: Path) -> None:
     for seed, name in enumerate("ab"):
         write_clip(tmp_path / name, 3, seed)
     clips = find_clips(tmp_path)
-    bank = FrameBank(clip_requests(clips), 1.0, CPU)
+    bank = FrameBank(BankedFiles(clips).requests(), 1.0, CPU)
     for path in (*clips[0].frames, *clips[1].frames):
         wanted = read_image(path)
         assert np.array_equal(_frame(bank, path), wanted)
@@ -63,7 +63,7 @@ def test_a_frame_that_cannot_be_decoded_is_named_when_it_is_drawn(tmp_path: Path
     clip = find_clips(tmp_path)[0]
     clip.frames[0].write_bytes(b"no image")
     clip.frames[1].write_bytes(clip.frames[1].read_bytes()[:200])  # its header is whole
-    bank = FrameBank(clip_requests([clip]), 1.0, CPU)
+    bank = FrameBank(BankedFiles([clip]).requests(), 1.0, CPU)
     for path in clip.frames[:2]:
         with pytest.raises(InputError, match=path.name):
             bank(path)

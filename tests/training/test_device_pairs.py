@@ -12,8 +12,9 @@ import torch
 
 from lorat_plugin.crop import NORMALIZATIONS
 from lorat_plugin.errors import InputError
+from lorat_plugin.training import device_pairs
 from lorat_plugin.training.config import TrainConfig, load_config
-from lorat_plugin.training.device_pairs import DevicePairs, PlannedBatch, open_pairs
+from lorat_plugin.training.device_pairs import BANKED, DRAWN, TRAVELS, DevicePairs, PlannedBatch, open_pairs
 from lorat_plugin.training.launch import train
 from lorat_plugin.training.recipe import Batch, PairDataset, collate, make_loader
 from tests.datasets import write_got10k
@@ -80,18 +81,24 @@ def test_statistics_of_many_pairs_agree(data: TrainConfig) -> None:
     )
 
 
-def test_frames_that_are_made_travel_beside_the_bank(tmp_path: Path) -> None:
+@pytest.mark.parametrize("drawing", [(), ("cpu",)])
+def test_pairs_of_all_sources_are_those_of_the_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawing: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(device_pairs, "DRAWING", drawing)
     write_clip(tmp_path / "clips" / "a", 5, 0)
-    config = load_config(
-        "smoke", {"variant": TOY.name, "clips": str(tmp_path / "clips"), "clip_weight": 1, "patch_weight": 0}
-    )
-    config = replace(config, pairs_on="device", bank_gb=0.1, device="cpu")
+    shares = {"clip_weight": 1, "patch_weight": 1, "absent_share": 0.3, "clips": str(tmp_path / "clips")}
+    config = load_config("smoke", {"variant": TOY.name, **shares})
+    config = replace(config, pairs_on="device", bank_gb=0.3, device="cpu")
     device, host = DevicePairs(config), PairDataset(config)
-    banked = torch.cat(device.collate([device[i] for i in range(12)]).banked)  # type: ignore[misc]
-    assert banked.any() and not banked.all()
-    made, wanted = _made(device, range(12)), collate([host[i] for i in range(12)])
-    assert torch.equal(made.box, wanted.box) and torch.equal(made.mask, wanted.mask)
-    assert _levels(made.search, wanted.search).max() < 3
+    origin = torch.cat(device.collate([device[i] for i in range(20)]).origin)  # type: ignore[misc]
+    assert (origin == TRAVELS).any() and (origin == BANKED).any()
+    assert bool((origin >= DRAWN).any()) == bool(drawing)
+    made, wanted = _made(device, range(20)), collate([host[i] for i in range(20)])
+    for name in ("box", "mask", "positive"):
+        assert torch.equal(getattr(made, name), getattr(wanted, name)), name
+    off = _levels(made.search, wanted.search)
+    assert off.median() < 2 and off.max() < 12, off
 
 
 def test_pairs_without_target_are_those_of_the_workers(data: TrainConfig) -> None:
