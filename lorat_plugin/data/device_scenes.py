@@ -139,9 +139,11 @@ def _draw(
     layer = torch.repeat_interleave(torch.arange(len(counts), device=bank.device), counts, output_size=pixels)
     within = torch.arange(pixels, device=bank.device) - (counts.cumsum(0) - counts)[layer]
     x, y = x0[layer] + within % (x1 - x0)[layer], y0[layer] + within // (x1 - x0)[layer]
-    matrix, (own_x, own_y) = real[layer, :9], real[layer, 9:11].unbind(1)
-    at = matrix.view(-1, 3, 3) @ torch.stack([x + 0.5, y + 0.5, torch.ones_like(x, dtype=torch.float32)], 1)[..., None]
-    u, v = (at[:, :2, 0] / at[:, 2:, 0]).unbind(1)
+    # no matrix product: reduced precision would move pixels
+    columns = real[layer, :9].view(-1, 3, 3)
+    at = columns[:, :, 0] * (x + 0.5)[:, None] + columns[:, :, 1] * (y + 0.5)[:, None] + columns[:, :, 2]
+    u, v = at[:, 0] / at[:, 2], at[:, 1] / at[:, 2]
+    own_x, own_y = real[layer, 9:11].unbind(1)
     margin = whole[layer, 10]
     moved = torch.nonzero(margin)[:, 0]
     if len(moved):

@@ -120,7 +120,8 @@ def _fill(request: Request, place: np.ndarray, start: int) -> BankFrame | str:
     except InputError as error:
         return str(error)
     if image.shape[0] * image.shape[1] != len(place):
-        return f"{request.key}: {image.shape[1]}x{image.shape[0]} pixels, but its header says {len(place)} in all"
+        name = request.key[-1] if isinstance(request.key, tuple) else request.key
+        return f"{name}: {image.shape[1]}x{image.shape[0]} pixels, but its header says {len(place)} in all"
     place[:] = pack(image)
     return BankFrame(start, image.shape, mean_colour(image), request.read)
 

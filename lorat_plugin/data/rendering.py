@@ -36,7 +36,7 @@ class Cutout:
     @property
     def shape(self) -> tuple[int, int]:
         """(height, width), pixels."""
-        return self.rgba.shape[:2]  # type: ignore[return-value]
+        return self.rgba.shape[:2]
 
 
 class Tint(NamedTuple):

@@ -175,7 +175,7 @@ class BankedMaterial:
                 for level in range(self._levels[kind, index]):
                     size = _halved(width, height, level)
                     read = partial(self._read, kind, index, level)
-                    yield Request((self.key, kind, index, level), lambda s=size: s, read)
+                    yield Request((self.key, kind, index, level), partial(_same, size), read)
 
     def _whole(self, kind: str, index: int) -> np.ndarray:
         return self.material.photo(index) if kind == "photo" else self.material.cutout(index).rgba
@@ -197,6 +197,10 @@ class BankedMaterial:
         own: Cutout = self.material.cutout(index)
         picture = self._picture("cutout", index)
         return CutoutRecord(picture, own.shape, own.hull, lambda: self.material.cutout(index).rgba[..., 3])
+
+
+def _same(size: tuple[int, int]) -> tuple[int, int]:
+    return size
 
 
 def _halved(width: int, height: int, times: int) -> tuple[int, int]:
@@ -227,4 +231,4 @@ class RecordedPairs:
     def _render(self, rng: Generator, name: str) -> np.ndarray:
         pair = self.pairs.sample(copy.deepcopy(rng))
         assert pair
-        return getattr(pair, name)  # type: ignore[no-any-return]
+        return getattr(pair, name)

@@ -108,7 +108,7 @@ class Tools(Protocol):
 class ObjectPairs:
     """Cut-outs on photos: a target, look-alikes and other objects around it, occluders before it."""
 
-    def __init__(self, material: Material, tools: Tools = rendering) -> None:  # type: ignore[assignment]
+    def __init__(self, material: Material, tools: Tools = rendering) -> None:
         """Draw from `material`'s cut-outs and photos."""
         self.material, self.tools = material, tools
 
@@ -232,7 +232,7 @@ class ObjectPairs:
 class PatchPairs:
     """A patch of a photo is the target, the rest of the photo the distractor; the photo moves under a warp."""
 
-    def __init__(self, material: Material, tools: Tools = rendering) -> None:  # type: ignore[assignment]
+    def __init__(self, material: Material, tools: Tools = rendering) -> None:
         """Draw from `material`'s photos."""
         self.material, self.tools = material, tools
 

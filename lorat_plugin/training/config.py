@@ -163,6 +163,8 @@ def checked(config: TrainConfig) -> TrainConfig:
             raise InputError(
                 f"setting {name} must be one of {', '.join(map(repr, known))}; got {getattr(config, name)!r}"
             )
+    if config.bank_gb and config.pairs_on != "device":
+        raise InputError(f"bank_gb {config.bank_gb:g} is for pairs_on device; set that too, or bank_gb to 0")
     if not config.datasets and config.object_weight + config.patch_weight + config.clip_weight <= 0:
         raise InputError("object_weight, patch_weight and clip_weight are all 0; one source of pairs is needed")
     return config

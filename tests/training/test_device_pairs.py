@@ -15,6 +15,7 @@ from lorat_plugin.errors import InputError
 from lorat_plugin.training import device_pairs
 from lorat_plugin.training.config import TrainConfig, load_config
 from lorat_plugin.training.device_pairs import BANKED, DRAWN, TRAVELS, DevicePairs, PlannedBatch, open_pairs
+from lorat_plugin.training.dry_run import dry_run
 from lorat_plugin.training.launch import train
 from lorat_plugin.training.recipe import Batch, PairDataset, collate, make_loader
 from tests.datasets import write_got10k
@@ -139,6 +140,15 @@ def test_a_bank_without_room_is_refused_before_training(data: TrainConfig, tmp_p
     with pytest.raises(InputError, match=r"frames of this run take about 0\.00\d+ GB decoded, but bank_gb is 0\.0001"):
         train(replace(data, bank_gb=0.0001, trackers=()), tmp_path / "run")
     assert not (tmp_path / "run" / "log.jsonl").exists()
+    with pytest.raises(InputError, match="to 0, which decodes the frames of each batch anew"):
+        dry_run(replace(data, bank_gb=0.0001), tmp_path / "run")
+
+
+def test_a_bank_needs_pairs_of_the_device() -> None:
+    with pytest.raises(InputError, match="bank_gb 4 is for pairs_on device; set that too, or bank_gb to 0"):
+        load_config("smoke", {"bank_gb": 4})
+    with pytest.raises(InputError, match="setting pairs_on must be one of 'worker', 'device'; got 'gpu'"):
+        load_config("smoke", {"pairs_on": "gpu"})
 
 
 @pytest.mark.slow
