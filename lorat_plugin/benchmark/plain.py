@@ -27,8 +27,8 @@ def plain_pair(frames: FramePair, variant: Variant, jitter: Jitter, config: Trai
     crops = choose_crops(frames, variant, jitter, rng)
     if crops is None:
         return None
-    images = [_cut(_to_tensor(frame), crop) for frame, crop in zip(frames[::2], crops, strict=True)]
-    boxes = [crop.to_crop(box) for crop, box in zip(crops, frames[1::2], strict=True)]
+    images = [_cut(_to_tensor(frame), crop) for frame, crop in zip(frames[:4:2], crops, strict=True)]
+    boxes = [crop.to_crop(box) for crop, box in zip(crops, frames[1:4:2], strict=True)]
     for i, image in enumerate(images):
         if rng.random() < config.flip_chance:
             width, box = image.shape[-1], boxes[i]
