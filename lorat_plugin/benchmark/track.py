@@ -33,9 +33,10 @@ from lorat_plugin.benchmark.rounds import (
 from lorat_plugin.boxes import clip_to_image, xywh_to_xyxy, xyxy_to_xywh
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmark_sets import open_benchmark
+from lorat_plugin.images import read_image
 from lorat_plugin.network import Prediction
 from lorat_plugin.variants import get_variant
-from lorat_plugin.video import Frame, FrameSource, open_source, read_image
+from lorat_plugin.video import Frame, FrameSource, open_source
 
 STAGES = ("wait", "crop", "copy", "model", "post")
 Images = Callable[[], Iterator[np.ndarray]]  # a clip's frames from the first on, (H, W, 3) uint8 RGB, at each call

@@ -11,7 +11,7 @@ import numpy as np
 from lorat_plugin.data.sequences import parse_boxes
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import read_plain_text
-from lorat_plugin.video import list_images
+from lorat_plugin.images import list_images
 
 LAYOUT = "DIR/<clip>/ with the frames (00000001.jpg ...) and groundtruth.txt (x,y,w,h, one row per frame)"
 

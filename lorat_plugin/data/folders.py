@@ -11,7 +11,7 @@ import numpy as np
 from lorat_plugin.data.regions import parse_regions
 from lorat_plugin.data.sequences import Entry, Frames, Sequence, Store, parse_boxes, read_text, select, single_track
 from lorat_plugin.errors import InputError
-from lorat_plugin.video import image_names
+from lorat_plugin.images import image_names
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from lorat_plugin.data.sequences import (
     single_track,
 )
 from lorat_plugin.errors import InputError
-from lorat_plugin.video import image_names
+from lorat_plugin.images import image_names
 
 LAYOUT = (
     "ROOT/train/list.txt and ROOT/train/GOT-10k_Train_000001/ with 00000001.jpg ..., groundtruth.txt, absence.label"

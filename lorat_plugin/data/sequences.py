@@ -18,7 +18,7 @@ from PIL import Image
 
 from lorat_plugin.boxes import xywh_to_xyxy
 from lorat_plugin.errors import InputError
-from lorat_plugin.video import decode_image
+from lorat_plugin.images import decode_image
 
 LISTED = -1  # `Frames.first` of frames whose names follow no counter
 

@@ -13,7 +13,7 @@ import numpy as np
 from lorat_plugin.data.sequences import Entry, Frames, Sequence, Store, parse_boxes, read_text, select, single_track
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import parse_json
-from lorat_plugin.video import image_names
+from lorat_plugin.images import image_names
 
 PARTS = 12
 SEQUENCE_LIST = "seq_list.json"  # beside an LMDB's parts: [part, video] of all of them

@@ -32,7 +32,7 @@ from lorat_plugin.errors import InputError, first_line
 from lorat_plugin.evaluation.attributes import UAV_ATTRIBUTES, flagged
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence, FramePaths, Layout
 from lorat_plugin.evaluation.clips import find_scorable_clips
-from lorat_plugin.video import IMAGE_NAME, image_names
+from lorat_plugin.images import IMAGE_NAME, image_names
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from lorat_plugin.data.sequences import FolderStore
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmark_sets import WITH_MORE_FRAMES
 from lorat_plugin.evaluation.experiments import ExperimentBenchmark, Invisible
-from lorat_plugin.video import list_images
+from lorat_plugin.images import list_images
 
 
 class LaSOT:

@@ -21,7 +21,8 @@ import numpy as np
 from got10k.trackers import Tracker
 
 from lorat_plugin.errors import InputError
-from lorat_plugin.video import Frame, FrameSource, read_image
+from lorat_plugin.images import read_image
+from lorat_plugin.video import Frame, FrameSource
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -16,7 +16,7 @@ from lorat_plugin.data.regions import parse_regions
 from lorat_plugin.data.sequences import FolderStore, image_size
 from lorat_plugin.errors import InputError, first_line
 from lorat_plugin.files import link_or_copy, read_plain_text
-from lorat_plugin.video import list_images
+from lorat_plugin.images import list_images
 
 LAYOUT = (
     "DIR/<clip>/ with the frames (00000001.jpg ...) and groundtruth.txt (x,y,w,h, one row per frame), "
