@@ -16,17 +16,8 @@ from typing import Literal
 
 import numpy as np
 
-from lorat_plugin.data.sequences import (
-    Entry,
-    Frames,
-    Sequence,
-    Store,
-    parse_boxes,
-    parse_flags,
-    read_text,
-    select,
-    single_track,
-)
+from lorat_plugin.box_files import parse_boxes, parse_flags
+from lorat_plugin.data.sequences import Entry, Frames, Sequence, Store, read_text, select, single_track
 from lorat_plugin.errors import InputError
 from lorat_plugin.images import image_names
 

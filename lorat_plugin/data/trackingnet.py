@@ -10,7 +10,8 @@ from functools import partial
 
 import numpy as np
 
-from lorat_plugin.data.sequences import Entry, Frames, Sequence, Store, parse_boxes, read_text, select, single_track
+from lorat_plugin.box_files import parse_boxes
+from lorat_plugin.data.sequences import Entry, Frames, Sequence, Store, read_text, select, single_track
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import parse_json
 from lorat_plugin.images import image_names

@@ -20,7 +20,6 @@ import numpy as np
 from lorat_plugin.boxes import xyxy_to_xywh
 from lorat_plugin.data.catalogue import dataset_root
 from lorat_plugin.data.clips import LAYOUT as CLIPS_LAYOUT
-from lorat_plugin.data.clips import read_plain_text
 from lorat_plugin.data.folders import tnl2k_reader, vasttrack_reader, vot_reader
 from lorat_plugin.data.got10k import Got10kReader, read_list
 from lorat_plugin.data.lasot import LAYOUT as LASOT_LAYOUT
@@ -32,6 +31,7 @@ from lorat_plugin.errors import InputError, first_line
 from lorat_plugin.evaluation.attributes import UAV_ATTRIBUTES, flagged
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence, FramePaths, Layout
 from lorat_plugin.evaluation.clips import find_scorable_clips
+from lorat_plugin.files import read_plain_text
 from lorat_plugin.images import IMAGE_NAME, image_names
 
 logger = logging.getLogger(__name__)

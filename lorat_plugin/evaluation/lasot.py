@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from lorat_plugin.data.clips import read_boxes
+from lorat_plugin.box_files import read_boxes
 from lorat_plugin.data.lasot import LAYOUT, hidden_frames, lasot_home, lasot_split
 from lorat_plugin.data.sequences import FolderStore
 from lorat_plugin.errors import InputError

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lorat_plugin.box_files import read_boxes
 from lorat_plugin.boxes import rasterize, xywh_to_xyxy, xyxy_to_xywh
-from lorat_plugin.data.clips import read_boxes
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
 from lorat_plugin.files import whole_file

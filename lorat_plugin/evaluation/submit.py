@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lorat_plugin.data.clips import read_boxes
+from lorat_plugin.box_files import read_boxes
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
 from lorat_plugin.evaluation.results import ResultFiles, outwards, parse_table

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lorat_plugin.data.regions import parse_regions
+from lorat_plugin.box_files import parse_regions
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import parse_yaml, read_plain_text
 from lorat_plugin.harness.vot_stacks import (

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lorat_plugin.box_files import parse_regions
 from lorat_plugin.data.clips import read_clip
-from lorat_plugin.data.regions import parse_regions
 from lorat_plugin.data.sequences import FolderStore, image_size
 from lorat_plugin.errors import InputError, first_line
 from lorat_plugin.files import link_or_copy, read_plain_text

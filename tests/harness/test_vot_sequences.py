@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from lorat_plugin.data.regions import parse_regions
+from lorat_plugin.box_files import parse_regions
 from lorat_plugin.errors import InputError
 from lorat_plugin.harness.vot_sequences import ANCHOR_SPACING, anchors, find_sequences, mask_line, write_sequence
 from tests.sequences import write_clip

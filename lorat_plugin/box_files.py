@@ -1,12 +1,58 @@
-"""Regions in the text format of the VOT challenges, as upright boxes."""
+"""Text files of boxes: four numbers a line, VOT's regions, flags of frames."""
 
 from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
 
 import numpy as np
 
 from lorat_plugin.errors import InputError
+from lorat_plugin.files import read_plain_text
 
 MOST_PIXELS = 2**28  # of a mask's window; more is no frame's
+
+
+def read_boxes(path: Path) -> np.ndarray:
+    """Read a text file of boxes, one row `x y w h` a line, separated by commas, tabs or spaces; blank lines at the end.
+
+    Returns (N, 4) float64; "nan" is understood. Raises InputError that names the file and the line.
+    """
+    return parse_boxes(read_plain_text(path), str(path))
+
+
+def parse_boxes(text: str, shown: str) -> np.ndarray:
+    """Boxes from text, four numbers a line with commas, tabs or spaces between; "nan" is understood.
+
+    Returns (n, 4) float64 in the text's convention. Raises InputError naming the file `shown` and the line.
+    """
+    lines = text.strip().splitlines()
+    if not lines:
+        raise InputError(f"{shown}: is empty; write one row x,y,w,h per frame")
+    tables = text.replace(",", " ").replace("\t", " ")
+    try:
+        boxes = np.loadtxt(io.StringIO(tables), dtype=np.float64, ndmin=2, comments=None)
+        if boxes.shape == (len(lines), 4):
+            return boxes
+    except ValueError:
+        pass
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = [float(value) for value in re.split(r"[,\s]+", line.strip())]
+        except ValueError:
+            row = []
+        if len(row) != 4:
+            raise InputError(f"{shown}, line {number}: '{line.strip()}' is not a box; write x,y,w,h")
+    raise InputError(f"{shown}: must hold one row x,y,w,h per frame and nothing else")
+
+
+def parse_flags(text: str, length: int, shown: str, each: str = "frame") -> np.ndarray:
+    """(length,) bool from zeros and ones, commas or line breaks between. Raises InputError naming `shown`, `each`."""
+    values = text.replace(",", " ").split()
+    if len(values) != length or not set(values) <= {"0", "1"}:
+        raise InputError(f"{shown}: wanted {length} numbers 0 or 1, one per {each}; got {len(values)} values")
+    return np.array(values) == "1"
 
 
 def parse_regions(text: str, shown: str) -> np.ndarray:
