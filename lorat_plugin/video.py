@@ -1,4 +1,4 @@
-"""Where frames come from: a video file, a folder of images, a camera or a stream.
+"""Where frames come from: a video file, images, a camera or a stream.
 
 `open_source` gives a `FrameSource`, which decodes in a thread of its own. A file or folder is decoded a few frames
 ahead and every frame is delivered; of a camera or stream only the newest frame is kept, so that a slow tracker skips
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
 import re
 import threading
@@ -22,7 +23,8 @@ import cv2
 import numpy as np
 
 from lorat_plugin.errors import InputError
-from lorat_plugin.images import IMAGE_NAME, list_images, read_image
+from lorat_plugin.files import require_utf8
+from lorat_plugin.images import IMAGE_NAME, list_images, pattern_images, read_image
 
 logger = logging.getLogger(__name__)
 
@@ -153,8 +155,9 @@ def open_source(source: str | int | Path, start: int = 0, end: int | None = None
     """Open a video file, a folder of images, a camera or a stream.
 
     Args:
-        source: path of a video; path of a folder, whose images are taken in natural order (2 before 10); a camera's
-            index; a URL (rtsp, http, ...). A path that exists wins over a camera's index of the same name.
+        source: path of a video; path of a folder, whose images are taken in natural order (2 before 10); a printf
+            pattern of images such as img_%04d.png; a camera's index; a URL (rtsp, http, ...). A path that exists wins
+            over a pattern or a camera's index of the same name.
         start: first frame, 0-based.
         end: frame to stop before (exclusive); None for all.
 
@@ -167,8 +170,9 @@ def open_source(source: str | int | Path, start: int = 0, end: int | None = None
     if start < 0 or (end is not None and end <= start):
         raise InputError(f"frames {start} to {end}: start must be 0 or more, and end (exclusive) greater than start")
     path = Path(str(source)).expanduser()
+    require_utf8(os.path.abspath(path), str(path))
     if not isinstance(source, int) and path.is_dir():
-        return _open_folder(path, start, end)
+        return _open_images(path, _folder_images(path), start, end)
     if not isinstance(source, int) and path.exists():
         if IMAGE_NAME.fullmatch(path.name) and path.suffix.lower() != ".gif":
             raise InputError(f"{path}: is a single image; give the folder of frames or a video")
@@ -176,6 +180,8 @@ def open_source(source: str | int | Path, start: int = 0, end: int | None = None
         capture = _open_capture(str(path), str(path), remedy)
         return _capture_source(capture, path.stem, str(path), start, end, live=not path.is_file())
     text = str(source)
+    if "://" not in text and (paths := pattern_images(path)):
+        return _open_images(path.parent, paths, start, end)
     if re.fullmatch("[0-9]+", text):
         shown = f"camera {text}"
         capture = _open_capture(int(text), shown, "is it connected, free, and may this user read it?")
@@ -189,12 +195,16 @@ def open_source(source: str | int | Path, start: int = 0, end: int | None = None
     raise InputError(f"{text}: no such video or folder, and neither a camera's index nor a URL")
 
 
-def _open_folder(folder: Path, start: int, end: int | None) -> FrameSource:
+def _folder_images(folder: Path) -> list[Path]:
     paths = list_images(folder)
     if not paths:
         inside = sorted(path.name for path in folder.iterdir() if path.is_dir() and list_images(path))
         hint = f"; its folder {inside[0]} has some" if inside else ""
         raise InputError(f"{folder}: no images in this folder{hint}")
+    return paths
+
+
+def _open_images(folder: Path, paths: Sequence[Path], start: int, end: int | None) -> FrameSource:
     if start >= len(paths):
         raise InputError(f"{folder}: start {start} is beyond its end, it has {len(paths)} frames")
     end = min(len(paths), len(paths) if end is None else end)

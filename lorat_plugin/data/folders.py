@@ -56,9 +56,9 @@ class FolderReader:
     def _read(self, store: Store, path: str) -> Sequence:
         home = path.rpartition("/")[0]
         folder = f"{home}/{self.images}".rstrip("/")
-        names = image_names(store.names(folder))
+        names = image_names(store.names(folder), store.shown(folder))
         if not names and self.regions:
-            folder, names = home, image_names(store.names(home))
+            folder, names = home, image_names(store.names(home), store.shown(home))
         if not names:
             raise InputError(f"{store.shown(folder)}: holds no images; wanted {self.layout}")
         parse = parse_regions if self.regions else parse_boxes

@@ -74,7 +74,7 @@ class Got10kReader:
         path = f"{home}/groundtruth.txt"
         boxes = parse_boxes(read_text(store, path), store.shown(path))
         if self.subset == "test":
-            frames = Frames(home, "%08d.jpg", 1, len(image_names(store.names(home))))
+            frames = Frames(home, "%08d.jpg", 1, len(image_names(store.names(home), store.shown(home))))
             return single_track(store, name, frames, boxes, np.ones(len(boxes), bool), first_only=True)
         path = f"{home}/absence.label"
         absent = parse_flags(read_text(store, path), len(boxes), store.shown(path))

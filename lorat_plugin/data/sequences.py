@@ -6,16 +6,18 @@ paths; `Dataset` is what pairs are drawn from. Boxes are float64 xyxy in frame p
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
-from PIL import Image
 
+from lorat_plugin import images
 from lorat_plugin.boxes import xywh_to_xyxy
 from lorat_plugin.errors import InputError
+from lorat_plugin.files import decode_text, require_utf8
 from lorat_plugin.images import decode_image
 
 LISTED = -1  # `Frames.first` of frames whose names follow no counter
@@ -108,9 +110,15 @@ class FolderStore:
         return (self.root / key).is_file()
 
     def names(self, folder: str) -> list[str]:
-        """Names of the files and folders in a folder, sorted, hidden ones left out; none if it is absent."""
+        """Names of the files and folders in a folder, sorted, hidden ones left out; none if it is absent.
+
+        Raises InputError for a name that is no UTF-8.
+        """
         path = self.root / folder
-        return sorted(p.name for p in path.iterdir() if not p.name.startswith(".")) if path.is_dir() else []
+        names = sorted(name for name in os.listdir(path) if not name.startswith(".")) if path.is_dir() else []
+        for name in names:
+            require_utf8(name, str(path))
+        return names
 
     def stamp(self, key: str) -> str:
         """Size and time of the file, empty if there is none."""
@@ -177,11 +185,8 @@ def read_bytes(store: Store, key: str) -> bytes:
 
 
 def read_text(store: Store, key: str) -> str:
-    """The content of a text file. Raises InputError if it is no text."""
-    try:
-        return read_bytes(store, key).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{store.shown(key)}: is no text ({error}); restore the file") from error
+    """The content of a text file as `files.decode_text` gives it. Raises InputError if it is no text."""
+    return decode_text(read_bytes(store, key), store.shown(key))
 
 
 def read_frame(store: Store, key: str) -> np.ndarray:
@@ -190,12 +195,9 @@ def read_frame(store: Store, key: str) -> np.ndarray:
 
 
 def image_size(store: Store, key: str) -> tuple[int, int]:
-    """Width and height of an image in pixels, from its header alone. Raises InputError if there is none."""
+    """Width and height of an image in pixels as `read_frame` decodes it. Raises InputError if it is none."""
     with store.open(key) as file:
-        try:
-            return Image.open(file).size
-        except Exception as error:  # Pillow raises many kinds
-            raise InputError(f"{store.shown(key)}: cannot be decoded as an image; restore the file") from error
+        return images.image_size(file, store.shown(key))
 
 
 def single_track(

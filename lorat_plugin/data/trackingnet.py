@@ -64,7 +64,8 @@ class TrackingNetReader:
         name = _video(path)
         frames = Frames(f"{path.partition('/')[0]}/frames/{name}", "%d.jpg", 0, len(boxes))
         if self.subset == "test":
-            frames = replace(frames, count=len(image_names(store.names(frames.folder))))
+            names = image_names(store.names(frames.folder), store.shown(frames.folder))
+            frames = replace(frames, count=len(names))
             return single_track(store, name, frames, boxes, np.ones(len(boxes), bool), first_only=True)
         if store.exists(frames.key(len(boxes))):
             raise InputError(f"{store.shown(path)}: has {len(boxes)} rows, but there are more frames; restore the file")

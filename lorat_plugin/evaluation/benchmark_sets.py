@@ -32,7 +32,7 @@ from lorat_plugin.evaluation.attributes import UAV_ATTRIBUTES, flagged
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence, FramePaths, Layout
 from lorat_plugin.evaluation.clips import find_scorable_clips
 from lorat_plugin.files import read_plain_text
-from lorat_plugin.images import IMAGE_NAME, image_names
+from lorat_plugin.images import IMAGE_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -317,7 +317,7 @@ def _toolkit_item(dataset: Any, name: str) -> tuple[list[str], np.ndarray]:
     except Exception as error:  # a bare assertion for lengths, whatever numpy says for what is no number
         path, folder = Path(dataset.anno_files[index]), Path(dataset.seq_dirs[index])
         folder = folder / "img" if (folder / "img").is_dir() else folder
-        images = len(image_names(os.listdir(folder))) if folder.is_dir() else 0
+        images = sum(bool(IMAGE_NAME.fullmatch(file)) for file in os.listdir(folder)) if folder.is_dir() else 0
         rows = sum(bool(line.strip()) for line in read_plain_text(path).splitlines())
         told = f" ({first_line(error)})" if str(error) else ""
         problem = f"the {rows} rows of {name} do not fit the {images} images in {folder}{told}; restore them"
