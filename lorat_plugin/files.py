@@ -38,6 +38,27 @@ def whole_folder(path: Path) -> Iterator[Path]:
         yield part
 
 
+def walk_files(top: Path) -> Iterator[Path]:
+    """The files at any depth below a folder, links followed, hidden files and folders left out.
+
+    Raises InputError for a link that leads back to a folder above it, a folder that cannot be read, and a name that is
+    no UTF-8.
+    """
+
+    def fail(error: OSError) -> None:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror}); make it readable") from error
+
+    for where, folders, files in os.walk(top, onerror=fail, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        home = Path(where)
+        for name in folders:
+            if (home / name).is_symlink() and home.resolve().is_relative_to((home / name).resolve()):
+                raise InputError(f"{home / name}: is a link to a folder that it lies in; remove it")
+        for name in (name for name in files if not name.startswith(".")):
+            require_utf8(name, where)
+            yield home / name
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """Make `target` a link to a file, or a copy where the system has no symbolic links."""
     try:

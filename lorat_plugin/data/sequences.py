@@ -20,6 +20,7 @@ from lorat_plugin.errors import InputError
 from lorat_plugin.files import decode_text, require_utf8
 from lorat_plugin.images import decode_image
 
+SIZE_STEP = 32  # of frames whose header is read when a data set is indexed; reading all takes too long on millions
 LISTED = -1  # `Frames.first` of frames whose names follow no counter
 
 
@@ -63,12 +64,16 @@ class Track:
 
 @dataclass(frozen=True, eq=False)
 class Sequence:
-    """A video, or an image as a video of one frame. `size` is (width, height) of its frames in pixels."""
+    """A video, or an image as a video of one frame.
+
+    Fields: size, (width, height) of its first frame in pixels; notes, sentences about annotation that does not fit.
+    """
 
     name: str
     frames: Frames
     size: tuple[int, int]
     tracks: tuple[Track, ...]
+    notes: tuple[str, ...] = ()
 
 
 class Store(Protocol):
@@ -198,6 +203,32 @@ def image_size(store: Store, key: str) -> tuple[int, int]:
     """Width and height of an image in pixels as `read_frame` decodes it. Raises InputError if it is none."""
     with store.open(key) as file:
         return images.image_size(file, store.shown(key))
+
+
+def frame_sizes(
+    store: Store, sequence: Sequence, step: int = SIZE_STEP, unreadable: Callable[[str], None] = lambda sentence: None
+) -> np.ndarray:
+    """Width and height of each frame in pixels, (n, 2) int64, from the headers of the image files.
+
+    Every `step`-th header is read, the last, and those of frames in which a box leaves the first picture; all if one of
+    these has another size than the first. A frame that is not read has the first one's size, and so has one whose
+    header cannot be: `unreadable` gets the sentence.
+    """
+    count = sequence.frames.count
+    sizes = np.tile(np.array(sequence.size, np.int64), (count, 1))
+    todo = np.zeros(count, bool)
+    todo[::step] = todo[-1] = True
+    for track in sequence.tracks:
+        todo |= track.present & (track.boxes[:, 2:] > sequence.size).any(axis=1)
+    for part in (todo, ~todo):
+        for number in np.flatnonzero(part):
+            try:
+                sizes[number] = image_size(store, sequence.frames.key(int(number)))
+            except InputError as error:
+                unreadable(str(error))
+        if (sizes == sequence.size).all():
+            break
+    return sizes
 
 
 def single_track(
