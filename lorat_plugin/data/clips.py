@@ -10,6 +10,7 @@ import numpy as np
 
 from lorat_plugin.box_files import read_boxes
 from lorat_plugin.errors import InputError
+from lorat_plugin.files import require_utf8
 from lorat_plugin.images import list_images
 
 LAYOUT = "DIR/<clip>/ with the frames (00000001.jpg ...) and groundtruth.txt (x,y,w,h, one row per frame)"
@@ -61,6 +62,7 @@ def read_clip(home: Path, labels: Path | None = None) -> Clip:
     Raises InputError for an unreadable file, or a number of rows other than the number of frames.
     """
     home = Path(os.path.abspath(home))
+    require_utf8(str(home), str(home))
     labels = labels or home / "groundtruth.txt"
     boxes = read_boxes(labels)
     frames = list_images(home) or (list_images(home / "img") if (home / "img").is_dir() else [])
