@@ -30,12 +30,14 @@ from lorat_plugin.benchmark.rounds import (
     interleave,
     synchronize,
 )
+from lorat_plugin.box_files import read_boxes
 from lorat_plugin.boxes import clip_to_image, xywh_to_xyxy, xyxy_to_xywh
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmark_sets import open_benchmark
+from lorat_plugin.images import read_image
 from lorat_plugin.network import Prediction
 from lorat_plugin.variants import get_variant
-from lorat_plugin.video import Frame, FrameSource, open_source, read_image
+from lorat_plugin.video import Frame, FrameSource, open_source
 
 STAGES = ("wait", "crop", "copy", "model", "post")
 Images = Callable[[], Iterator[np.ndarray]]  # a clip's frames from the first on, (H, W, 3) uint8 RGB, at each call
@@ -290,7 +292,7 @@ def _clip(
         with tempfile.TemporaryDirectory() as place:
             write_clips(Path(place), (1280, 720), clips=1, frames=count)
             made = Path(place) / "clip0"
-            boxes = np.loadtxt(made / "groundtruth.txt", delimiter=",", ndmin=2)
+            boxes = read_boxes(made / "groundtruth.txt")
             yield _opener(lambda: open_source(made)), boxes
 
 

@@ -8,10 +8,10 @@ from functools import partial
 
 import numpy as np
 
-from lorat_plugin.data.regions import parse_regions
-from lorat_plugin.data.sequences import Entry, Frames, Sequence, Store, parse_boxes, read_text, select, single_track
+from lorat_plugin.box_files import parse_boxes, parse_regions
+from lorat_plugin.data.sequences import Entry, Frames, Sequence, Store, read_text, select, single_track
 from lorat_plugin.errors import InputError
-from lorat_plugin.video import image_names
+from lorat_plugin.images import image_names
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class FolderReader:
     def _read(self, store: Store, path: str) -> Sequence:
         home = path.rpartition("/")[0]
         folder = f"{home}/{self.images}".rstrip("/")
-        names = image_names(store.names(folder))
+        names = image_names(store.names(folder), store.shown(folder))
         if not names and self.regions:
-            folder, names = home, image_names(store.names(home))
+            folder, names = home, image_names(store.names(home), store.shown(home))
         if not names:
             raise InputError(f"{store.shown(folder)}: holds no images; wanted {self.layout}")
         parse = parse_regions if self.regions else parse_boxes

@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,6 @@ import numpy as np
 from lorat_plugin.boxes import xyxy_to_xywh
 from lorat_plugin.data.catalogue import dataset_root
 from lorat_plugin.data.clips import LAYOUT as CLIPS_LAYOUT
-from lorat_plugin.data.clips import read_plain_text
 from lorat_plugin.data.folders import tnl2k_reader, vasttrack_reader, vot_reader
 from lorat_plugin.data.got10k import Got10kReader, read_list
 from lorat_plugin.data.lasot import LAYOUT as LASOT_LAYOUT
@@ -32,7 +32,8 @@ from lorat_plugin.errors import InputError, first_line
 from lorat_plugin.evaluation.attributes import UAV_ATTRIBUTES, flagged
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence, FramePaths, Layout
 from lorat_plugin.evaluation.clips import find_scorable_clips
-from lorat_plugin.video import IMAGE_NAME, image_names
+from lorat_plugin.files import decode_text, read_plain_text
+from lorat_plugin.images import IMAGE_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -199,7 +200,27 @@ def toolkit_dataset(name: str, root: Path, subset: str = "") -> Any:
         layout = BENCHMARKS[name].layout
         raise InputError(f"{root}: cannot be read as {name} ({first_line(error)}); wanted {layout}") from error
     logger.debug("%s", printed.getvalue())
+    _plain_copies(dataset)
     return dataset
+
+
+def _plain_copies(dataset: Any) -> None:
+    """Let the toolkit read copies of text files that it cannot: it knows neither byte order marks nor CR alone."""
+    folder = tempfile.TemporaryDirectory()
+    dataset.copies = {}  # copy -> the user's file
+    dataset.copies_folder = folder  # goes with the data set
+    for files in (dataset.anno_files, getattr(dataset, "range_files", [])):
+        for number, file in enumerate(files):
+            try:
+                data = Path(file).read_bytes()
+                text = decode_text(data, file)
+            except (OSError, InputError):  # told when the sequence is read
+                continue
+            if text.encode() != data.replace(b"\r\n", b"\n"):
+                copy = Path(folder.name) / f"{len(dataset.copies)}.txt"
+                copy.write_text(text, encoding="utf-8")
+                dataset.copies[str(copy)] = file
+                files[number] = str(copy)
 
 
 def _sequence(
@@ -315,9 +336,10 @@ def _toolkit_item(dataset: Any, name: str) -> tuple[list[str], np.ndarray]:
         files, boxes = dataset[index]
         return files, boxes.astype(np.float64)
     except Exception as error:  # a bare assertion for lengths, whatever numpy says for what is no number
-        path, folder = Path(dataset.anno_files[index]), Path(dataset.seq_dirs[index])
+        file, folder = dataset.anno_files[index], Path(dataset.seq_dirs[index])
+        path = Path(dataset.copies.get(file, file))
         folder = folder / "img" if (folder / "img").is_dir() else folder
-        images = len(image_names(os.listdir(folder))) if folder.is_dir() else 0
+        images = sum(bool(IMAGE_NAME.fullmatch(file)) for file in os.listdir(folder)) if folder.is_dir() else 0
         rows = sum(bool(line.strip()) for line in read_plain_text(path).splitlines())
         told = f" ({first_line(error)})" if str(error) else ""
         problem = f"the {rows} rows of {name} do not fit the {images} images in {folder}{told}; restore them"

@@ -18,7 +18,7 @@ import numpy as np
 from lorat_plugin.data.clips import Clip, find_clips
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import link_or_copy, whole_file
-from lorat_plugin.video import read_image
+from lorat_plugin.images import read_image
 
 FULLY_VISIBLE = 8  # GOT-10k's cover label counts visible eighths
 

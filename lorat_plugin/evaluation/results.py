@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
+from lorat_plugin.box_files import read_boxes
 from lorat_plugin.boxes import rasterize, xywh_to_xyxy, xyxy_to_xywh
-from lorat_plugin.data.clips import read_boxes
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
-from lorat_plugin.files import whole_file
+from lorat_plugin.files import read_plain_text, whole_file
 
 FORMATS = {"nested": ("%.3f", ","), "flat": ("%.3f", ","), "pytracking": ("%.3f", "\t"), "ostrack": ("%d", "\t")}
 PREFIXES = {"uav123": "uav_", "nfs": "nfs_", "tcolor128": "tpl_"}  # of sequences in the pytracking and OSTrack trees
@@ -93,8 +93,8 @@ class ResultFiles:
         if not path.is_file():
             return None
         try:
-            times = parse_table(path.read_text(encoding="utf-8"))[:, 0]
-        except (OSError, ValueError) as error:
+            times = parse_table(read_plain_text(path))[:, 0]
+        except ValueError as error:
             raise InputError(f"{path}: is no file of times ({error}); delete it") from error
         return times if (times > 0).any() else None
 
@@ -154,8 +154,8 @@ def read_confidences(notes: Path, sequence: EvaluationSequence) -> np.ndarray | 
     if not path.is_file():
         return None
     try:
-        scores = np.loadtxt(path, ndmin=1)
-    except (OSError, ValueError) as error:
+        scores = np.loadtxt(io.StringIO(read_plain_text(path)), ndmin=1)
+    except ValueError as error:
         raise InputError(f"{path}: is no file of scores ({error}); delete it") from error
     if scores.shape != (len(sequence),):
         raise InputError(f"{path}: {len(scores)} rows for {len(sequence)} frames; delete it and track again")

@@ -23,7 +23,7 @@ from lorat_plugin.evaluation.benchmarks import Benchmark
 from lorat_plugin.evaluation.results import ResultFiles, notes_folder, result_files
 from lorat_plugin.evaluation.scoring import TrackerScore, score_tracker
 from lorat_plugin.evaluation.strips import TRUTH, choose_frames, draw_strip
-from lorat_plugin.video import decode_image
+from lorat_plugin.images import decode_image
 from tests.sequences import write_clip
 
 pytest.importorskip("matplotlib")
