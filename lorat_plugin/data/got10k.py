@@ -73,7 +73,7 @@ class Got10kReader:
         path = f"{self.subset}/list.txt"
         if not store.exists(path):
             raise InputError(f"{store.shown(path)}: is missing; GOT-10k wants {self.layout}")
-        listed = read_text(store, path).split()
+        listed = lines_of(read_text(store, path))
         chosen = numbered(self.chosen, listed, self.reading) if self.chosen else listed
         excluded = set(self.excluded)
         return [name for name in select(listed, tuple(chosen), store.shown(path)) if name not in excluded]
@@ -117,10 +117,15 @@ def numbered(chosen: tuple[str, ...], listed: list[str], reading: Reading) -> li
     return names
 
 
+def lines_of(text: str) -> list[str]:
+    """Entries of a list, one a line, as the toolkits read them: a name may hold blanks."""
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
 def read_list(path: Path) -> tuple[str, ...]:
     """Entries of a split file, one a line. Raises InputError if it cannot be read or is empty."""
     try:
-        entries = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+        entries = tuple(lines_of(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path}: the split list cannot be read ({error}); give a text file of one entry a line"
