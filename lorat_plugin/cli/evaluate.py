@@ -118,11 +118,11 @@ class _Official(NamedTuple):
 
 
 def _find_official(folder: Path, benchmark: Benchmark) -> _Official:
-    """Read all of someone's results before any work, and log what cannot be compared."""
-    from lorat_plugin.evaluation.raw_results import find_results, fit_lengths
+    """Read all of someone's results before any work, and log what cannot be compared or looks wrong."""
+    from lorat_plugin.evaluation.raw_results import find_results, fit_lengths, start_notes
 
     common, (files,), notes = fit_lengths(benchmark, [find_results(folder, benchmark)], partial=True)
-    for note in notes:
+    for note in [*notes, *start_notes(common, files)]:
         logger.warning("%s", note)
     return _Official(files, common, notes)
 
