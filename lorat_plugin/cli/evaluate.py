@@ -104,7 +104,7 @@ def evaluate_command(
         told = "; ".join(str(error) for error in list(run.failures.values())[:SHOWN_FAILURES])
         raise InputError(
             f"{len(run.failures)} of {len(benchmark)} sequences could not be tracked: {told}; the others are done:"
-            " mend these and run the same command again"
+            f" mend these, or leave them out (--skip {','.join(run.failures)}), and run the same command again"
         )
     _tell(benchmark, run, protocol, official, as_json)
 

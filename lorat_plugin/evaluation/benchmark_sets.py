@@ -12,7 +12,6 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +26,11 @@ from lorat_plugin.data.got10k import Got10kReader, read_list
 from lorat_plugin.data.lasot import LAYOUT as LASOT_LAYOUT
 from lorat_plugin.data.lasot import LasotReader, lasot_split
 from lorat_plugin.data.lmdb import is_lmdb
-from lorat_plugin.data.sequences import LISTED, FolderStore, Frames, Reader, image_size, select
+from lorat_plugin.data.sequences import LISTED, FolderStore, Frames, Reader, image_size
 from lorat_plugin.data.trackingnet import TrackingNetReader
 from lorat_plugin.errors import InputError, first_line
 from lorat_plugin.evaluation.attributes import UAV_ATTRIBUTES, flagged
-from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence, FramePaths, Layout
+from lorat_plugin.evaluation.benchmarks import Benchmark, Choice, EvaluationSequence, FramePaths, Layout
 from lorat_plugin.evaluation.clips import read_scorable_clip, scorable_homes
 from lorat_plugin.video import IMAGE_NAME, image_names
 
@@ -122,26 +121,6 @@ BENCHMARKS = {
         Published("clips", CLIPS_LAYOUT.replace("DIR", "ROOT"), "clips", {"": 0}),
     )
 }
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Sequences to open: those called `names`, all if there are none, but not those called `skipped`."""
-
-    names: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = ()
-
-    def of(self, there: Sequence[str], shown: str) -> list[str]:
-        """Those of `there` to open. Raises InputError if a name is not there, or none is left."""
-        for name in self.skipped:
-            if name not in there:
-                near = get_close_matches(name, there, 3, 0.5)
-                advice = f"did you mean {' or '.join(near)}" if near else f"there are {', '.join(there[:5])} ..."
-                raise InputError(f"--skip {name}: no sequence of that name in {shown}; {advice}")
-        left = [name for name in select(list(there), self.names, shown) if name not in self.skipped]
-        if there and not left:
-            raise InputError(f"{shown}: all sequences are left out; skip fewer")
-        return left
 
 
 def open_benchmark(

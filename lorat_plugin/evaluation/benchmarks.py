@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Literal, overload
 
 import numpy as np
 
-from lorat_plugin.data.sequences import LISTED, Frames
+from lorat_plugin.data.sequences import LISTED, Frames, select
+from lorat_plugin.errors import InputError
 
 OMITTED = {("otb", "Tiger1", 354): 5}  # benchmark, sequence, frames: first ones that trees of trackers leave out
 Layout = Literal["nested", "flat"]  # of result files: as the toolkit's ExperimentGOT10k has them, or its ExperimentOTB
@@ -140,6 +142,26 @@ class Benchmark:
             if sequence.name == name:
                 return sequence
         raise KeyError(name)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Sequences to open: those called `names`, all if there are none, but not those called `skipped`."""
+
+    names: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+    def of(self, there: Sequence[str], shown: str) -> list[str]:
+        """Those of `there` to open. Raises InputError if a name is not there, or none is left."""
+        for name in self.skipped:
+            if name not in there:
+                near = get_close_matches(name, there, 3, 0.5)
+                advice = f"did you mean {' or '.join(near)}" if near else f"there are {', '.join(there[:5])} ..."
+                raise InputError(f"--skip {name}: no sequence of that name in {shown}; {advice}")
+        left = [name for name in select(list(there), self.names, shown) if name not in self.skipped]
+        if there and not left:
+            raise InputError(f"{shown}: all sequences are left out; skip fewer")
+        return left
 
 
 def frames_omitted(benchmark: str, sequence: EvaluationSequence) -> int:
