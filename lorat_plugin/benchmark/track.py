@@ -23,7 +23,6 @@ from lorat_plugin.benchmark.rounds import (
     STAGE,
     Comparison,
     Report,
-    check_baseline,
     clock_for,
     compare,
     compute_threads,
@@ -79,8 +78,7 @@ def benchmark_track(
         on_round: called after each.
     Raises InputError for unknown names, engines that cannot run here, and frames or boxes that are not there.
     """
-    variant, ways = get_variant(model), find_ways(engines, precisions, device)
-    check_baseline(baseline, [way.engine for way in ways])
+    variant, ways = get_variant(model), find_ways(engines, precisions, device, baseline)
     first = next(way for way in ways if way.engine == baseline)
     with compute_threads(threads), _clip(source, dataset, box, frames) as (images, known):
         clip = list(images())

@@ -38,6 +38,11 @@ def find_clips(folder: str | Path) -> list[Clip]:
 
     Raises InputError for a folder that is missing or without clips, or a clip that `read_clip` refuses.
     """
+    return [read_clip(home) for home in clip_homes(folder)]
+
+
+def clip_homes(folder: str | Path) -> list[Path]:
+    """The folders of the clips that `find_clips` reads. Raises InputError if there is none."""
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; wanted {LAYOUT}")
@@ -47,7 +52,7 @@ def find_clips(folder: str | Path) -> list[Clip]:
     homes = [home for home in homes if (home / "groundtruth.txt").is_file()]
     if not homes:
         raise InputError(f"{folder}: no clip with a groundtruth.txt in it; wanted {LAYOUT}")
-    return [read_clip(home) for home in homes]
+    return homes
 
 
 def read_clip(home: Path, labels: Path | None = None) -> Clip:

@@ -65,7 +65,7 @@ class Got10kReader:
         path = f"{self.subset}/list.txt"
         if not store.exists(path):
             raise InputError(f"{store.shown(path)}: is missing; GOT-10k wants {self.layout}")
-        listed = [name for line in read_text(store, path).split("\n") if (name := line.strip())]
+        listed = lines_of(read_text(store, path))
         chosen = numbered(self.chosen, listed, self.reading) if self.chosen else listed
         excluded = set(self.excluded)
         return [name for name in select(listed, tuple(chosen), store.shown(path)) if name not in excluded]
@@ -109,10 +109,15 @@ def numbered(chosen: tuple[str, ...], listed: list[str], reading: Reading) -> li
     return names
 
 
+def lines_of(text: str) -> list[str]:
+    """Entries of a list, one a line, as the toolkits read them: a name may hold blanks."""
+    return [line.strip() for line in text.split("\n") if line.strip()]
+
+
 def read_list(path: Path) -> tuple[str, ...]:
     """Entries of a split file, one a line. Raises InputError if it cannot be read or is empty."""
     try:
-        entries = tuple(line.strip() for line in read_plain_text(path).split("\n") if line.strip())
+        entries = tuple(lines_of(read_plain_text(path)))
     except InputError as error:
         raise InputError(f"the split list cannot be read: {error}") from error
     if not entries:

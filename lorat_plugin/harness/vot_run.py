@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from lorat_plugin.box_files import parse_regions
-from lorat_plugin.data.got10k import read_list
+from lorat_plugin.data.got10k import lines_of
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import parse_yaml, read_plain_text
 from lorat_plugin.harness.vot_stacks import (
@@ -54,7 +54,7 @@ class Workspace:
     def sequences(self) -> list[str]:
         """Names of the sequences, none as long as the toolkit has not downloaded them."""
         listed = self.folder / "sequences" / "list.txt"
-        return list(read_list(listed)) if listed.is_file() else []
+        return lines_of(read_plain_text(listed)) if listed.is_file() else []
 
 
 @dataclass(frozen=True)
