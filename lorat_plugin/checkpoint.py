@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from lorat_plugin.backbones import hub_id, network_names
 from lorat_plugin.errors import CheckpointError, InputError, first_line
-from lorat_plugin.files import parse_json
+from lorat_plugin.files import parse_json, read_plain_text
 from lorat_plugin.layouts import Weights, recognise
 from lorat_plugin.lora import adapter_tensors, inject, merge, merge_tensors, plain_lora, trained_modules
 from lorat_plugin.network import LoRATNetwork
@@ -149,7 +149,7 @@ def read_weights(source: str | Path) -> Weights:
 def _read_hub_config(path: Path, weights: Path) -> dict[str, str]:
     """What a config.json of ours says of the variant, after a look at the checksum; nothing of another or none."""
     try:
-        config = parse_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+        config = parse_json(read_plain_text(path)) if path.is_file() else None
         if not isinstance(config, dict) or config.get("model_type") != "lorat":
             return {}
         expected, fields = dict(config["sha256"]).get(weights.name), config["variant"]
@@ -162,7 +162,7 @@ def _read_hub_config(path: Path, weights: Path) -> dict[str, str]:
 
 def _read_adapter_config(path: Path) -> dict[str, str]:
     try:
-        config = parse_json(path.read_text(encoding="utf-8"))
+        config = parse_json(read_plain_text(path))
         if not plain_lora(config):
             return {"peft_type": str(config["peft_type"])}
         return {"lora_alpha": str(float(config["lora_alpha"])), "rslora": str(bool(config.get("use_rslora", False)))}

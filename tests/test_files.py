@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
+import lorat_plugin
 from lorat_plugin.errors import InputError
-from lorat_plugin.files import whole_file, whole_folder
+from lorat_plugin.files import read_plain_text, whole_file, whole_folder
 
 
 def test_a_block_that_fails_leaves_what_was_there(tmp_path):
@@ -48,3 +50,49 @@ def test_what_is_in_the_way_is_named(tmp_path):
         pass
     with pytest.raises(InputError, match="cannot be written"), whole_file(tmp_path / "file" / "below"):
         pass
+
+
+ROWS = "1,2,3,4\n5,6,7,8\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xef\xbb\xbf" + ROWS.encode(),
+        ROWS.replace("\n", "\r\n").encode(),
+        ROWS.replace("\n", "\r").encode(),
+        b"\xef\xbb\xbf1,2,3,4\r\n\xef\xbb\xbf5,6,7,8\r\n",  # two files joined
+    ],
+)
+def test_text_is_read_without_marks_and_with_one_line_end(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.txt").write_bytes(data)
+    assert read_plain_text(tmp_path / "a.txt") == ROWS
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (ROWS.encode("utf-16"), "is UTF-16 text; save it as UTF-8"),
+        (b"\xfe\xff" + ROWS.encode("utf-16-be"), "is UTF-16 text"),
+        (ROWS.encode("utf-32"), "is UTF-32 text"),
+        (ROWS.encode("utf-16-le"), "has NUL bytes: it is no text, damaged, or UTF-16"),
+        (ROWS.encode() + bytes(512), "has NUL bytes"),
+        ("Zürich".encode("latin-1"), "cannot be read as text .* save it as UTF-8"),
+    ],
+)
+def test_text_in_another_encoding_is_refused_by_name(tmp_path: Path, data: bytes, words: str) -> None:
+    (tmp_path / "a.txt").write_bytes(data)
+    with pytest.raises(InputError, match=rf"a\.txt: {words}"):
+        read_plain_text(tmp_path / "a.txt")
+
+
+def test_every_reader_of_text_goes_through_one() -> None:
+    """Exceptions: files of the package and of the system, and notes that only this package writes."""
+    own = {
+        *("benchmark/rounds.py", "cli/evaluate.py", "data/lasot.py", "evaluation/evaluate.py"),
+        *("evaluation/experiments.py", "evaluation/report.py", "harness/pytracking.py"),
+        *("training/config.py", "training/journal.py"),
+    }
+    package = Path(lorat_plugin.__file__).parent
+    readers = [path for path in package.rglob("*.py") if ".read_text(" in path.read_text("utf-8")]
+    assert {path.relative_to(package).as_posix() for path in readers} <= own

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from lorat_plugin.errors import InputError
-from lorat_plugin.video import Frame, FrameSource, list_images, open_source, read_image
+from lorat_plugin.images import list_images, read_image
+from lorat_plugin.video import Frame, FrameSource, open_source
 
 
 def picture(number: int = 0, size: tuple[int, int] = (48, 64)) -> np.ndarray:

@@ -15,7 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from lorat_plugin.benchmark.rounds import (
     Comparison,
     Report,
-    check_baseline,
     clock_for,
     compare,
     compute_threads,
@@ -86,7 +85,7 @@ def benchmark_model(
         batches: search regions in one call.
         engines: names, or "all" for every one that runs here; "autocast" is `eager` as the official code runs it.
         precisions: names; an engine takes part with those of them that it has.
-        baseline: one of the engines; it counts with its first precision.
+        baseline: an engine, which takes part even if it is not named; it counts with its first precision.
         rounds: that count, after one for warming up.
         device: see `find_device`.
         threads: compute threads; 0: torch decides.
@@ -95,8 +94,7 @@ def benchmark_model(
     Raises InputError for unknown names, engines that cannot run here and a GPU without memory for a batch.
     """
     variants = [get_variant(name) for name in (list_variants() if list(models) == ["all"] else models)]
-    ways = find_ways(engines, precisions, device)
-    check_baseline(baseline, [way.engine for way in ways])
+    ways = find_ways(engines, precisions, device, baseline)
     first = next(way for way in ways if way.engine == baseline)
     found: list[Comparison] = []
     counts = {}
@@ -148,23 +146,42 @@ def benchmark_head(
         return Report("head", settings, found)
 
 
-def find_ways(engines: Sequence[str], precisions: Sequence[str], device: str) -> list[Way]:
-    """Pairs of engine and precision that run on a device. Raises InputError for an engine that has none of them."""
+def find_ways(engines: Sequence[str], precisions: Sequence[str], device: str, baseline: str | None = None) -> list[Way]:
+    """Pairs of engine and precision that run on a device.
+
+    The engine `baseline` takes part even if it is not named, first and with "auto" if it has none of the precisions.
+    Raises InputError for an engine that has none of them.
+    """
     place, ways = find_device(device), []
     for engine in list_engines() if list(engines) == ["all"] else engines:
-        obstacles = []
-        for precision in precisions:
-            try:
-                if engine == AUTOCAST:
-                    ways.append(Way(engine, _half(place, precision), str(place)))
-                    continue
-                check_options(str(place), engine, precision)
-                ways.append(Way(engine, choose_precision(engine, place, precision), str(place)))
-            except InputError as error:
-                obstacles.append(error)
-        if len(obstacles) == len(precisions) and list(engines) != ["all"]:
-            raise obstacles[0]
+        found = _ways_of(engine, precisions, place)
+        if isinstance(found, list):
+            ways += found
+        elif list(engines) != ["all"]:
+            raise found
+    if baseline and baseline not in [way.engine for way in ways]:
+        found = _ways_of(baseline, precisions, place)
+        if isinstance(found, InputError):
+            found = _ways_of(baseline, ["auto"], place)
+        if isinstance(found, InputError):
+            raise found
+        ways = found + ways
     return list(dict.fromkeys(ways))
+
+
+def _ways_of(engine: str, precisions: Sequence[str], place: torch.device) -> list[Way] | InputError:
+    """An engine's ways with those precisions that it has, or why it has none."""
+    ways, obstacles = [], []
+    for precision in precisions:
+        try:
+            if engine == AUTOCAST:
+                ways.append(Way(engine, _half(place, precision), str(place)))
+                continue
+            check_options(str(place), engine, precision)
+            ways.append(Way(engine, choose_precision(engine, place, precision), str(place)))
+        except InputError as error:
+            obstacles.append(error)
+    return ways or obstacles[0]
 
 
 def _half(place: torch.device, precision: str) -> str:

@@ -23,19 +23,20 @@ from lorat_plugin.benchmark.rounds import (
     STAGE,
     Comparison,
     Report,
-    check_baseline,
     clock_for,
     compare,
     compute_threads,
     interleave,
     synchronize,
 )
+from lorat_plugin.box_files import read_boxes
 from lorat_plugin.boxes import clip_to_image, xywh_to_xyxy, xyxy_to_xywh
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmark_sets import open_benchmark
+from lorat_plugin.images import read_image
 from lorat_plugin.network import Prediction
 from lorat_plugin.variants import get_variant
-from lorat_plugin.video import Frame, FrameSource, open_source, read_image
+from lorat_plugin.video import Frame, FrameSource, open_source
 
 STAGES = ("wait", "crop", "copy", "model", "post")
 Images = Callable[[], Iterator[np.ndarray]]  # a clip's frames from the first on, (H, W, 3) uint8 RGB, at each call
@@ -77,8 +78,7 @@ def benchmark_track(
         on_round: called after each.
     Raises InputError for unknown names, engines that cannot run here, and frames or boxes that are not there.
     """
-    variant, ways = get_variant(model), find_ways(engines, precisions, device)
-    check_baseline(baseline, [way.engine for way in ways])
+    variant, ways = get_variant(model), find_ways(engines, precisions, device, baseline)
     first = next(way for way in ways if way.engine == baseline)
     with compute_threads(threads), _clip(source, dataset, box, frames) as (images, known):
         clip = list(images())
@@ -290,7 +290,7 @@ def _clip(
         with tempfile.TemporaryDirectory() as place:
             write_clips(Path(place), (1280, 720), clips=1, frames=count)
             made = Path(place) / "clip0"
-            boxes = np.loadtxt(made / "groundtruth.txt", delimiter=",", ndmin=2)
+            boxes = read_boxes(made / "groundtruth.txt")
             yield _opener(lambda: open_source(made)), boxes
 
 

@@ -11,7 +11,6 @@ from accelerate import Accelerator
 
 from lorat_plugin.benchmark.rounds import (
     Report,
-    check_baseline,
     clock_for,
     compare,
     in_process,
@@ -52,7 +51,7 @@ def benchmark_train(
         modes: "lora", "peft", "full" or "baseline", with "+checkpointing" or "+compile" behind it.
         variant: that is trained.
         batch: pairs in a step.
-        baseline: one of `modes`.
+        baseline: a mode; it takes part even if it is not among `modes`.
         rounds: steps of each mode that count, after two for warming up.
         device: see `find_device`.
         precision: fp32, bf16, fp16 or auto.
@@ -62,12 +61,12 @@ def benchmark_train(
     the process's largest size on a CPU, libraries included, and the largest allocation on a CUDA GPU.
     Raises InputError for unknown modes, variants or devices.
     """
+    modes = list(modes) if baseline in modes else [baseline, *modes]
     for mode in modes:
         kind, *options = mode.split("+")
         if kind not in (*MODES, BRANCHES) or not set(options) <= set(OPTIONS):
             known = ", ".join((*MODES, BRANCHES))
             raise InputError(f"unknown mode '{mode}': use {known}, with +{' or +'.join(OPTIONS)} if wanted")
-    check_baseline(baseline, list(modes))
     place = find_device(device)
     config = TrainConfig(
         variant=variant, backbone="random", batch_size=batch, device=str(place), threads=threads,

@@ -20,6 +20,7 @@ from lorat_plugin.cli.options import (
     ProtocolOption,
     ResultsOption,
     SequencesOption,
+    SkipOption,
     SubsetOption,
     WeightsOption,
     chosen_benchmark,
@@ -41,7 +42,7 @@ def compare_command(
         str,
         typer.Option(
             help="Comma separated; the first is held against each other: LoRAT, static, MIL, KCF, CSRT, NanoTrack,"
-            " VitTrack, module:Class (the GOT-10k toolkit's interface), NAME=FOLDER (raw results of others)."
+            " VitTrack, module:Class (the GOT-10k toolkit's interface), NAME=FOLDER (raw results of others, or a zip)."
         ),
     ] = "LoRAT,static,MIL",
     baseline_models: Annotated[
@@ -50,6 +51,7 @@ def compare_command(
     results: ResultsOption = Path("results"),
     subset: SubsetOption = None,
     sequences: SequencesOption = None,
+    skip: SkipOption = None,
     protocol: ProtocolOption = None,
     model: ModelOption = "lorat_tiny",
     weights: WeightsOption = None,
@@ -70,7 +72,7 @@ def compare_command(
     from lorat_plugin.evaluation.scoring import check_scorable, score_tracker
 
     check_options(device, engine, precision)
-    benchmark = chosen_benchmark(dataset, subset, sequences)
+    benchmark = chosen_benchmark(dataset, subset, sequences, skip=skip)
     check_scorable(benchmark, protocol or benchmark.protocol)
 
     def create_lorat() -> Evaluation:
@@ -82,13 +84,16 @@ def compare_command(
 
     specs = [spec.strip() for spec in trackers.split(",") if spec.strip()]
     contestants = compare.choose_contestants(specs, benchmark, results, create_lorat, baseline_models)
-    work = [(one, compare.missing_sequences(one, benchmark)) for one in contestants]  # bad files show before any work
+    common, contestants, notes = compare.fit_raw_results(contestants, benchmark, protocol or benchmark.protocol)
+    for note in notes:
+        logger.warning("%s", note)
+    work = [(one, compare.missing_sequences(one, benchmark)) for one in contestants]
     for one, missing in work:
         logger.info("%s: %d of %d sequences to track", one.files.tracker, len(missing), len(benchmark))
         with progress(one.files.tracker, sum(map(len, missing))) as advance:
             compare.track(one, missing, advance)
-    scores = [score_tracker(benchmark, one.files, protocol) for one in contestants]
-    content = compare.write_comparison(contestants, benchmark, scores, results)
+    scores = [score_tracker(common, one.files, protocol) for one in contestants]
+    content = compare.write_comparison(contestants, common, scores, results, notes)
     if as_json:
         typer.echo(json.dumps(content, indent=2))
     else:

@@ -33,6 +33,9 @@ def check_command(
     ] = None,
     reading: Annotated[str, typer.Option(help="Numbers in a got10k split file: index or name.")] = "index",
     images: Annotated[int, typer.Option(min=0, help="Frames to decode on trial, spread over the data set.")] = 100,
+    headers: Annotated[
+        bool, typer.Option(help="Read the size of every frame, some minutes for a million, or of a sample.")
+    ] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Say what of a data set was found, what is missing and what is malformed. Exit code 2 if anything is.
@@ -53,7 +56,7 @@ def check_command(
         options: dict[str, object] = {"chosen": read_list(list_file)} if list_file else {}
         if name == "got10k":
             options["reading"] = reading
-        reports.append(check_dataset(name, folder, images, **options))
+        reports.append(check_dataset(name, folder, images, headers=headers, **options))
     if as_json:
         typer.echo(json.dumps([asdict(report) for report in reports], indent=2))
     else:
@@ -67,7 +70,13 @@ def _show(reports: list[Report]) -> None:
         typer.echo(f"{report.dataset} in {report.root} ({report.kind})")
         typer.echo(f"  {report.sequences} sequences, {report.tracks} objects, {report.frames} frames after cleaning")
         typer.echo(f"  {report.present} boxes; {report.unused} sequences without a visible object")
+        if report.outside:
+            typer.echo(f"  {report.outside} boxes outside their pictures or without area are not used")
         typer.echo(f"  {report.decoded} frames decoded on trial")
+        for note in report.notes[:SHOWN_PROBLEMS]:
+            typer.echo(f"  note: {note}")
+        if len(report.notes) > SHOWN_PROBLEMS:
+            typer.echo(f"  and {len(report.notes) - SHOWN_PROBLEMS} more notes; --json lists them all")
         for problem in report.problems[:SHOWN_PROBLEMS]:
             typer.echo(f"  problem: {problem}")
         if len(report.problems) > SHOWN_PROBLEMS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Optional
 
 import typer
 
@@ -23,6 +23,7 @@ from lorat_plugin.cli.options import (
     ProtocolOption,
     ResultsOption,
     SequencesOption,
+    SkipOption,
     SubsetOption,
     WeightsOption,
 )
@@ -53,6 +54,7 @@ def evaluate_command(
     ] = "LoRAT",
     subset: SubsetOption = None,
     sequences: SequencesOption = None,
+    skip: SkipOption = None,
     attributes: AttributesOption = None,
     protocol: ProtocolOption = None,
     style: FormatOption = "got10k",
@@ -62,7 +64,7 @@ def evaluate_command(
         typer.Option(help="Round boxes outwards to whole pixels, as LoRAT's are for got10k and trackingnet."),
     ] = None,
     check_official: Annotated[
-        Optional[Path], typer.Option(help="Folder of someone's raw results, to be compared frame by frame.")
+        Optional[Path], typer.Option(help="Someone's raw results, a folder or zip, to be compared frame by frame.")
     ] = None,
     device: DeviceOption = "auto",
     engine: EngineOption = "auto",
@@ -79,15 +81,14 @@ def evaluate_command(
     from lorat_plugin.checkpoint import load_pretrained
     from lorat_plugin.cli.options import chosen_benchmark
     from lorat_plugin.engines import check_options
-    from lorat_plugin.evaluation.agreement import find_results
     from lorat_plugin.evaluation.evaluate import Evaluation
     from lorat_plugin.evaluation.scoring import check_scorable
 
     check_options(device, engine, precision)
-    benchmark = chosen_benchmark(dataset, subset, sequences, attributes, rasterize)
+    benchmark = chosen_benchmark(dataset, subset, sequences, attributes, rasterize, skip, style)
     if protocol or benchmark.scorable:
         check_scorable(benchmark, protocol or benchmark.protocol)  # before the work, not after it
-    official = None if check_official is None else find_results(check_official, benchmark)
+    official = None if check_official is None else _find_official(check_official, benchmark)
     network = load_pretrained(model, weights, backbone)
     run = Evaluation(
         network, benchmark, results, name, device=device, engine=engine, precision=precision, batch=batch, style=style,
@@ -103,13 +104,31 @@ def evaluate_command(
         told = "; ".join(str(error) for error in list(run.failures.values())[:SHOWN_FAILURES])
         raise InputError(
             f"{len(run.failures)} of {len(benchmark)} sequences could not be tracked: {told}; the others are done:"
-            " mend these and run the same command again"
+            f" mend these, or leave them out (--skip {','.join(run.failures)}), and run the same command again"
         )
     _tell(benchmark, run, protocol, official, as_json)
 
 
+class _Official(NamedTuple):
+    """Someone's raw results, the sequences and frames that they have, and what differs."""
+
+    files: ResultFiles
+    benchmark: Benchmark
+    notes: list[str]
+
+
+def _find_official(folder: Path, benchmark: Benchmark) -> _Official:
+    """Read all of someone's results before any work, and log what cannot be compared or looks wrong."""
+    from lorat_plugin.evaluation.raw_results import find_results, fit_lengths, start_notes
+
+    common, (files,), notes = fit_lengths(benchmark, [find_results(folder, benchmark)], partial=True)
+    for note in [*notes, *start_notes(common, files)]:
+        logger.warning("%s", note)
+    return _Official(files, common, notes)
+
+
 def _tell(
-    benchmark: Benchmark, run: Evaluation, protocol: Optional[str], official: Optional[ResultFiles], as_json: bool
+    benchmark: Benchmark, run: Evaluation, protocol: Optional[str], official: Optional[_Official], as_json: bool
 ) -> None:
     """Score the results where the truth is public, compare them with someone's where that is asked for, and print."""
     from lorat_plugin.evaluation.agreement import as_dict, compare_runs, show_agreement
@@ -117,7 +136,12 @@ def _tell(
     from lorat_plugin.evaluation.tables import show_table, wide_console, write_tables
 
     throughput = run.frames / run.seconds if run.frames else None
-    content: dict[str, Any] = {"results": str(run.files.folder), "frames": run.frames, "frames_per_second": throughput}
+    content: dict[str, Any] = {
+        "skipped": list(benchmark.skipped),
+        "results": str(run.files.folder),
+        "frames": run.frames,
+        "frames_per_second": throughput,
+    }
     if throughput:
         kind = "one target at a time" if run.single else f"{run.batch} sequences at once, no speed on one target"
         logger.info("this process: %d frames, %.1f frames/s (%s)", run.frames, throughput, kind)
@@ -133,7 +157,8 @@ def _tell(
     else:
         logger.info("the truth of %s is not public: lorat submit packs the results for its server", benchmark.name)
     if official is not None:
-        agreement = compare_runs(benchmark, run.files, official)
+        agreement = compare_runs(official.benchmark, run.files, official.files)
+        agreement.notes[:0] = official.notes
         content["agreement"] = as_dict(agreement)
         if not as_json:
             show_agreement(agreement)

@@ -81,7 +81,7 @@ def clip_crops(variant: Variant, folder: Path) -> Crops:
     from lorat_plugin.data.clips import find_clips
     from lorat_plugin.errors import InputError
     from lorat_plugin.export import cut_crops, join_crops
-    from lorat_plugin.video import read_image
+    from lorat_plugin.images import read_image
 
     clips = [clip for clip in find_clips(folder) if clip.present.sum() > 1][:CHECKED]
     if not clips:

@@ -31,6 +31,7 @@ from lorat_plugin.cli.track import track_command
 from lorat_plugin.cli.train import train_command
 from lorat_plugin.cli.vot import vot_app
 from lorat_plugin.errors import InputError
+from lorat_plugin.files import require_utf8
 
 _EXTRAS = {  # optional package -> the extra that brings it
     "peft": "train", "accelerate": "train", "lmdb": "train", "matplotlib": "train",
@@ -88,6 +89,8 @@ def main() -> None:
 def run(arguments: list[str], debug: bool = False) -> int:
     """Run one command line. Returns the exit code; with `debug` errors keep their traceback."""
     try:
+        for argument in arguments:
+            require_utf8(argument, "command line")
         app(arguments, prog_name="lorat")  # leaves by SystemExit, with code 2 for an option or command that is wrong
         return 0
     except SystemExit as stop:

@@ -50,6 +50,9 @@ SubsetOption = Annotated[Optional[str], typer.Option("--subset", help="Such as v
 SequencesOption = Annotated[
     Optional[str], typer.Option("--sequences", help="Only these: names with commas between, or a file of names.")
 ]
+SkipOption = Annotated[
+    Optional[str], typer.Option("--skip", help="Leave these out: names with commas between, or a file of names.")
+]
 AttributesOption = Annotated[
     Optional[Path],
     typer.Option(
@@ -70,20 +73,31 @@ def chosen_benchmark(
     sequences: str | None,
     attributes: Path | None = None,
     rasterize: bool | None = None,
+    skip: str | None = None,
+    style: str = "got10k",
 ) -> Benchmark:
     """The benchmark that these options name. Raises InputError as `open_benchmark`, or for an unreadable file."""
     from dataclasses import replace
 
-    from lorat_plugin.data.got10k import read_list
     from lorat_plugin.evaluation.attributes import add_attributes, read_attributes
     from lorat_plugin.evaluation.benchmark_sets import open_benchmark
+    from lorat_plugin.evaluation.benchmarks import as_trees_start
 
     name, _, folder = dataset.partition(":")
-    names = None
-    if sequences is not None:
-        is_file = Path(sequences).is_file()
-        names = read_list(Path(sequences)) if is_file else [n.strip() for n in sequences.split(",") if n.strip()]
-    benchmark = open_benchmark(name, Path(folder) if folder else None, subset, names)
+    chosen = None if sequences is None else _listed_names(sequences)
+    skipped = () if skip is None else _listed_names(skip)
+    benchmark = open_benchmark(name, Path(folder) if folder else None, subset, chosen, skipped)
+    if style != "got10k":
+        benchmark = as_trees_start(benchmark)
     if attributes is not None:
         benchmark = add_attributes(benchmark, read_attributes(attributes))
     return benchmark if rasterize is None else replace(benchmark, rasterize=rasterize)
+
+
+def _listed_names(option: str) -> list[str]:
+    """Names with commas between, or those in a file."""
+    from lorat_plugin.data.got10k import read_list
+
+    if Path(option).is_file():
+        return list(read_list(Path(option)))
+    return [name.strip() for name in option.split(",") if name.strip()]

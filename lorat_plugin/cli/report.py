@@ -14,6 +14,7 @@ from lorat_plugin.cli.options import (
     ProtocolOption,
     ResultsOption,
     SequencesOption,
+    SkipOption,
     SubsetOption,
     chosen_benchmark,
 )
@@ -39,12 +40,14 @@ def report_command(
     style: FormatOption = "got10k",
     subset: SubsetOption = None,
     sequences: SequencesOption = None,
+    skip: SkipOption = None,
 ) -> None:
     """Write one self-contained HTML page: scores, plots, worst sequences, reliability of the score, settings.
 
     Example: lorat report --dataset lasot:LaSOT --trackers LoRAT,other --results results --out lasot.html
     """
     from lorat_plugin.evaluation.plots import write_plots
+    from lorat_plugin.evaluation.raw_results import fit_lengths, start_notes
     from lorat_plugin.evaluation.report import check_names, write_report
     from lorat_plugin.evaluation.results import notes_folder, result_files
     from lorat_plugin.evaluation.scoring import score_tracker
@@ -52,13 +55,20 @@ def report_command(
 
     names = [name.strip() for name in trackers.split(",") if name.strip()]
     check_names(names)
-    benchmark = chosen_benchmark(dataset, subset, sequences)
+    benchmark = chosen_benchmark(dataset, subset, sequences, skip=skip, style=style)
     files = {name: result_files(benchmark, results, name, style) for name in names}
     for tracker in files.values():
         _check_present(tracker)
     notes = {name: notes_folder(benchmark, results, name) for name in names}
+    # those without settings are raw results of others
+    raw = [tracker for name, tracker in files.items() if not (notes[name] / "run.json").is_file()]
+    benchmark, fitted, remarks = fit_lengths(benchmark, raw, protocol or benchmark.protocol)
+    files |= {tracker.tracker: tracker for tracker in fitted}
+    remarks += [note for tracker in fitted for note in start_notes(benchmark, tracker)]
+    for remark in remarks:
+        logger.warning("%s", remark)
     scores = [score_tracker(benchmark, tracker, protocol) for tracker in files.values()]
-    plots = write_report(benchmark, scores, files, notes, out, worst)
+    plots = write_report(benchmark, scores, files, notes, out, worst, remarks=remarks)
     beside = out.with_name(f"{out.stem}_files")
     write_plots(plots, beside)
     write_tables(scores, beside)

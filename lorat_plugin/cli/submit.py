@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from lorat_plugin.cli.options import SubsetOption, chosen_benchmark
+from lorat_plugin.cli.options import SkipOption, SubsetOption, chosen_benchmark
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ def submit_command(
         Optional[Path], typer.Option(help="Check this archive and write none; more is checked with --dataset.")
     ] = None,
     partial: Annotated[bool, typer.Option("--partial", help="Some sequences only, for a trial.")] = False,
+    skip: SkipOption = None,
 ) -> None:
     """Zip results for the server of GOT-10k or TrackingNet and check the archive, or check one that you have.
 
@@ -34,18 +35,18 @@ def submit_command(
     Example: lorat submit trackingnet --check mine.zip
     """
     from lorat_plugin.evaluation import submit
-    from lorat_plugin.evaluation.agreement import find_results
+    from lorat_plugin.evaluation.raw_results import find_results
 
     submit.server_rules(server)
     subset = subset or ("test" if server == "got10k" else None)
     if check is not None:
         found = submit.check_archive(
-            check, server, chosen_benchmark(dataset, subset, None) if dataset else None, partial
+            check, server, chosen_benchmark(dataset, subset, None, skip=skip) if dataset else None, partial
         )
         submit.refuse(found, str(check))
         done = f"{check}: is as the {server} server wants it"
     else:
-        benchmark = chosen_benchmark(dataset or server, subset, None)
+        benchmark = chosen_benchmark(dataset or server, subset, None, skip=skip)
         path = (out or Path(f"{server}.zip")).expanduser()
         found = submit.write_archive(path, server, benchmark, find_results(results, benchmark), partial)
         done = f"{path}: {len(benchmark)} sequences, checked"

@@ -53,7 +53,7 @@ class Summary(NamedTuple):
 
 def track_command(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="Video, folder of frames, camera index or stream URL.")
+        str, typer.Argument(metavar="SOURCE", help="Video, folder of frames, img_%04d.png, camera index or stream URL.")
     ],
     box: Annotated[
         list[str] | None,

@@ -155,6 +155,7 @@ def doctor_command(
     """
     from lorat_plugin.doctor import check_vot, this_installation
     from lorat_plugin.harness.vot_run import choose_trackers, open_workspace, workspace_problems
+    from lorat_plugin.harness.vot_sequences import sequence_problems
     from lorat_plugin.harness.vot_stacks import toolkit_version
     from lorat_plugin.harness.vot_trial import toolkit_imports, try_tracker
 
@@ -176,6 +177,8 @@ def doctor_command(
         names = choose_trackers(opened, [], installed)
         for problem in workspace_problems(opened, names, installed):
             tell("warning" if problem.repaired and repair else "broken", "stack", str(problem))
+        for text in sequence_problems(opened.folder / "sequences", opened.sequences):
+            tell("broken", "sequences", text)
         for name in names:
             trial = try_tracker(opened, name, repair=repair)
             tell("ok" if trial.good else "broken", name, trial.text, trial.traceback)

@@ -17,7 +17,7 @@ from lorat_plugin.data.lmdb import LmdbStore, is_lmdb
 from lorat_plugin.data.sequences import FolderStore, Reader, Store
 from lorat_plugin.data.trackingnet import TrackingNetReader
 from lorat_plugin.errors import InputError
-from lorat_plugin.files import parse_yaml
+from lorat_plugin.files import parse_yaml, read_plain_text
 
 GROUP = "lorat_plugin.datasets"  # entry points: name = something that returns a `Reader` when called
 BUILT_IN: dict[str, Callable[..., Reader]] = {
@@ -135,8 +135,10 @@ def _configured(name: str) -> str | None:
     if not path.is_file():
         return None
     try:
-        content = parse_yaml(path.read_text(encoding="utf-8")) or {}
+        content = parse_yaml(read_plain_text(path)) or {}
         value = (content.get("data") or {}).get(name)
-    except (OSError, ValueError, AttributeError) as error:
+    except InputError:
+        raise
+    except (ValueError, AttributeError) as error:
         raise InputError(f"{path}: is no valid settings file ({error}); write 'data: {{{name}: FOLDER}}'") from error
     return None if value is None else str(value)

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from lorat_plugin.data.catalogue import BUILT_IN, make_reader, open_store, plain_name
-from lorat_plugin.data.cleaning import clean
+from lorat_plugin.data.cleaning import clean, fit_to_image
 from lorat_plugin.data.index import THREADS
-from lorat_plugin.data.sequences import Entry, Sequence, Store, read_frame
+from lorat_plugin.data.sequences import SIZE_STEP, Entry, FolderStore, Sequence, Store, frame_sizes, read_frame
 from lorat_plugin.data.trackingnet import missing_parts
 from lorat_plugin.errors import InputError
+from lorat_plugin.files import walk_files
+
+
+class _Examined(NamedTuple):
+    sequence: Sequence | None
+    problems: list[str]
+    notes: list[str] = []  # noqa: RUF012
+    outside: int = 0
 
 
 @dataclass
 class Report:
-    """What was found in one data set. `problems` are sentences, each names a file and what is wrong with it.
+    """What was found in one data set.
 
-    `unused` counts sequences without any visible object, `decoded` the frames that were decoded on trial.
+    Fields: unused, sequences without any visible object; outside, boxes that are not used as they lie outside their
+    pictures or have no area; decoded, frames that were decoded on trial; problems, sentences, each names a file and
+    what is wrong with it; notes, sentences about what is unusual and can be used.
     """
 
     dataset: str
@@ -31,8 +44,10 @@ class Report:
     frames: int = 0
     present: int = 0
     unused: int = 0
+    outside: int = 0
     decoded: int = 0
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def recognise(folder: Path) -> str | None:
@@ -64,13 +79,14 @@ def find_datasets(root: Path, dataset: str | None = None) -> list[tuple[str, Pat
     return found
 
 
-def check_dataset(name: str, root: Path, images: int = 0, **options: object) -> Report:
+def check_dataset(name: str, root: Path, images: int = 0, *, headers: bool = True, **options: object) -> Report:
     """Read all annotations of a data set, and decode `images` frames spread over its sequences.
 
     Args:
         name: of the data set.
         root: its folder or LMDB.
         images: frames to decode.
+        headers: read the header of every image file, 10,000 a second from a fast disk; else of one in `SIZE_STEP`.
         options: as for `make_reader`.
     A damaged sequence is a line in the report and does not stop the check.
     """
@@ -84,14 +100,19 @@ def check_dataset(name: str, root: Path, images: int = 0, **options: object) -> 
     if name == "trackingnet" and not options.get("chosen") and (missing := missing_parts(store)):
         report.problems.append(missing)
     try:  # what is there is examined even if something is missing
+        if isinstance(store, FolderStore):
+            deque(walk_files(root), maxlen=0)
+    except InputError as error:
+        report.problems.append(str(error))
+    examine = partial(_examine, store, 1 if headers else SIZE_STEP)
+    try:
         with ThreadPoolExecutor(THREADS) as pool:
-            for result in pool.map(_examine, reader.entries(store)):
-                if isinstance(result, str):
-                    report.problems.append(result)
-                elif result is None:
-                    report.unused += 1
-                else:
-                    kept.append(result)
+            for found in pool.map(examine, reader.entries(store)):
+                report.problems += found.problems
+                report.notes += found.notes
+                report.outside += found.outside
+                report.unused += found.sequence is None and not found.problems
+                kept += [found.sequence] if found.sequence else []
     except InputError as error:
         report.problems += [] if str(error) in report.problems else [str(error)]
     report.sequences = len(kept)
@@ -102,11 +123,25 @@ def check_dataset(name: str, root: Path, images: int = 0, **options: object) -> 
     return report
 
 
-def _examine(entry: Entry) -> Sequence | str | None:
+def _examine(store: Store, step: int, entry: Entry) -> _Examined:
     try:
-        return clean(entry.load())
+        sequence = entry.load()
     except InputError as error:
-        return f"{entry.name}: {error}"
+        return _Examined(None, [f"{entry.name}: {error}"])
+    problems, notes = list(sequence.notes), []
+    sizes = frame_sizes(store, sequence, step, problems.append)
+    changes = np.flatnonzero((sizes[1:] != sizes[:-1]).any(axis=1)) + 1
+    if len(changes):
+        (width, height), (later_width, later_height) = sizes[0], sizes[changes[0]]
+        notes.append(
+            f"{entry.name}: its pictures change size, from {width}x{height} to {later_width}x{later_height} pixels at"
+            f" {sequence.frames.key(int(changes[0]))}; each box is cut by its own picture"
+        )
+    outside = 0
+    for track in sequence.tracks:
+        boxes = fit_to_image(track.boxes[track.present], sizes[track.present])
+        outside += int((boxes[:, 2:] <= boxes[:, :2]).any(axis=1).sum())
+    return _Examined(clean(sequence, sizes), [f"{entry.name}: {problem}" for problem in problems], notes, outside)
 
 
 def _decode(report: Report, store: Store, sequences: list[Sequence], images: int) -> None:
@@ -120,4 +155,5 @@ def _decode(report: Report, store: Store, sequences: list[Sequence], images: int
             read_frame(store, frames.key(int(place - ends[number] + frames.count)))
             report.decoded += 1
         except InputError as error:
-            report.problems.append(f"{sequences[number].name}: {error}")
+            problem = f"{sequences[number].name}: {error}"
+            report.problems += [] if problem in report.problems else [problem]

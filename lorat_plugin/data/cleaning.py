@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lorat_plugin.data.sequences import Sequence, Track
 
 
-def fit_to_image(boxes_xyxy: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Move the outer edges of boxes (..., 4) xyxy into an image of (width, height) pixels.
+def fit_to_image(boxes_xyxy: np.ndarray, size: ArrayLike) -> np.ndarray:
+    """Move the outer edges of boxes (..., 4) xyxy into images of (width, height) pixels, `size` (2,) or (..., 2).
 
     Left and top only grow, right and bottom only shrink: a box outside the image turns inside out.
     """
-    width, height = size
     fitted = np.array(boxes_xyxy, np.float64)
     fitted[..., :2] = np.maximum(fitted[..., :2], 0)
-    fitted[..., 2:] = np.minimum(fitted[..., 2:], (width, height))
+    fitted[..., 2:] = np.minimum(fitted[..., 2:], size)
     return fitted
 
 
-def clean(sequence: Sequence) -> Sequence | None:
+def clean(sequence: Sequence, sizes: np.ndarray | None = None) -> Sequence | None:
     """Clip boxes, drop what shows no object, and trim the ends; None if nothing is left.
+
+    `sizes` (n, 2) are width and height of each frame in pixels, those of the first if left out.
 
     Boxes of absent objects are left as they are. An object is present where it is flagged so and its clipped box has
     area. Objects that are never present go; so do frames without any object, but only at the head and the tail.
     """
     if min(sequence.size) <= 0:
         return None
+    limits = np.array(sequence.size) if sizes is None else sizes
     tracks = []
     for track in sequence.tracks:
-        boxes = np.where(track.present[:, None], fit_to_image(track.boxes, sequence.size), track.boxes)
+        boxes = np.where(track.present[:, None], fit_to_image(track.boxes, limits), track.boxes)
         present = track.present & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
         if present.any():
             tracks.append(Track(boxes, present))
@@ -38,4 +43,4 @@ def clean(sequence: Sequence) -> Sequence | None:
     shown = np.flatnonzero(np.any([track.present for track in tracks], axis=0))
     start, stop = int(shown[0]), int(shown[-1]) + 1
     trimmed = tuple(Track(track.boxes[start:stop], track.present[start:stop]) for track in tracks)
-    return Sequence(sequence.name, sequence.frames.part(start, stop), sequence.size, trimmed)
+    return replace(sequence, frames=sequence.frames.part(start, stop), tracks=trimmed)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lorat_plugin.data.sequences import parse_boxes
+from lorat_plugin.box_files import read_boxes
 from lorat_plugin.errors import InputError
-from lorat_plugin.files import read_plain_text
-from lorat_plugin.video import list_images
+from lorat_plugin.files import require_utf8
+from lorat_plugin.images import list_images
 
 LAYOUT = "DIR/<clip>/ with the frames (00000001.jpg ...) and groundtruth.txt (x,y,w,h, one row per frame)"
 
@@ -38,6 +38,11 @@ def find_clips(folder: str | Path) -> list[Clip]:
 
     Raises InputError for a folder that is missing or without clips, or a clip that `read_clip` refuses.
     """
+    return [read_clip(home) for home in clip_homes(folder)]
+
+
+def clip_homes(folder: str | Path) -> list[Path]:
+    """The folders of the clips that `find_clips` reads. Raises InputError if there is none."""
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; wanted {LAYOUT}")
@@ -47,7 +52,7 @@ def find_clips(folder: str | Path) -> list[Clip]:
     homes = [home for home in homes if (home / "groundtruth.txt").is_file()]
     if not homes:
         raise InputError(f"{folder}: no clip with a groundtruth.txt in it; wanted {LAYOUT}")
-    return [read_clip(home) for home in homes]
+    return homes
 
 
 def read_clip(home: Path, labels: Path | None = None) -> Clip:
@@ -62,6 +67,7 @@ def read_clip(home: Path, labels: Path | None = None) -> Clip:
     Raises InputError for an unreadable file, or a number of rows other than the number of frames.
     """
     home = Path(os.path.abspath(home))
+    require_utf8(str(home), str(home))
     labels = labels or home / "groundtruth.txt"
     boxes = read_boxes(labels)
     frames = list_images(home) or (list_images(home / "img") if (home / "img").is_dir() else [])
@@ -70,11 +76,3 @@ def read_clip(home: Path, labels: Path | None = None) -> Clip:
     with np.errstate(invalid="ignore"):
         boxes[~(np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > 0).all(axis=1))] = np.nan
     return Clip(home.name if labels.name == "groundtruth.txt" else labels.stem, tuple(frames), boxes)
-
-
-def read_boxes(path: Path) -> np.ndarray:
-    """Read a text file of boxes, one row `x y w h` a line, separated by commas, tabs or spaces; blank lines at the end.
-
-    Returns (N, 4) float64; "nan" is understood. Raises InputError that names the file and the line.
-    """
-    return parse_boxes(read_plain_text(path), str(path))

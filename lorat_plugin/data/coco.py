@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from lorat_plugin.boxes import xywh_to_xyxy
-from lorat_plugin.data.sequences import Entry, Frames, Sequence, Store, Track, read_text
+from lorat_plugin.data.sequences import Entry, Frames, Sequence, Store, Track, image_size, read_text
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import parse_json
 
@@ -44,6 +44,11 @@ class CocoReader:
             for annotation in content["annotations"]:
                 if not annotation.get("iscrowd", 0):
                     boxes[annotation["image_id"]].append(annotation["bbox"])
+            counts = Counter(image["id"] for image in content["images"])
+            if stray := [number for number in boxes if number not in counts]:
+                yield Entry(self.name, partial(_refuse, store.shown(path), "of annotations are of no image", stray))
+            if twice := [number for number, count in counts.items() if count > 1]:
+                yield Entry(self.name, partial(_refuse, store.shown(path), "are of several images", twice))
             for image in content["images"]:
                 if str(image["file_name"]).startswith(self.excluded):
                     continue
@@ -64,10 +69,18 @@ class CocoReader:
             )
         try:
             boxes = xywh_to_xyxy(np.array(boxes_xywh, np.float64).reshape(-1, 1, 4))
-            size = int(image["width"]), int(image["height"])
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise InputError(
-                f"{store.shown(path)}: image {name} has a box without 4 numbers, or no size ({error!r:.80}); restore it"
+                f"{store.shown(path)}: image {name} has a box without 4 numbers ({error!r:.80}); restore it"
             ) from error
+        size, stated = image_size(store, frames.key(0)), (image.get("width"), image.get("height"))
+        note = (
+            f"{store.shown(frames.key(0))}: is {size[0]}x{size[1]} pixels, {path} says {stated[0]}x{stated[1]}: do its"
+            " boxes fit the picture?"
+        )
         tracks = tuple(Track(box, np.isfinite(box).all(axis=1)) for box in boxes)
-        return Sequence(name, frames, size, tracks)
+        return Sequence(name, frames, size, tracks, () if stated in (size, (None, None)) else (note,))
+
+
+def _refuse(shown: str, problem: str, numbers: list[Any]) -> NoReturn:
+    raise InputError(f"{shown}: {len(numbers)} ids {problem}, first {numbers[0]!r}; correct the file")

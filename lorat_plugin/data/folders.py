@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from lorat_plugin.data.regions import parse_regions
-from lorat_plugin.data.sequences import Entry, Frames, Sequence, Store, parse_boxes, read_text, select, single_track
+from lorat_plugin.box_files import parse_boxes, parse_regions
+from lorat_plugin.data.sequences import Entry, Frames, Sequence, Store, read_text, select, single_track
 from lorat_plugin.errors import InputError
-from lorat_plugin.video import image_names
+from lorat_plugin.images import image_names
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class FolderReader:
         found = {}
         for home in homes:
             paths = [f"{home}/{file}" for file in self.files if store.exists(f"{home}/{file}")]
+            if self.regions:  # a file for each object counts in place of the one for all
+                paths = self._objects(store, home) or paths
             if paths:
                 found[home.rpartition("/")[2]] = paths[0]
         if not found:
@@ -53,12 +56,21 @@ class FolderReader:
         for path in self.labels(store):
             yield Entry(path.split("/")[-2], partial(self._read, store, path))
 
+    def _objects(self, store: Store, home: str) -> list[str]:
+        return [f"{home}/{name}" for name in store.names(home) if re.fullmatch(r"groundtruth_.*\.txt", name)]
+
     def _read(self, store: Store, path: str) -> Sequence:
         home = path.rpartition("/")[0]
+        if self.regions and (objects := self._objects(store, home)):
+            raise InputError(
+                f"{store.shown(home)}: has a file of regions for each of {len(objects)} objects, and one target a"
+                " sequence is read here; run the VOT toolkit on them (lorat vot init), or give one object a folder with"
+                " groundtruth.txt"
+            )
         folder = f"{home}/{self.images}".rstrip("/")
-        names = image_names(store.names(folder))
+        names = image_names(store.names(folder), store.shown(folder))
         if not names and self.regions:
-            folder, names = home, image_names(store.names(home))
+            folder, names = home, image_names(store.names(home), store.shown(home))
         if not names:
             raise InputError(f"{store.shown(folder)}: holds no images; wanted {self.layout}")
         parse = parse_regions if self.regions else parse_boxes

@@ -16,19 +16,11 @@ from typing import Literal
 
 import numpy as np
 
-from lorat_plugin.data.sequences import (
-    Entry,
-    Frames,
-    Sequence,
-    Store,
-    parse_boxes,
-    parse_flags,
-    read_text,
-    select,
-    single_track,
-)
+from lorat_plugin.box_files import parse_boxes, parse_flags
+from lorat_plugin.data.sequences import Entry, Frames, Sequence, Store, read_text, select, single_track
 from lorat_plugin.errors import InputError
-from lorat_plugin.video import image_names
+from lorat_plugin.files import read_plain_text
+from lorat_plugin.images import image_names
 
 LAYOUT = (
     "ROOT/train/list.txt and ROOT/train/GOT-10k_Train_000001/ with 00000001.jpg ..., groundtruth.txt, absence.label"
@@ -73,7 +65,7 @@ class Got10kReader:
         path = f"{self.subset}/list.txt"
         if not store.exists(path):
             raise InputError(f"{store.shown(path)}: is missing; GOT-10k wants {self.layout}")
-        listed = read_text(store, path).split()
+        listed = lines_of(read_text(store, path))
         chosen = numbered(self.chosen, listed, self.reading) if self.chosen else listed
         excluded = set(self.excluded)
         return [name for name in select(listed, tuple(chosen), store.shown(path)) if name not in excluded]
@@ -83,7 +75,7 @@ class Got10kReader:
         path = f"{home}/groundtruth.txt"
         boxes = parse_boxes(read_text(store, path), store.shown(path))
         if self.subset == "test":
-            frames = Frames(home, "%08d.jpg", 1, len(image_names(store.names(home))))
+            frames = Frames(home, "%08d.jpg", 1, len(image_names(store.names(home), store.shown(home))))
             return single_track(store, name, frames, boxes, np.ones(len(boxes), bool), first_only=True)
         path = f"{home}/absence.label"
         absent = parse_flags(read_text(store, path), len(boxes), store.shown(path))
@@ -117,14 +109,17 @@ def numbered(chosen: tuple[str, ...], listed: list[str], reading: Reading) -> li
     return names
 
 
+def lines_of(text: str) -> list[str]:
+    """Entries of a list, one a line, as the toolkits read them: a name may hold blanks."""
+    return [line.strip() for line in text.split("\n") if line.strip()]
+
+
 def read_list(path: Path) -> tuple[str, ...]:
     """Entries of a split file, one a line. Raises InputError if it cannot be read or is empty."""
     try:
-        entries = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path}: the split list cannot be read ({error}); give a text file of one entry a line"
-        ) from error
+        entries = tuple(lines_of(read_plain_text(path)))
+    except InputError as error:
+        raise InputError(f"the split list cannot be read: {error}") from error
     if not entries:
         raise InputError(f"{path}: the split list is empty; write one sequence a line")
     return entries

@@ -14,17 +14,18 @@ import shutil
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lorat_plugin.data.cleaning import clean
-from lorat_plugin.data.sequences import Entry, Frames, Reader, Sequence, Store, Track, read_frame
+from lorat_plugin.data.sequences import Entry, Frames, Reader, Sequence, Store, Track, frame_sizes, read_frame
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import whole_folder
 
-FORMAT = 1  # raise it when the arrays or the rules of cleaning change
+FORMAT = 2  # raise it when the arrays or the rules of cleaning change
 THREADS = 8  # they wait for the disk, most of the time
 # columns of `sequences`: rows of `boxes` and `text` at which a sequence starts, its tracks and frames, their numbering
 COLUMNS = ("row", "text", "tracks", "frames", "first", "width", "height")
@@ -108,7 +109,7 @@ def index_dataset(reader: Reader, store: Store, root: Path) -> IndexedDataset:
     if not folder.is_dir():
         logger.info("%s: indexing the annotations in %s", reader.name, root)
         with whole_folder(folder) as part:
-            _write(part, reader.entries(store), f"{reader.name} in {root}")
+            _write(part, store, reader.entries(store), f"{reader.name} in {root}")
         for former in cache_folder().glob(f"{reader.name}-{place}-*"):
             if former != folder:
                 shutil.rmtree(former, ignore_errors=True)
@@ -124,16 +125,18 @@ def source_hashes(reader: Reader, store: Store, root: Path) -> tuple[str, str]:
     return place.hexdigest()[:8], state.hexdigest()[:16]
 
 
-def _write(folder: Path, entries: Iterable[Entry], shown: str) -> None:
+def _write(folder: Path, store: Store, entries: Iterable[Entry], shown: str) -> None:
     boxes, present, text = [], [], []
+    notes: list[str] = []
     table = [np.zeros(len(COLUMNS), np.int64)]
     row = place = dropped = 0
     with ThreadPoolExecutor(THREADS) as pool:
-        for sequence in pool.map(_load, entries):
+        for sequence in pool.map(partial(_load, store), entries):
             if sequence is None:
                 dropped += 1
                 continue
             frames, tracks = sequence.frames, sequence.tracks
+            notes += sequence.notes
             words = f"{sequence.name}\n{frames.folder}\n{frames.names}".encode()
             values = (row, place, len(tracks), frames.count, frames.first, *sequence.size)
             table[-1:] = [np.array(values, np.int64), np.zeros(len(COLUMNS), np.int64)]
@@ -146,6 +149,8 @@ def _write(folder: Path, entries: Iterable[Entry], shown: str) -> None:
         raise InputError(f"{shown}: no sequence is left after cleaning; check the annotations with lorat data check")
     if dropped:
         logger.info("%s: %d sequences show no object and are left out", shown, dropped)
+    if notes:
+        logger.warning("%s: %d sentences by lorat data check, such as: %s", shown, len(notes), notes[0])
     exact = np.concatenate(boxes)
     short = exact.astype(np.float32)
     # half the size where nothing is lost, as for annotations in whole pixels
@@ -158,8 +163,9 @@ def _write(folder: Path, entries: Iterable[Entry], shown: str) -> None:
         raise InputError(f"{folder.parent.parent}: the index cannot be written ({error}); set LORAT_CACHE") from error
 
 
-def _load(entry: Entry) -> Sequence | None:
-    return clean(entry.load())
+def _load(store: Store, entry: Entry) -> Sequence | None:
+    sequence = entry.load()
+    return clean(sequence, frame_sizes(store, sequence))
 
 
 def _map(folder: Path) -> dict[str, np.ndarray]:

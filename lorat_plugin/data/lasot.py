@@ -11,16 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lorat_plugin.data.sequences import (
-    Entry,
-    Frames,
-    Sequence,
-    Store,
-    parse_boxes,
-    parse_flags,
-    read_text,
-    single_track,
-)
+from lorat_plugin.box_files import parse_boxes, parse_flags
+from lorat_plugin.data.sequences import Entry, Frames, Sequence, Store, read_text, single_track
 from lorat_plugin.errors import InputError
 
 LAYOUT = "ROOT/airplane/airplane-1/ (or ROOT/airplane-1/) with img/00000001.jpg ... and groundtruth.txt"

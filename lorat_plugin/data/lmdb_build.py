@@ -16,6 +16,7 @@ from lorat_plugin.data.lmdb import DATA_FILE, SUFFIX, is_lmdb
 from lorat_plugin.data.sequences import FolderStore
 from lorat_plugin.data.trackingnet import training_parts
 from lorat_plugin.errors import InputError
+from lorat_plugin.files import walk_files
 
 PAGE = 4096
 BATCH_BYTES = 64 << 20  # written between two commits
@@ -79,19 +80,23 @@ def build_lmdb(
 
 
 def list_items(dataset: str, source: Path, part: str = "") -> Iterator[Item]:
-    """The files below `source`/`part` with their keys; hidden files and archives are left out."""
+    """The files below `source`/`part` with their keys; hidden files and archives are left out.
+
+    Raises InputError as `walk_files` does, and for a link that leads nowhere.
+    """
     top = source / part if part else source
-    for where, folders, files in os.walk(top, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if name.startswith(".") or name.endswith(LEFT_OUT):
-                continue
-            path = os.path.join(where, name)
-            key = Path(path).relative_to(top).as_posix()
-            head = key.partition("/")[0]
-            if dataset == "lasot" and (source / head / "groundtruth.txt").is_file():
-                key = f"{lasot_class(head)}/{key}"
-            yield Item(path, key, os.stat(path).st_size)
+    for path in walk_files(top):
+        if path.name.endswith(LEFT_OUT):
+            continue
+        key = path.relative_to(top).as_posix()
+        head = key.partition("/")[0]
+        if dataset == "lasot" and (source / head / "groundtruth.txt").is_file():
+            key = f"{lasot_class(head)}/{key}"
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); restore or remove it") from error
+        yield Item(str(path), key, size)
 
 
 def _room(size: int) -> int:

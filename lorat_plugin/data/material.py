@@ -15,7 +15,7 @@ from numpy.random import Generator
 
 from lorat_plugin.data.rendering import Cutout, make_cutout
 from lorat_plugin.errors import InputError
-from lorat_plugin.video import read_image
+from lorat_plugin.images import read_image
 
 CUTOUT_TYPES = (".png", ".webp", ".tif", ".tiff")
 PHOTO_TYPES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")

@@ -7,6 +7,8 @@ from collections.abc import Sequence as ListOf
 import numpy as np
 from numpy.random import PCG64, Generator
 
+from lorat_plugin.boxes import area
+from lorat_plugin.data.cleaning import fit_to_image
 from lorat_plugin.data.sequences import Dataset
 from lorat_plugin.data.synthetic import FramePair
 from lorat_plugin.errors import InputError
@@ -104,18 +106,19 @@ class DatasetPairs:
         dataset = int(rng.choice(len(self.datasets), p=self.shares))
         return dataset, int(rng.integers(len(self.datasets[dataset])))
 
-    def planned(self, epoch: int, index: int, rng: Generator) -> FramePair:
+    def planned(self, epoch: int, index: int, rng: Generator) -> FramePair | None:
         """The pair of sample `index` of an epoch; its frames are drawn. Errors as for `load`."""
         return self.load(*self.scheduled(epoch, index), rng)
 
-    def sample(self, rng: Generator) -> FramePair:
+    def sample(self, rng: Generator) -> FramePair | None:
         """Draw a pair that no epoch list schedules."""
         return self.load(*self.redraw(rng), rng)
 
-    def load(self, dataset: int, sequence: int, rng: Generator) -> FramePair:
+    def load(self, dataset: int, sequence: int, rng: Generator) -> FramePair | None:
         """Draw an object and two frames of a sequence and decode them, a frame that is drawn twice only once.
 
-        Raises InputError naming a frame that cannot be decoded.
+        Each box is cut by its own picture, whose size the index may not know. Returns None if one lies outside. Raises
+        InputError naming a frame that cannot be decoded.
         """
         source = self.datasets[dataset]
         chosen = source[sequence]
@@ -123,4 +126,6 @@ class DatasetPairs:
         z, x = sample_frames(track.present, self.max_gap, rng)
         template = source.frame(chosen, z)
         search = template if x == z else source.frame(chosen, x)
-        return FramePair(template, track.boxes[z], search, track.boxes[x], f"{source.name} {chosen.name}")
+        z_box, x_box = (fit_to_image(track.boxes[i], f.shape[1::-1]) for i, f in ((z, template), (x, search)))
+        origin = f"{source.name} {chosen.name}"
+        return FramePair(template, z_box, search, x_box, origin) if min(area(z_box), area(x_box)) > 0 else None

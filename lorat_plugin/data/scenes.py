@@ -7,7 +7,7 @@ from importlib.resources import files
 import numpy as np
 
 from lorat_plugin.data.synthetic import render_sequence
-from lorat_plugin.video import decode_image
+from lorat_plugin.images import decode_image
 
 FRAME_SIZE = (270, 480)  # height, width
 LENGTH = 75

@@ -6,20 +6,21 @@ paths; `Dataset` is what pairs are drawn from. Boxes are float64 xyxy in frame p
 
 from __future__ import annotations
 
-import io
-import re
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
-from PIL import Image
 
+from lorat_plugin import images
 from lorat_plugin.boxes import xywh_to_xyxy
 from lorat_plugin.errors import InputError
-from lorat_plugin.video import decode_image
+from lorat_plugin.files import decode_text, require_utf8
+from lorat_plugin.images import decode_image
 
+SIZE_STEP = 32  # of frames whose header is read when a data set is indexed; reading all takes too long on millions
 LISTED = -1  # `Frames.first` of frames whose names follow no counter
 
 
@@ -63,12 +64,16 @@ class Track:
 
 @dataclass(frozen=True, eq=False)
 class Sequence:
-    """A video, or an image as a video of one frame. `size` is (width, height) of its frames in pixels."""
+    """A video, or an image as a video of one frame.
+
+    Fields: size, (width, height) of its first frame in pixels; notes, sentences about annotation that does not fit.
+    """
 
     name: str
     frames: Frames
     size: tuple[int, int]
     tracks: tuple[Track, ...]
+    notes: tuple[str, ...] = ()
 
 
 class Store(Protocol):
@@ -110,9 +115,15 @@ class FolderStore:
         return (self.root / key).is_file()
 
     def names(self, folder: str) -> list[str]:
-        """Names of the files and folders in a folder, sorted, hidden ones left out; none if it is absent."""
+        """Names of the files and folders in a folder, sorted, hidden ones left out; none if it is absent.
+
+        Raises InputError for a name that is no UTF-8.
+        """
         path = self.root / folder
-        return sorted(p.name for p in path.iterdir() if not p.name.startswith(".")) if path.is_dir() else []
+        names = sorted(name for name in os.listdir(path) if not name.startswith(".")) if path.is_dir() else []
+        for name in names:
+            require_utf8(name, str(path))
+        return names
 
     def stamp(self, key: str) -> str:
         """Size and time of the file, empty if there is none."""
@@ -179,11 +190,8 @@ def read_bytes(store: Store, key: str) -> bytes:
 
 
 def read_text(store: Store, key: str) -> str:
-    """The content of a text file. Raises InputError if it is no text."""
-    try:
-        return read_bytes(store, key).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{store.shown(key)}: is no text ({error}); restore the file") from error
+    """The content of a text file as `files.decode_text` gives it. Raises InputError if it is no text."""
+    return decode_text(read_bytes(store, key), store.shown(key))
 
 
 def read_frame(store: Store, key: str) -> np.ndarray:
@@ -192,45 +200,35 @@ def read_frame(store: Store, key: str) -> np.ndarray:
 
 
 def image_size(store: Store, key: str) -> tuple[int, int]:
-    """Width and height of an image in pixels, from its header alone. Raises InputError if there is none."""
+    """Width and height of an image in pixels as `read_frame` decodes it. Raises InputError if it is none."""
     with store.open(key) as file:
-        try:
-            return Image.open(file).size
-        except Exception as error:  # Pillow raises many kinds
-            raise InputError(f"{store.shown(key)}: cannot be decoded as an image; restore the file") from error
+        return images.image_size(file, store.shown(key))
 
 
-def parse_boxes(text: str, shown: str) -> np.ndarray:
-    """Boxes from text, four numbers a line with commas, tabs or spaces between; "nan" is understood.
+def frame_sizes(
+    store: Store, sequence: Sequence, step: int = SIZE_STEP, unreadable: Callable[[str], None] = lambda sentence: None
+) -> np.ndarray:
+    """Width and height of each frame in pixels, (n, 2) int64, from the headers of the image files.
 
-    Returns (n, 4) float64 in the text's convention. Raises InputError naming the file `shown` and the line.
+    Every `step`-th header is read, the last, and those of frames in which a box leaves the first picture; all if one of
+    these has another size than the first. A frame that is not read has the first one's size, and so has one whose
+    header cannot be: `unreadable` gets the sentence.
     """
-    lines = text.strip().splitlines()
-    if not lines:
-        raise InputError(f"{shown}: is empty; write one row x,y,w,h per frame")
-    tables = text.replace(",", " ").replace("\t", " ")
-    try:
-        boxes = np.loadtxt(io.StringIO(tables), dtype=np.float64, ndmin=2, comments=None)
-        if boxes.shape == (len(lines), 4):
-            return boxes
-    except ValueError:
-        pass
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = [float(value) for value in re.split(r"[,\s]+", line.strip())]
-        except ValueError:
-            row = []
-        if len(row) != 4:
-            raise InputError(f"{shown}, line {number}: '{line.strip()}' is not a box; write x,y,w,h")
-    raise InputError(f"{shown}: must hold one row x,y,w,h per frame and nothing else")
-
-
-def parse_flags(text: str, length: int, shown: str, each: str = "frame") -> np.ndarray:
-    """(length,) bool from zeros and ones, commas or line breaks between. Raises InputError naming `shown`, `each`."""
-    values = text.replace(",", " ").split()
-    if len(values) != length or not set(values) <= {"0", "1"}:
-        raise InputError(f"{shown}: wanted {length} numbers 0 or 1, one per {each}; got {len(values)} values")
-    return np.array(values) == "1"
+    count = sequence.frames.count
+    sizes = np.tile(np.array(sequence.size, np.int64), (count, 1))
+    todo = np.zeros(count, bool)
+    todo[::step] = todo[-1] = True
+    for track in sequence.tracks:
+        todo |= track.present & (track.boxes[:, 2:] > sequence.size).any(axis=1)
+    for part in (todo, ~todo):
+        for number in np.flatnonzero(part):
+            try:
+                sizes[number] = image_size(store, sequence.frames.key(int(number)))
+            except InputError as error:
+                unreadable(str(error))
+        if (sizes == sequence.size).all():
+            break
+    return sizes
 
 
 def single_track(

@@ -10,10 +10,11 @@ from functools import partial
 
 import numpy as np
 
-from lorat_plugin.data.sequences import Entry, Frames, Sequence, Store, parse_boxes, read_text, select, single_track
+from lorat_plugin.box_files import parse_boxes
+from lorat_plugin.data.sequences import Entry, Frames, Sequence, Store, read_text, select, single_track
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import parse_json
-from lorat_plugin.video import image_names
+from lorat_plugin.images import image_names
 
 PARTS = 12
 SEQUENCE_LIST = "seq_list.json"  # beside an LMDB's parts: [part, video] of all of them
@@ -63,7 +64,8 @@ class TrackingNetReader:
         name = _video(path)
         frames = Frames(f"{path.partition('/')[0]}/frames/{name}", "%d.jpg", 0, len(boxes))
         if self.subset == "test":
-            frames = replace(frames, count=len(image_names(store.names(frames.folder))))
+            names = image_names(store.names(frames.folder), store.shown(frames.folder))
+            frames = replace(frames, count=len(names))
             return single_track(store, name, frames, boxes, np.ones(len(boxes), bool), first_only=True)
         if store.exists(frames.key(len(boxes))):
             raise InputError(f"{store.shown(path)}: has {len(boxes)} rows, but there are more frames; restore the file")

@@ -14,7 +14,7 @@ from lorat_plugin.data.material import Cache
 from lorat_plugin.data.pairs import sample_frames
 from lorat_plugin.data.synthetic import FramePair
 from lorat_plugin.errors import InputError
-from lorat_plugin.video import read_image
+from lorat_plugin.images import read_image
 
 
 def read_clips(folder: Path, exclude: Sequence[str] = (), labels: Path | None = None) -> list[Clip]:

@@ -75,7 +75,8 @@ class _Recorder:
 def _tracks(source: Path, crops: int) -> list[Track]:
     """Of clips: frames spread over each, from the first with a box on. Of other frames: the first ones."""
     from lorat_plugin.data.clips import find_clips
-    from lorat_plugin.video import open_source, read_image
+    from lorat_plugin.images import read_image
+    from lorat_plugin.video import open_source
 
     folders = [source, source / "val", *(source.iterdir() if source.is_dir() else ())]
     if not any((folder / "groundtruth.txt").is_file() or (folder / "list.txt").is_file() for folder in folders):

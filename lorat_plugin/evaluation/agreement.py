@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,14 @@ import numpy as np
 from lorat_plugin.boxes import iou, xywh_to_xyxy
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark
-from lorat_plugin.evaluation.results import PREFIXES, ResultFiles, outwards
+from lorat_plugin.evaluation.raw_results import start_notes
+from lorat_plugin.evaluation.results import ResultFiles, outwards
 
-DEPTH = 5  # folders to look into, such as ROOT/GOT-10k/LoRAT or ROOT/results/lorat/base_224/got10k
-BESIDE = ("times", "scores", "seconds")  # folders of other numbers, beside boxes
 PARTED = 0.5  # IoU below which two runs no longer follow the same thing
-WANTED = "<sequence>.txt, or <sequence>/<sequence>_001.txt as the GOT-10k toolkit has it, in it or in a folder below"
+ROUNDINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "rounded outwards (LoRAT's rule)": outwards,
+    "cut off (OSTrack's rule)": np.trunc,
+}
 
 
 @dataclass(frozen=True)
@@ -56,61 +57,6 @@ class Agreement:
     overlaps: dict[str, np.ndarray]
 
 
-def find_results(folder: Path, benchmark: Benchmark, name: str | None = None) -> ResultFiles:
-    """Recognise a folder of someone's raw results on a benchmark, in a layout of the GOT-10k toolkit or pytracking.
-
-    The files may lie in folders below, such as <tracker>/<parameter>/, GOT-10k/<tracker>/ or trackingnet/, and have
-    pytracking's prefixes (uav_, nfs_, tpl_). Their boxes count pixels as the benchmark's own files do.
-
-    Args:
-        folder: where to look.
-        benchmark: its sequences are looked for.
-        name: of the tracker among our results; the folder's name if left out.
-    Raises InputError if nothing is recognised, or the results of several trackers are.
-    """
-    folder = Path(folder).expanduser().resolve()
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder of results; wanted {WANTED}")
-    homes = _homes(folder, benchmark, DEPTH)
-    if not homes:
-        raise InputError(f"{folder}: no result of {benchmark.name} there; wanted {WANTED}")
-    if len(homes) > 1:
-        shown = ", ".join(str(home.folder.relative_to(folder)) for home in homes[:4])
-        raise InputError(f"{folder}: holds results of several trackers ({shown}); name one of these folders")
-    return replace(homes[0], tracker=name or folder.name)
-
-
-def _homes(folder: Path, benchmark: Benchmark, depth: int) -> list[ResultFiles]:
-    here = _recognise(folder, benchmark)
-    if here is not None or depth == 0:
-        return [here] if here is not None else []
-    below = sorted(path for path in folder.iterdir() if path.is_dir() and path.name not in BESIDE)
-    return [home for path in below for home in _homes(path, benchmark, depth - 1)]
-
-
-def _recognise(folder: Path, benchmark: Benchmark) -> ResultFiles | None:
-    """The results that lie in this very folder; the layout and prefix that fit most sequences."""
-    names = {path.name for path in folder.iterdir()}
-    candidates = [
-        ResultFiles(folder.name, folder, layout, benchmark.origin, prefix=prefix)
-        for layout in ("nested", "flat")
-        for prefix in ("", *PREFIXES.values())
-    ]
-    counts = []
-    for files in candidates:
-        suffix = "" if files.layout == "nested" else ".txt"
-        counts.append(sum(files.prefix + n + suffix in names and files.has(n) for n in benchmark.seq_names))
-    if not any(counts):
-        return None
-    files = candidates[int(np.argmax(counts))]
-    if files.layout == "flat":  # what tells the toolkits apart is the separator
-        first = next(name for name in benchmark.seq_names if files.has(name))
-        with files.boxes_path(first).open(encoding="utf-8", errors="replace") as lines:
-            if "\t" in lines.readline():
-                return replace(files, layout="pytracking")
-    return files
-
-
 def compare_runs(benchmark: Benchmark, ours: ResultFiles, theirs: ResultFiles) -> Agreement:
     """Compare two runs frame by frame, on the sequences that both have.
 
@@ -125,19 +71,13 @@ def compare_runs(benchmark: Benchmark, ours: ResultFiles, theirs: ResultFiles) -
     common = replace(benchmark, sequences=tuple(both))
     mine = {sequence.name: ours.read(sequence) for sequence in both}
     other = {sequence.name: theirs.read(sequence) for sequence in both}
-    overlaps = {name: _overlaps(mine[name], other[name]) for name in mine}
     notes, bound = _about_rounding(mine, other, benchmark.origin)
     if len(both) < len(benchmark):
         left = [name for name in benchmark.seq_names if name not in mine]
         notes.append(f"{len(left)} of {len(benchmark)} sequences have results of one run only, first {left[0]}")
-    starts = np.array([other[name][0] - mine[name][0] for name in mine])
-    if np.allclose(np.abs(np.median(starts, axis=0)), [1, 1, 0, 0], atol=0.01):
-        notes.append("The runs start one pixel apart: one of them counts pixels from another number, 0 or 1.")
-    apart = [name for name, start in zip(mine, starts, strict=True) if np.abs(start).max() >= 2]
-    if apart:  # rounding moves no number by two pixels
-        notes.append(f"{len(apart)} sequences start from different boxes, first {apart[0]}: other data or annotation?")
+    notes += start_notes(common, ours) + start_notes(common, theirs)
     differences: dict[str, float | None] = {name: None for name in ("", *mine)}
-    if all(sequence.scorable for sequence in both):
+    if common.scorable:
         from lorat_plugin.evaluation.scoring import score_tracker
 
         try:
@@ -149,11 +89,13 @@ def compare_runs(benchmark: Benchmark, ours: ResultFiles, theirs: ResultFiles) -
     return Agreement(
         ours.tracker,
         str(theirs.folder),
-        _figures(list(overlaps.values()), list(mine.values()), list(other.values()), differences[""]),
-        {name: _figures([overlaps[name]], [mine[name]], [other[name]], differences[name]) for name in mine},
+        replace(
+            _figures(np.concatenate([*mine.values()]), np.concatenate([*other.values()]), differences[""]), parted=None
+        ),
+        {name: _figures(mine[name], other[name], differences[name]) for name in mine},
         bound,
         notes,
-        overlaps,
+        {name: _overlaps(mine[name], other[name]) for name in mine},
     )
 
 
@@ -162,12 +104,10 @@ def _overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(same, 1.0, np.nan_to_num(iou(xywh_to_xyxy(a), xywh_to_xyxy(b))))
 
 
-def _figures(
-    overlaps: list[np.ndarray], ours: list[np.ndarray], theirs: list[np.ndarray], auc_difference: float | None = None
-) -> Figures:
-    values = np.concatenate(overlaps)
-    corners = np.abs(xywh_to_xyxy(np.concatenate(ours)) - xywh_to_xyxy(np.concatenate(theirs)))
-    parted = np.flatnonzero(overlaps[0] < PARTED) if len(overlaps) == 1 else np.array([])
+def _figures(ours: np.ndarray, theirs: np.ndarray, auc_difference: float | None = None) -> Figures:
+    values = _overlaps(ours, theirs)
+    corners = np.abs(xywh_to_xyxy(ours) - xywh_to_xyxy(theirs))
+    parted = np.flatnonzero(values < PARTED)
     return Figures(
         len(values),
         float(values.mean()),
@@ -179,12 +119,6 @@ def _figures(
     )
 
 
-RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "rounded outwards (LoRAT's rule)": outwards,
-    "cut off (OSTrack's rule)": np.trunc,
-}
-
-
 def _about_rounding(
     ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], origin: int
 ) -> tuple[list[str], Figures | None]:
@@ -192,19 +126,14 @@ def _about_rounding(
     whole = [all(np.array_equal(b, np.trunc(b), equal_nan=True) for b in run.values()) for run in (ours, theirs)]
     if whole[0] == whole[1]:
         return (["Both runs' files hold whole pixels; each edge may differ by one for it."] if whole[0] else []), None
-    exact, rounded = (ours, theirs) if whole[1] else (theirs, ours)
+    exact, rounded = (np.concatenate([*run.values()]) for run in ((ours, theirs) if whole[1] else (theirs, ours)))
     shift = np.array([origin, origin, 0, 0])
-    found = []
-    for rule, apply in RULES.items():
-        made = [apply(boxes + shift) - shift for boxes in exact.values()]
-        hits = np.isclose(np.concatenate(made), np.concatenate(list(rounded.values()))).mean()
-        found.append((hits, rule, made))
-    _, rule, made = max(found, key=lambda entry: entry[0])  # under which most numbers are equal
-    boxes = list(exact.values())
-    bound = _figures([_overlaps(a, b) for a, b in zip(boxes, made, strict=True)], boxes, made)
+    made = {rule: apply(exact + shift) - shift for rule, apply in ROUNDINGS.items()}
+    rule = max(made, key=lambda rule: np.isclose(made[rule], rounded).mean())  # under which most numbers are equal
+    bound = _figures(exact, made[rule])
     who = "Their" if whole[1] else "Our"
     note = f"{who} files hold whole pixels, {rule}: equal runs would reach a mean IoU of {bound.mean_iou:.4f}."
-    return [note], bound
+    return [note], replace(bound, parted=None)
 
 
 def as_dict(agreement: Agreement) -> dict[str, Any]:

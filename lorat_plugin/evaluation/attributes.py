@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from lorat_plugin.data.clips import read_plain_text
-from lorat_plugin.data.sequences import parse_flags
+from lorat_plugin.box_files import parse_flags
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark
+from lorat_plugin.files import read_plain_text
 
 LASOT_ATTRIBUTES = (  # in the order of the flags in `<sequence>.txt` of LaSOT's toolkit
     "Illumination Variation",

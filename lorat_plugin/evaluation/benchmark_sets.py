@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,19 +21,19 @@ import numpy as np
 from lorat_plugin.boxes import xyxy_to_xywh
 from lorat_plugin.data.catalogue import dataset_root
 from lorat_plugin.data.clips import LAYOUT as CLIPS_LAYOUT
-from lorat_plugin.data.clips import read_plain_text
 from lorat_plugin.data.folders import tnl2k_reader, vasttrack_reader, vot_reader
 from lorat_plugin.data.got10k import Got10kReader, read_list
 from lorat_plugin.data.lasot import LAYOUT as LASOT_LAYOUT
-from lorat_plugin.data.lasot import LasotReader
+from lorat_plugin.data.lasot import LasotReader, lasot_split
 from lorat_plugin.data.lmdb import is_lmdb
-from lorat_plugin.data.sequences import LISTED, FolderStore, Frames, Reader, image_size, select
+from lorat_plugin.data.sequences import LISTED, FolderStore, Frames, Reader, image_size
 from lorat_plugin.data.trackingnet import TrackingNetReader
 from lorat_plugin.errors import InputError, first_line
 from lorat_plugin.evaluation.attributes import UAV_ATTRIBUTES, flagged
-from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence, FramePaths, Layout
-from lorat_plugin.evaluation.clips import find_scorable_clips
-from lorat_plugin.video import IMAGE_NAME, image_names
+from lorat_plugin.evaluation.benchmarks import Benchmark, Choice, EvaluationSequence, FramePaths, Layout
+from lorat_plugin.evaluation.clips import read_scorable_clip, scorable_homes
+from lorat_plugin.files import decode_text, read_plain_text
+from lorat_plugin.images import IMAGE_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +125,11 @@ BENCHMARKS = {
 
 
 def open_benchmark(
-    name: str, root: str | Path | None = None, subset: str | None = None, sequences: Sequence[str] | None = None
+    name: str,
+    root: str | Path | None = None,
+    subset: str | None = None,
+    sequences: Sequence[str] | None = None,
+    skip: Sequence[str] = (),
 ) -> Benchmark:
     """Open a benchmark and check it: the first box, and that there is a file for every frame.
 
@@ -137,8 +142,9 @@ def open_benchmark(
         subset: such as "val"; None for the first in `BENCHMARKS`.
         sequences: names of those to open, in the order of the data set (of LaSOT and its extension: as given); None
             for all. Fewer sequences on disk than were published are told in a warning.
+        skip: names of sequences to leave out; their files are not looked at.
     Raises InputError, one sentence, for an unknown name, subset or sequence, another layout, an LMDB, annotation rows
-    that do not match the frames, a missing frame, or a first frame without a box.
+    that do not match the frames, a missing frame, or a first frame without a box; it names all sequences that are bad.
     """
     if name not in BENCHMARKS:
         raise InputError(f"unknown benchmark '{name}': use one of {', '.join(BENCHMARKS)}")
@@ -153,12 +159,13 @@ def open_benchmark(
     place = dataset_root(BENCHMARKS["uav123"] if name == "uav20l" else known, root).resolve()
     if is_lmdb(place):
         raise InputError(f"{place}: is an LMDB, and evaluation reads images by their paths; give the data set's folder")
-    chosen = tuple(dict.fromkeys(sequences or ()))
-    found = tuple(_READ[name](place, chosen_subset, chosen))
+    choice = Choice(tuple(dict.fromkeys(sequences or ())), tuple(dict.fromkeys(skip)))
+    found = tuple(_READ[name](place, chosen_subset, choice))
     if not found:
         raise InputError(f"{place}: no sequence of {name} there; wanted {known.layout}")
-    if not chosen and len(found) < known.subsets[chosen_subset]:
-        logger.warning("%s: %d of %s's %d sequences are there", place, len(found), name, known.subsets[chosen_subset])
+    there = len(found) + len(choice.skipped)
+    if not choice.names and there < known.subsets[chosen_subset]:
+        logger.warning("%s: %d of %s's %d sequences are there", place, there, name, known.subsets[chosen_subset])
     return Benchmark(
         name,
         known.folder.format(chosen_subset),
@@ -168,6 +175,7 @@ def open_benchmark(
         known.rasterize,
         known.protocol,
         chosen_subset,
+        choice.skipped,
     )
 
 
@@ -199,7 +207,27 @@ def toolkit_dataset(name: str, root: Path, subset: str = "") -> Any:
         layout = BENCHMARKS[name].layout
         raise InputError(f"{root}: cannot be read as {name} ({first_line(error)}); wanted {layout}") from error
     logger.debug("%s", printed.getvalue())
+    _plain_copies(dataset)
     return dataset
+
+
+def _plain_copies(dataset: Any) -> None:
+    """Let the toolkit read copies of text files that it cannot: it knows neither byte order marks nor CR alone."""
+    folder = tempfile.TemporaryDirectory()
+    dataset.copies = {}  # copy -> the user's file
+    dataset.copies_folder = folder  # goes with the data set
+    for files in (dataset.anno_files, getattr(dataset, "range_files", [])):
+        for number, file in enumerate(files):
+            try:
+                data = Path(file).read_bytes()
+                text = decode_text(data, file)
+            except (OSError, InputError):  # told when the sequence is read
+                continue
+            if text.encode() != data.replace(b"\r\n", b"\n"):
+                copy = Path(folder.name) / f"{len(dataset.copies)}.txt"
+                copy.write_text(text, encoding="utf-8")
+                dataset.copies[str(copy)] = file
+                files[number] = str(copy)
 
 
 def _sequence(
@@ -233,19 +261,40 @@ def _sequence(
     return EvaluationSequence(name, paths, boxes, visible, image_size(FolderStore(root), frames.key(0)), attributes)
 
 
-def _by_reader(reader: Reader, root: Path, chosen: tuple[str, ...]) -> list[EvaluationSequence]:
-    entries = {entry.name: entry for entry in reader.entries(FolderStore(root))}
-    found = []
-    for name in select(list(entries), chosen, str(root)):
-        content = entries[name].load()
-        track = content.tracks[0]
-        found.append(_sequence(root, name, content.frames, xyxy_to_xywh(track.boxes), track.present))
+def _open_all(names: Iterable[str], read: Callable[[str], EvaluationSequence]) -> list[EvaluationSequence]:
+    """Read sequences. Raises InputError that says what is wrong with the first bad one, and names all."""
+    found, bad = [], {}
+    for name in names:
+        try:
+            found.append(read(name))
+        except InputError as error:
+            bad[name] = error
+    if bad:
+        first = next(iter(bad.values()))
+        number = f"{len(bad)} sequences are bad; the first: " if len(bad) > 1 else ""
+        raise InputError(f"{number}{first} (to go on without: --skip {','.join(bad)})")
     return found
 
 
-def _got10k(root: Path, subset: str, chosen: tuple[str, ...]) -> list[EvaluationSequence]:
-    found = _by_reader(Got10kReader(subset=subset, layout=BENCHMARKS["got10k"].layout), root, chosen)
-    return [_with_cover(root / subset / sequence.name / "cover.label", sequence) for sequence in found]
+def _by_reader(
+    reader: Reader,
+    root: Path,
+    choice: Choice,
+    finish: Callable[[EvaluationSequence], EvaluationSequence] = lambda sequence: sequence,
+) -> list[EvaluationSequence]:
+    entries = {entry.name: entry for entry in reader.entries(FolderStore(root))}
+
+    def read(name: str) -> EvaluationSequence:
+        content = entries[name].load()
+        track = content.tracks[0]
+        return finish(_sequence(root, name, content.frames, xyxy_to_xywh(track.boxes), track.present))
+
+    return _open_all(choice.of(list(entries), str(root)), read)
+
+
+def _got10k(root: Path, subset: str, choice: Choice) -> list[EvaluationSequence]:
+    reader = Got10kReader(subset=subset, layout=BENCHMARKS["got10k"].layout)
+    return _by_reader(reader, root, choice, lambda s: _with_cover(root / subset / s.name / "cover.label", s))
 
 
 def _with_cover(path: Path, sequence: EvaluationSequence) -> EvaluationSequence:
@@ -258,54 +307,64 @@ def _with_cover(path: Path, sequence: EvaluationSequence) -> EvaluationSequence:
     return replace(sequence, visible=np.array(cover, int) > 0)
 
 
-def _lasot(root: Path, subset: str, chosen: tuple[str, ...]) -> list[EvaluationSequence]:
-    reader = LasotReader(chosen, subset)
+def _lasot(root: Path, subset: str, choice: Choice) -> list[EvaluationSequence]:
+    names = Choice(skipped=choice.skipped).of(choice.names or lasot_split(subset), str(root))
+    return _checked_lasot(LasotReader(tuple(names)), root)
+
+
+def _lasot_ext(root: Path, subset: str, choice: Choice) -> list[EvaluationSequence]:
+    published = [f"{kind}-{number}" for kind in LASOT_EXT_CLASSES.split() for number in range(1, 11)]
+    names = Choice(skipped=choice.skipped).of(choice.names or published, str(root))
+    layout = BENCHMARKS["lasot_ext"].layout
+    return _checked_lasot(LasotReader(tuple(names), name="lasot_ext", layout=layout, one_based=False), root)
+
+
+def _checked_lasot(reader: LasotReader, root: Path) -> list[EvaluationSequence]:
     reader.labels(FolderStore(root))  # says how many are missing
-    return _by_reader(reader, root, ())
+    return _by_reader(reader, root, Choice())
 
 
-def _lasot_ext(root: Path, subset: str, chosen: tuple[str, ...]) -> list[EvaluationSequence]:
-    names = chosen or tuple(f"{kind}-{number}" for kind in LASOT_EXT_CLASSES.split() for number in range(1, 11))
-    reader = LasotReader(names, name="lasot_ext", layout=BENCHMARKS["lasot_ext"].layout, one_based=False)
-    reader.labels(FolderStore(root))
-    return _by_reader(reader, root, ())
+def _trackingnet(root: Path, subset: str, choice: Choice) -> list[EvaluationSequence]:
+    return _by_reader(TrackingNetReader(subset="test", layout=BENCHMARKS["trackingnet"].layout), root, choice)
 
 
-def _trackingnet(root: Path, subset: str, chosen: tuple[str, ...]) -> list[EvaluationSequence]:
-    return _by_reader(TrackingNetReader(subset="test", layout=BENCHMARKS["trackingnet"].layout), root, chosen)
-
-
-def _tnl2k(root: Path, subset: str, chosen: tuple[str, ...]) -> list[EvaluationSequence]:
+def _tnl2k(root: Path, subset: str, choice: Choice) -> list[EvaluationSequence]:
     # it has no flags; protocols look at the boxes themselves
-    return [replace(s, visible=np.ones(len(s.boxes), bool)) for s in _by_reader(tnl2k_reader(), root, chosen)]
+    return _by_reader(tnl2k_reader(), root, choice, lambda s: replace(s, visible=np.ones(len(s.boxes), bool)))
 
 
-def _vot(root: Path, subset: str, chosen: tuple[str, ...]) -> list[EvaluationSequence]:
+def _vot(root: Path, subset: str, choice: Choice) -> list[EvaluationSequence]:
     root = root / "sequences" if (root / "sequences").is_dir() else root  # of a workspace
     listed = read_list(root / "list.txt") if (root / "list.txt").is_file() else ()
     places = {name: place for place, name in enumerate(listed)}
-    found = _by_reader(vot_reader(), root, chosen or listed)
+    found = _by_reader(vot_reader(), root, replace(choice, names=choice.names or listed))
     return sorted(found, key=lambda sequence: places.get(sequence.name, len(places)))
 
 
-def _clips(root: Path, subset: str, chosen: tuple[str, ...]) -> Iterable[EvaluationSequence]:
-    clips = {clip.name: clip for clip in find_scorable_clips(root)}
-    for name in select(list(clips), chosen, str(root)):
-        clip = clips[name]
+def _clips(root: Path, subset: str, choice: Choice) -> list[EvaluationSequence]:
+    homes = scorable_homes(root)
+
+    def read(name: str) -> EvaluationSequence:
+        clip = read_scorable_clip(homes[name])
         frames = Frames.listed("", [path.name for path in clip.frames])
-        yield _sequence(clip.frames[0].parent, name, frames, clip.boxes, clip.present)
+        return _sequence(clip.frames[0].parent, name, frames, clip.boxes, clip.present)
+
+    return _open_all(choice.of(list(homes), str(root)), read)
 
 
-def _by_toolkit(name: str, root: Path, subset: str, chosen: tuple[str, ...]) -> Iterable[EvaluationSequence]:
+def _by_toolkit(name: str, root: Path, subset: str, choice: Choice) -> list[EvaluationSequence]:
     dataset = toolkit_dataset(name, root, subset)
-    for sequence in select(dataset.seq_names, chosen, str(root)):
+
+    def read(sequence: str) -> EvaluationSequence:
         files, boxes = _toolkit_item(dataset, sequence)
         folder = Path(os.path.relpath(os.path.dirname(files[0]), root)).as_posix()
         frames = Frames.listed(folder, [os.path.basename(file) for file in files])
         attributes: tuple[str, ...] = ()
         if name in ("uav123", "uav20l"):
             attributes = flagged(root / "anno" / name.upper() / "att" / f"{sequence}.txt", UAV_ATTRIBUTES)
-        yield _sequence(root, sequence, frames, boxes, np.ones(len(boxes), bool), attributes)
+        return _sequence(root, sequence, frames, boxes, np.ones(len(boxes), bool), attributes)
+
+    return _open_all(choice.of(dataset.seq_names, str(root)), read)
 
 
 def _toolkit_item(dataset: Any, name: str) -> tuple[list[str], np.ndarray]:
@@ -315,9 +374,10 @@ def _toolkit_item(dataset: Any, name: str) -> tuple[list[str], np.ndarray]:
         files, boxes = dataset[index]
         return files, boxes.astype(np.float64)
     except Exception as error:  # a bare assertion for lengths, whatever numpy says for what is no number
-        path, folder = Path(dataset.anno_files[index]), Path(dataset.seq_dirs[index])
+        file, folder = dataset.anno_files[index], Path(dataset.seq_dirs[index])
+        path = Path(dataset.copies.get(file, file))
         folder = folder / "img" if (folder / "img").is_dir() else folder
-        images = len(image_names(os.listdir(folder))) if folder.is_dir() else 0
+        images = sum(bool(IMAGE_NAME.fullmatch(file)) for file in os.listdir(folder)) if folder.is_dir() else 0
         rows = sum(bool(line.strip()) for line in read_plain_text(path).splitlines())
         told = f" ({first_line(error)})" if str(error) else ""
         problem = f"the {rows} rows of {name} do not fit the {images} images in {folder}{told}; restore them"
@@ -326,11 +386,11 @@ def _toolkit_item(dataset: Any, name: str) -> tuple[list[str], np.ndarray]:
         raise InputError(f"{path}: {problem}") from error
 
 
-_Read = Callable[[Path, str, tuple[str, ...]], Iterable[EvaluationSequence]]
+_Read = Callable[[Path, str, Choice], Iterable[EvaluationSequence]]
 
 
 def _toolkit_read(name: str) -> _Read:
-    return lambda root, subset, chosen: _by_toolkit(name, root, subset, chosen)
+    return lambda root, subset, choice: _by_toolkit(name, root, subset, choice)
 
 
 _READ: dict[str, _Read] = {
@@ -339,7 +399,7 @@ _READ: dict[str, _Read] = {
     "lasot_ext": _lasot_ext,
     "trackingnet": _trackingnet,
     "tnl2k": _tnl2k,
-    "vasttrack": lambda root, _, chosen: _by_reader(vasttrack_reader(), root, chosen),
+    "vasttrack": lambda root, _, choice: _by_reader(vasttrack_reader(), root, choice),
     "vot": _vot,
     "clips": _clips,
     **{name: _toolkit_read(name) for name in ("otb", "uav123", "uav20l", "nfs", "dtb70", "tcolor128")},

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Literal, overload
 
 import numpy as np
 
-from lorat_plugin.data.sequences import LISTED, Frames
+from lorat_plugin.data.sequences import LISTED, Frames, select
+from lorat_plugin.errors import InputError
 
+OMITTED = {("otb", "Tiger1", 354): 5}  # benchmark, sequence, frames: first ones that trees of trackers leave out
 Layout = Literal["nested", "flat"]  # of result files: as the toolkit's ExperimentGOT10k has them, or its ExperimentOTB
 
 
@@ -52,7 +55,8 @@ class EvaluationSequence:
     Fields: frames, paths of images; boxes, (N, 4) float64 x, y, w, h in pixels counted from 0, as annotated, NaN and
     boxes without area included, or (1, 4) where only the first is public; visible, (len(boxes),) bool, what the data
     set's flags say, all True where it has none; size, (width, height) of the frames in pixels; attributes, names of the
-    data set's challenges that the sequence has, such as "Fast Motion".
+    data set's challenges that the sequence has, such as "Fast Motion"; offset, number of frames of the data set's
+    sequence before the first one here, and whole, number of all of them, None for len(frames): see `part`.
     """
 
     name: str
@@ -61,6 +65,8 @@ class EvaluationSequence:
     visible: np.ndarray
     size: tuple[int, int]
     attributes: tuple[str, ...] = ()
+    offset: int = 0
+    whole: int | None = None
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -69,6 +75,17 @@ class EvaluationSequence:
     def scorable(self) -> bool:
         """Whether there is a box for every frame."""
         return len(self.boxes) == len(self.frames)
+
+    def part(self, start: int, stop: int) -> EvaluationSequence:
+        """Frames `start` to `stop`, exclusive. Result files still have a row for every frame of the whole."""
+        return replace(
+            self,
+            frames=self.frames[start:stop],
+            boxes=self.boxes[start:stop],
+            visible=self.visible[start:stop],
+            offset=self.offset + start,
+            whole=self.whole or len(self),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +98,8 @@ class Benchmark:
     Fields: name, as users write it, such as "lasot"; folder, the toolkit's name of the folder of results, such as
     "LaSOT" or "NfS/30"; layout, of the result files; origin, number of the first pixel in the data set's files, 0 or 1;
     rasterize, whether results are rounded outwards to whole pixels, as LoRAT's own are on this data set; protocol, what
-    it is scored by unless another is asked for; subset, such as "val", empty if there is one only.
+    it is scored by unless another is asked for; subset, such as "val", empty if there is one only; skipped, names of
+    sequences that were left out on request.
     """
 
     name: str
@@ -92,6 +110,13 @@ class Benchmark:
     rasterize: bool = False
     protocol: str = "lorat"
     subset: str = ""
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Name, subset and the sequences that were left out, for headings."""
+        without = f" without {', '.join(self.skipped)}" if self.skipped else ""
+        return f"{self.name} {self.subset}".strip() + without
 
     @property
     def seq_names(self) -> list[str]:
@@ -117,3 +142,37 @@ class Benchmark:
             if sequence.name == name:
                 return sequence
         raise KeyError(name)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Sequences to open: those called `names`, all if there are none, but not those called `skipped`."""
+
+    names: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+    def of(self, there: Sequence[str], shown: str) -> list[str]:
+        """Those of `there` to open. Raises InputError if a name is not there, or none is left."""
+        for name in self.skipped:
+            if name not in there:
+                near = get_close_matches(name, there, 3, 0.5)
+                advice = f"did you mean {' or '.join(near)}" if near else f"there are {', '.join(there[:5])} ..."
+                raise InputError(f"--skip {name}: no sequence of that name in {shown}; {advice}")
+        left = [name for name in select(list(there), self.names, shown) if name not in self.skipped]
+        if there and not left:
+            raise InputError(f"{shown}: all sequences are left out; skip fewer")
+        return left
+
+
+def frames_omitted(benchmark: str, sequence: EvaluationSequence) -> int:
+    """Number of frames at a sequence's start that pytracking, STARK and official LoRAT leave out of the data set."""
+    return OMITTED.get((benchmark, sequence.name, len(sequence)), 0)
+
+
+def as_trees_start(benchmark: Benchmark) -> Benchmark:
+    """The benchmark without the frames that pytracking, STARK and official LoRAT leave out, and have no rows for."""
+    sequences = []
+    for sequence in benchmark.sequences:
+        part = sequence.part(frames_omitted(benchmark.name, sequence), len(sequence))
+        sequences.append(replace(part, offset=0, whole=None))
+    return replace(benchmark, sequences=tuple(sequences))

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,10 +16,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lorat_plugin.data.clips import Clip, find_clips
+from lorat_plugin.data.clips import Clip, clip_homes, read_clip
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import link_or_copy, whole_file
-from lorat_plugin.video import read_image
+from lorat_plugin.images import read_image
 
 FULLY_VISIBLE = 8  # GOT-10k's cover label counts visible eighths
 
@@ -26,19 +27,37 @@ FULLY_VISIBLE = 8  # GOT-10k's cover label counts visible eighths
 def find_scorable_clips(folder: str | Path) -> list[Clip]:
     """Clips of a folder (see `data.clips.find_clips`) on which a tracker can be run and scored.
 
-    Raises InputError for what `find_clips` refuses, a first frame without a box, no box after it, or two clips that
-    would have one name in the toolkit.
+    Raises InputError as `scorable_homes` and `read_scorable_clip`.
     """
-    clips = []
-    for clip in find_clips(folder):
-        if not clip.present[0]:
-            raise InputError(f"{clip.name}: the first row of groundtruth.txt is no box, and a tracker starts from it")
-        if not clip.present[1:].any():
-            raise InputError(f"{clip.name}: no frame after the first has a box, so nothing can be scored; leave it out")
-        clips.append(replace(clip, name=re.sub(r"[\[\]*?]", "_", clip.name)))  # the toolkit uses names in glob patterns
-        if clips[-1].name in [other.name for other in clips[:-1]]:
-            raise InputError(f"{clip.name}: another clip is called {clips[-1].name} too: rename one of them")
-    return clips
+    return [read_scorable_clip(home) for home in scorable_homes(folder).values()]
+
+
+def scorable_homes(folder: str | Path) -> dict[str, Path]:
+    """The clips' folders by the name that the toolkit can take: it uses names in glob patterns.
+
+    Raises InputError for a folder without clips, or two clips that would have one name.
+    """
+    homes: dict[str, Path] = {}
+    for home in clip_homes(folder):
+        name = _toolkit_name(home)
+        if name in homes:
+            raise InputError(f"{home.name}: another clip is called {name} too: rename one of them")
+        homes[name] = home
+    return homes
+
+
+def read_scorable_clip(home: Path) -> Clip:
+    """Read a clip. Raises InputError as `data.clips.read_clip`, or without a box in the first frame or behind it."""
+    clip = read_clip(home)
+    if not clip.present[0]:
+        raise InputError(f"{clip.name}: the first row of groundtruth.txt is no box, and a tracker starts from it")
+    if not clip.present[1:].any():
+        raise InputError(f"{clip.name}: no frame after the first has a box, so nothing can be scored; leave it out")
+    return replace(clip, name=_toolkit_name(home))
+
+
+def _toolkit_name(home: Path) -> str:
+    return re.sub(r"[\[\]*?]", "_", Path(os.path.abspath(home)).name)
 
 
 def link_clips(clips: Sequence[Clip], root: str | Path) -> None:

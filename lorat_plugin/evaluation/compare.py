@@ -21,11 +21,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from lorat_plugin.errors import InputError, first_line
-from lorat_plugin.evaluation.agreement import find_results
 from lorat_plugin.evaluation.baselines import BASELINES, create_baseline
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
 from lorat_plugin.evaluation.evaluate import Evaluation
 from lorat_plugin.evaluation.plots import colour, write_plots
+from lorat_plugin.evaluation.raw_results import find_results, fit_lengths, start_notes
 from lorat_plugin.evaluation.report import check_names, write_report
 from lorat_plugin.evaluation.results import ResultFiles, notes_folder, result_files
 from lorat_plugin.evaluation.scoring import TrackerScore
@@ -142,11 +142,25 @@ def load_tracker(spec: str) -> Any:
     return ArrayTracker(tracker.name, tracker) if own is Tracker.track else tracker
 
 
-def missing_sequences(contestant: Contestant, benchmark: Benchmark) -> list[EvaluationSequence]:
-    """Sequences to track: those without a result, or with one that is not whole, which is told.
+def fit_raw_results(
+    contestants: Sequence[Contestant], benchmark: Benchmark, protocol: str
+) -> tuple[Benchmark, list[Contestant], list[str]]:
+    """Read all raw results of others and find the frames that all of them have, see `fit_lengths`.
 
-    Raises InputError for raw results that are not whole.
+    Returns the benchmark with these frames, the contestants, and sentences about the files. Raises InputError as
+    `fit_lengths` and `start_notes`.
     """
+    raw = [one.files for one in contestants if one.tracker is None]
+    common, fitted, notes = fit_lengths(benchmark, raw, protocol)
+    notes += [note for files in fitted for note in start_notes(common, files)]
+    left = iter(fitted)
+    return common, [one if one.tracker else replace(one, files=next(left)) for one in contestants], notes
+
+
+def missing_sequences(contestant: Contestant, benchmark: Benchmark) -> list[EvaluationSequence]:
+    """Sequences to track: those without a result, or with one that is not whole, which is told; none of raw results."""
+    if contestant.tracker is None:
+        return []
     if isinstance(contestant.tracker, Evaluation):
         return list(contestant.tracker.claims.open)
     missing = []
@@ -154,8 +168,6 @@ def missing_sequences(contestant: Contestant, benchmark: Benchmark) -> list[Eval
         try:
             contestant.files.read(sequence)
         except InputError as error:
-            if contestant.tracker is None:
-                raise
             if contestant.files.has(sequence.name):
                 logger.warning("%s; tracked again", error)
             missing.append(sequence)
@@ -253,7 +265,11 @@ def speed_notes(contestants: Sequence[Contestant], scores: Sequence[TrackerScore
 
 
 def write_comparison(
-    contestants: Sequence[Contestant], benchmark: Benchmark, scores: Sequence[TrackerScore], results: Path
+    contestants: Sequence[Contestant],
+    benchmark: Benchmark,
+    scores: Sequence[TrackerScore],
+    results: Path,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write comparison.json, the tables of `tables.write_tables`, auc_difference.png and report.html.
 
@@ -262,6 +278,7 @@ def write_comparison(
         benchmark: what they were run on.
         scores: of the contestants, by one protocol.
         results: folder of results; the files go to compare/<benchmark's folder> in it.
+        notes: from `fit_raw_results`.
     Returns the content of comparison.json. Raises InputError if something cannot be written.
     """
     folder = results.expanduser().resolve() / "compare" / benchmark.folder
@@ -269,6 +286,7 @@ def write_comparison(
     content = {
         "benchmark": benchmark.name,
         "protocol": scores[0].protocol,
+        "skipped": list(benchmark.skipped),
         "trackers": {
             score.tracker: {**{name: getattr(score.overall, name) for name in MEASURES}, "fps": score.fps}
             for score in scores
@@ -278,7 +296,7 @@ def write_comparison(
         "sequence_auc": {
             name: {score.tracker: score.sequences[name].auc for score in scores} for name in benchmark.seq_names
         },
-        "notes": speed_notes(contestants, scores),
+        "notes": [*notes, *speed_notes(contestants, scores)],
         "folder": str(folder),
     }
     write_tables(scores, folder)
@@ -286,8 +304,8 @@ def write_comparison(
         difference = {"auc difference": draw_duels(scores[0], found)}
         write_plots(difference, folder)
     files = {one.files.tracker: one.files for one in contestants}
-    notes = {name: notes_folder(benchmark, results, name) for name in files}
-    write_report(benchmark, scores, files, notes, folder / "report.html", more=difference)
+    homes = {name: notes_folder(benchmark, results, name) for name in files}
+    write_report(benchmark, scores, files, homes, folder / "report.html", more=difference, remarks=notes)
     with whole_file(folder / "comparison.json") as part:
         part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return content

@@ -24,8 +24,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from lorat_plugin.box_files import read_boxes
 from lorat_plugin.boxes import iou, success_auc, xywh_to_xyxy
-from lorat_plugin.data.clips import read_boxes
 from lorat_plugin.data.scenes import SCENES, render_scene
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.clips import find_scorable_clips, link_clips, write_sequences

@@ -12,7 +12,7 @@ from lorat_plugin.boxes import iou, xywh_to_xyxy
 from lorat_plugin.drawing import FONT, outline_boxes
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import whole_file
-from lorat_plugin.video import read_image
+from lorat_plugin.images import read_image
 
 FPS = 20
 MAX_FRAMES = 1500  # later sequences are left out of the video

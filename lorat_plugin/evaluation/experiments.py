@@ -16,7 +16,7 @@ from got10k import experiments as toolkit
 from got10k.utils.metrics import rect_iou
 from matplotlib.figure import Figure
 
-from lorat_plugin.data.clips import read_boxes
+from lorat_plugin.box_files import read_boxes
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmark_sets import open_benchmark, toolkit_dataset
 from lorat_plugin.evaluation.benchmarks import Benchmark, FramePaths

@@ -16,13 +16,13 @@ from typing import Literal
 
 import numpy as np
 
-from lorat_plugin.data.clips import read_boxes
+from lorat_plugin.box_files import read_boxes
 from lorat_plugin.data.lasot import LAYOUT, hidden_frames, lasot_home, lasot_split
 from lorat_plugin.data.sequences import FolderStore
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmark_sets import WITH_MORE_FRAMES
 from lorat_plugin.evaluation.experiments import ExperimentBenchmark, Invisible
-from lorat_plugin.video import list_images
+from lorat_plugin.images import list_images
 
 
 class LaSOT:

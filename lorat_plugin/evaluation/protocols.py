@@ -32,6 +32,7 @@ PROTOCOLS = {
         " threshold"
     ),
 }
+PADDING = ("pytracking", "stark")  # count frames without a prediction as failures; on LaSOT they refuse such results
 OVERLAPS = np.linspace(0, 1, 21)  # thresholds of success; GOT-10k has 101 of them
 PIXELS = np.arange(51)  # of precision
 SIZES = np.arange(51) / 100  # of normalised precision, in widths and heights of the target
@@ -89,7 +90,7 @@ def evaluate(
     Args:
         protocol: a key of `PROTOCOLS`.
         benchmark: name of the data set as users write it, such as "lasot"; some rules are for some sets only.
-        predicted: (N, 4) float64 x, y, w, h in pixels as the data set counts them.
+        predicted: (N, 4) float64 x, y, w, h in pixels as the data set counts them; fewer rows for those in `PADDING`.
         truth: (N, 4) float64, the same; NaN or without area where there is no box.
         visible: (N,) bool, the data set's flags; on GOT-10k where `cover` is above 0.
         frame_size: (width, height) in pixels.
@@ -97,19 +98,25 @@ def evaluate(
         valid_only: the same three: divide by the number of valid frames, or of all; None for the protocol's own way.
             Normalised precision may then pass 1, as frames that are not valid still count as hits in it.
     Returns the score and (N,) float64 overlaps, NaN where the protocol has none. Raises InputError for an unknown
-    protocol, for boxes that the protocol refuses, or if no frame can be scored.
+    protocol, for boxes or a number of them that the protocol refuses, or if no frame can be scored.
     Sources: got10k.utils.metrics and got10k.experiments (PyPI 0.1.3); analysis/extract_results.py of pytracking and
     STARK; the two evaluators of official LoRAT.
     """
     check_protocol(protocol)
     predicted, truth = np.array(predicted, dtype=np.float64), np.array(truth, dtype=np.float64)
     visible = np.asarray(visible, dtype=bool)
+    if len(predicted) > len(truth) or (
+        len(predicted) < len(truth) and (protocol not in PADDING or benchmark == "lasot")
+    ):
+        raise InputError(
+            f"{len(predicted)} predictions for {len(truth)} frames; track again, or leave the sequence out"
+        )
     with np.errstate(invalid="ignore", divide="ignore"):
         if protocol == "got10k":
             return _toolkit(benchmark, predicted, truth, visible, frame_size)
         if protocol == "lorat_plain":
             return _plain(predicted, truth, visible)
-        if protocol in ("pytracking", "stark"):
+        if protocol in PADDING:
             predicted = _repaired(benchmark, predicted, truth)
         if valid_only is None:
             valid_only = protocol == "pytracking" and benchmark not in ("lasot", *_UAV)
@@ -166,13 +173,14 @@ def _repaired(benchmark: str, predicted: np.ndarray, truth: np.ndarray) -> np.nd
     bad = ~np.isfinite(predicted).all(axis=1) | (predicted[:, 2:] < 0).any(axis=1)
     _refuse(bad, predicted, "is no box, and this protocol refuses it; track again, or score by lorat")
     unknown = np.isnan(truth).any(axis=1)
+    rows = len(predicted)
     if benchmark not in _UAV:
         advice = "is annotated, and this protocol takes NaN on UAV123 only; score by lorat, lorat_plain or got10k"
         _refuse(unknown, truth, advice)
-    for frame in np.flatnonzero((predicted[:, 2:] == 0).any(axis=1) & ~unknown):
+    for frame in np.flatnonzero((predicted[:, 2:] == 0).any(axis=1) & ~unknown[:rows]):
         predicted[frame] = predicted[max(frame - 1, 0)]
     predicted[0] = truth[0]
-    return predicted
+    return np.vstack([predicted, np.zeros((len(truth) - rows, 4))])
 
 
 def _robust(

@@ -61,6 +61,7 @@ def write_report(
     path: Path,
     worst: int = 5,
     more: Mapping[str, Figure] | None = None,
+    remarks: Sequence[str] = (),
 ) -> dict[str, Figure]:
     """Write the page; it needs neither the network nor another file.
 
@@ -72,6 +73,7 @@ def write_report(
         path: of the page.
         worst: number of sequences, those of the first tracker's lowest AUC, to show with pictures.
         more: further plots by title, to show beside those of the scores.
+        remarks: sentences about the results, below the scores.
     Returns the page's plots by title. Raises InputError for two trackers of one name, different protocols, damaged
     notes, a frame that cannot be read, or if the page cannot be written.
     """
@@ -87,7 +89,8 @@ def write_report(
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     page = environment.get_template("report.html").render(
-        place=f"{benchmark.name} {benchmark.subset}".strip(),
+        place=benchmark.title,
+        remarks=remarks,
         trackers=[(score.tracker, colour(number)) for number, score in enumerate(scores)],
         protocol=scores[0].protocol,
         rule=PROTOCOLS[scores[0].protocol],

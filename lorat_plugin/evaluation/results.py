@@ -4,35 +4,46 @@ nested      <folder>/<sequence>/<sequence>_001.txt, <sequence>_time.txt      Exp
 flat        <folder>/<sequence>.txt, times/<sequence>_time.txt               ExperimentOTB and its children
 pytracking  <folder>/<sequence>.txt, <sequence>_time.txt, tabs               pytracking; official LoRAT
 ostrack     the same with whole numbers, cut off, as the tree itself writes  OSTrack, STARK
+own_folder  <folder>/<sequence>/<sequence>.txt                               official LoRAT for TrackingNet; read only
+dump        <folder>/<sequence>/eval.csv with headings, pixels from 0        official LoRAT; read only
 """
 
 from __future__ import annotations
 
+import csv
 import io
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count, takewhile
 from pathlib import Path
 
 import numpy as np
 
+from lorat_plugin.box_files import read_boxes
 from lorat_plugin.boxes import rasterize, xywh_to_xyxy, xyxy_to_xywh
-from lorat_plugin.data.clips import read_boxes
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
-from lorat_plugin.files import whole_file
+from lorat_plugin.files import read_plain_text, whole_file
 
 FORMATS = {"nested": ("%.3f", ","), "flat": ("%.3f", ","), "pytracking": ("%.3f", "\t"), "ostrack": ("%d", "\t")}
-PREFIXES = {"uav123": "uav_", "nfs": "nfs_", "tcolor128": "tpl_"}  # of sequences in the pytracking and OSTrack trees
+PATHS = {  # of boxes below the folder, by name in files and repetition; the other layouts have "<name>.txt"
+    "nested": "{0}/{0}_{1:03d}.txt",
+    "own_folder": "{0}/{0}.txt",
+    "dump": "{0}/eval.csv",
+}
+DUMPED = ("pred_x", "pred_y", "pred_w", "pred_h")
+PREFIXES = {"uav123": "uav_", "uav20l": "uav_", "nfs": "nfs_", "tcolor128": "tpl_"}  # in pytracking's tree
 
 
 @dataclass(frozen=True)
 class ResultFiles:
     """One tracker's results on one benchmark.
 
-    Fields: tracker, its name; folder, which holds its files; layout, a key of `FORMATS`; origin, number of the first
-    pixel in the files; rasterize, whether boxes are rounded outwards to whole pixels when they are written; prefix,
-    what the files have before a sequence's name, such as pytracking's "uav_".
+    Fields: tracker, its name; folder, which holds its files; layout, a key of `FORMATS` or of `PATHS`; origin, number
+    of the first pixel in the files; rasterize, whether boxes are rounded outwards to whole pixels when they are
+    written; names, by sequence its name in the files where that is another, such as pytracking's "uav_bike1"; spans, by
+    sequence the frames (first, last + 1) that the rows stand for, where there is not one row for every frame.
     """
 
     tracker: str
@@ -40,21 +51,28 @@ class ResultFiles:
     layout: str
     origin: int = 0
     rasterize: bool = False
-    prefix: str = ""
+    names: Mapping[str, str] = field(default_factory=dict)
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def boxes_path(self, sequence: str, repetition: int = 1) -> Path:
         """The file of boxes of a sequence; `repetition` counts from 1 and matters for the nested layout only."""
-        name = self.prefix + sequence
-        return self.folder / (f"{name}/{name}_{repetition:03d}.txt" if self.layout == "nested" else f"{name}.txt")
+        name = self.names.get(sequence, sequence)
+        return self.folder / PATHS.get(self.layout, "{0}.txt").format(name, repetition)
 
     def times_path(self, sequence: str) -> Path:
         """The file of seconds for each frame of a sequence."""
-        name = self.prefix + sequence
-        return self.folder / {"nested": name, "flat": "times"}.get(self.layout, "") / f"{name}_time.txt"
+        name = self.names.get(sequence, sequence)
+        folder = {"nested": name, "own_folder": name, "flat": "times"}.get(self.layout)
+        return self.folder / (f"{folder}/{name}_time.txt" if folder else f"{name}_time.txt")
 
     def has(self, sequence: str) -> bool:
         """Whether there are results of a sequence, whole or not."""
         return self.boxes_path(sequence).is_file()
+
+    def repetitions(self, sequence: str) -> list[int]:
+        """Numbers of the recorded runs, from 1; a tracker that draws random numbers has three in the nested layout."""
+        later = count(2) if self.layout == "nested" else ()
+        return [1, *takewhile(lambda run: self.boxes_path(sequence, run).is_file(), later)]
 
     def write(self, sequence: str, runs: Sequence[np.ndarray], times: np.ndarray) -> None:
         """Write the boxes of every run through a sequence, and times.
@@ -74,17 +92,29 @@ class ResultFiles:
     def read(self, sequence: EvaluationSequence, repetition: int = 1) -> np.ndarray:
         """Boxes (N, 4) float64 x, y, w, h of a run through a sequence, pixels counted from 0.
 
+        Fewer than N rows if `spans` says that the last frames have none.
         Raises InputError if the file is missing, damaged or has not a row for every frame.
         """
         path = self.boxes_path(sequence.name, repetition)
-        if not path.is_file():
-            raise InputError(f"{path}: no result of {self.tracker} there; track the sequence first, or leave it out")
-        boxes = read_boxes(path)
-        if len(boxes) != len(sequence):
+        boxes = self.read_all(sequence.name, repetition)
+        whole = sequence.whole or len(sequence)
+        start, stop = self.spans.get(sequence.name, (0, whole))
+        if len(boxes) < stop - start or (len(boxes) != whole and sequence.name not in self.spans):
             raise InputError(
-                f"{path}: {len(boxes)} rows for {len(sequence)} frames, half written or of other data; delete it and"
+                f"{path}: {len(boxes)} rows for {whole} frames, half written or of other data; delete it and"
                 " track the sequence again"
             )
+        return boxes[: stop - start][sequence.offset - start :][: len(sequence)]
+
+    def read_all(self, sequence: str, repetition: int = 1) -> np.ndarray:
+        """All rows (M, 4) float64 x, y, w, h of a run's file, pixels counted from 0, however many there are.
+
+        Raises InputError if the file is missing or damaged.
+        """
+        path = self.boxes_path(sequence, repetition)
+        if not path.is_file():
+            raise InputError(f"{path}: no result of {self.tracker} there; track the sequence first, or leave it out")
+        boxes = read_dump(path) if self.layout == "dump" else read_boxes(path)
         return boxes - np.array([self.origin] * 2 + [0, 0])
 
     def read_times(self, sequence: str) -> np.ndarray | None:
@@ -93,8 +123,8 @@ class ResultFiles:
         if not path.is_file():
             return None
         try:
-            times = parse_table(path.read_text(encoding="utf-8"))[:, 0]
-        except (OSError, ValueError) as error:
+            times = parse_table(read_plain_text(path))[:, 0]
+        except ValueError as error:
             raise InputError(f"{path}: is no file of times ({error}); delete it") from error
         return times if (times > 0).any() else None
 
@@ -118,7 +148,40 @@ def result_files(benchmark: Benchmark, results: Path, tracker: str, style: str =
     home = folder / tracker
     if style == "ostrack" and benchmark.name in ("got10k", "trackingnet"):
         home = home / benchmark.name
-    return ResultFiles(tracker, home, style, benchmark.origin, benchmark.rasterize, PREFIXES.get(benchmark.name, ""))
+    names = {name: names_elsewhere(benchmark.name, name)[0] for name in benchmark.seq_names}
+    return ResultFiles(tracker, home, style, benchmark.origin, benchmark.rasterize, names)
+
+
+def names_elsewhere(benchmark: str, sequence: str) -> list[str]:
+    """Names that result files may have for a sequence, as many for each sequence of a benchmark.
+
+    The first one is that of pytracking's tree, which OSTrack and official LoRAT share; the last is the toolkit's.
+    """
+    if benchmark == "otb":
+        # two targets: pytracking has Jogging_1, pysot Jogging-1, the toolkit Jogging.1; of Human4 the second counts
+        name = "Human4_2" if sequence == "Human4" else sequence.replace(".", "_")
+        return [name, f"otb_{name}", name.replace("_", "-"), f"otb_{sequence}", sequence]
+    prefix = PREFIXES.get(benchmark, "")
+    if benchmark == "tcolor128":
+        return [prefix + sequence.replace("-", "_"), prefix + sequence, sequence]  # tpl_Yo_yos_ce1
+    return [prefix + sequence, sequence] if prefix else [sequence]
+
+
+def read_dump(path: Path) -> np.ndarray:
+    """Boxes (M, 4) float64 x, y, w, h of an eval.csv of official LoRAT, by its headings and frame numbers.
+
+    Raises InputError if headings are missing, a value is no number, or the frames are not 0, 1, 2 and so on.
+    """
+    lines = csv.DictReader(io.StringIO(read_plain_text(path).lstrip("# ")))
+    try:
+        table = [[float(line[heading]) for heading in ("ind", *DUMPED)] for line in lines]
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise InputError(
+            f"{path}: wanted columns ind, {', '.join(DUMPED)} of numbers ({error}); dump it again"
+        ) from error
+    if not table or not np.array_equal(np.array(table)[:, 0], np.arange(len(table))):
+        raise InputError(f"{path}: has not a row for each of the frames 0, 1, 2 ...; dump it again")
+    return np.array(table)[:, 1:]
 
 
 def outwards(boxes: np.ndarray) -> np.ndarray:
@@ -148,15 +211,16 @@ def notes_folder(benchmark: Benchmark, results: Path, tracker: str) -> Path:
 def read_confidences(notes: Path, sequence: EvaluationSequence) -> np.ndarray | None:
     """The tracker's scores (N,) in [0, 1] of a sequence, 1 for the given box; None if they were not recorded.
 
-    Raises InputError if the file has not a row for every frame.
+    Raises InputError if the file has not a row for every frame of the whole sequence.
     """
     path = notes / "scores" / f"{sequence.name}.txt"
     if not path.is_file():
         return None
     try:
-        scores = np.loadtxt(path, ndmin=1)
-    except (OSError, ValueError) as error:
+        scores = np.loadtxt(io.StringIO(read_plain_text(path)), ndmin=1)
+    except ValueError as error:
         raise InputError(f"{path}: is no file of scores ({error}); delete it") from error
-    if scores.shape != (len(sequence),):
-        raise InputError(f"{path}: {len(scores)} rows for {len(sequence)} frames; delete it and track again")
-    return scores
+    whole = sequence.whole or len(sequence)
+    if scores.shape != (whole,):
+        raise InputError(f"{path}: {len(scores)} rows for {whole} frames; delete it and track again")
+    return scores[sequence.offset :][: len(sequence)]

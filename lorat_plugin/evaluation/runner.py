@@ -19,8 +19,8 @@ import torch
 
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import EvaluationSequence
+from lorat_plugin.images import read_image
 from lorat_plugin.tracking import Engine, Target, TrackResult, start, step
-from lorat_plugin.video import read_image
 
 READ_AHEAD = 2  # decoded frames waiting in each slot, beside the one in work
 

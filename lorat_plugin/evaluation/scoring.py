@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import count, takewhile
 
 import numpy as np
 
 from lorat_plugin.errors import InputError
-from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
+from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence, frames_omitted
 from lorat_plugin.evaluation.protocols import Score, check_protocol, combine, evaluate
 from lorat_plugin.evaluation.results import ResultFiles
 
@@ -20,7 +19,7 @@ class TrackerScore:
 
     Fields: overall; sequences and attributes, scores by name; overlaps, by sequence the (N,) IoU of every frame of the
     first run with the truth, NaN where the protocol has none; fps, frames/s of single-target tracking, None if it was
-    not measured.
+    not measured; skipped, names of sequences that were left out on request.
     """
 
     tracker: str
@@ -31,6 +30,7 @@ class TrackerScore:
     attributes: dict[str, Score]
     overlaps: dict[str, np.ndarray]
     fps: float | None
+    skipped: tuple[str, ...] = ()
 
 
 def score_tracker(benchmark: Benchmark, files: ResultFiles, protocol: str | None = None) -> TrackerScore:
@@ -49,7 +49,8 @@ def score_tracker(benchmark: Benchmark, files: ResultFiles, protocol: str | None
     overlaps: dict[str, np.ndarray] = {}  # of all runs, one after the other
     members: dict[str, list[str]] = {}
     for sequence in benchmark.sequences:
-        runs = [_evaluate_run(benchmark, files, protocol, sequence, run) for run in _runs(files, sequence)]
+        counted = _counted(benchmark.name, sequence, protocol)
+        runs = [_evaluate_run(benchmark, files, protocol, counted, run) for run in files.repetitions(sequence.name)]
         sequences[sequence.name] = combine(protocol, benchmark.name, *zip(*runs, strict=True))
         overlaps[sequence.name] = np.concatenate([found for _, found in runs])
         for attribute in sequence.attributes:
@@ -65,15 +66,21 @@ def score_tracker(benchmark: Benchmark, files: ResultFiles, protocol: str | None
         together(benchmark.seq_names),
         sequences,
         {attribute: together(members[attribute]) for attribute in sorted(members)},
-        {sequence.name: overlaps[sequence.name][: len(sequence)] for sequence in benchmark.sequences},
+        {s.name: _first_run(overlaps[s.name], s, _counted(benchmark.name, s, protocol)) for s in benchmark.sequences},
         _speed(benchmark, files),
+        benchmark.skipped,
     )
 
 
-def _runs(files: ResultFiles, sequence: EvaluationSequence) -> list[int]:
-    """Numbers of the recorded runs, from 1; a tracker that draws random numbers has three in the nested layout."""
-    later = count(2) if files.layout == "nested" else ()
-    return [1, *takewhile(lambda run: files.boxes_path(sequence.name, run).is_file(), later)]
+def _counted(benchmark: str, sequence: EvaluationSequence, protocol: str) -> EvaluationSequence:
+    """The frames that a protocol has: the GOT-10k toolkit takes some that trees of trackers leave out."""
+    omitted = 0 if protocol == "got10k" else frames_omitted(benchmark, sequence)
+    return sequence.part(omitted, len(sequence)) if omitted else sequence
+
+
+def _first_run(overlaps: np.ndarray, sequence: EvaluationSequence, counted: EvaluationSequence) -> np.ndarray:
+    """The first run's overlaps (len(sequence),), NaN in frames that do not count."""
+    return np.concatenate([np.full(len(sequence) - len(counted), np.nan), overlaps[: len(counted)]])
 
 
 def _evaluate_run(

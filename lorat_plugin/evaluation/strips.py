@@ -10,7 +10,7 @@ import numpy as np
 
 from lorat_plugin.drawing import outline_boxes
 from lorat_plugin.evaluation.benchmarks import EvaluationSequence
-from lorat_plugin.video import read_image
+from lorat_plugin.images import read_image
 
 TRUTH = (255, 255, 255)  # RGB
 MAX_SIZE = (400, 200)  # width and height of a picture
@@ -43,7 +43,7 @@ def draw_strip(
 
     Args:
         sequence: with a box for every frame.
-        tracked: pairs of boxes (N, 4) x, y, w, h in pixels counted from 0, and an RGB colour.
+        tracked: pairs of boxes (N, 4) x, y, w, h in pixels counted from 0, or fewer rows, and an RGB colour.
         numbers: of the frames to draw, counted from 0.
     Returns the frames' numbers and JPEG files. Raises InputError if a frame cannot be read.
     """
@@ -52,7 +52,7 @@ def draw_strip(
         image = read_image(Path(sequence.frames[number]))
         zoom = min(MAX_SIZE[0] / image.shape[1], MAX_SIZE[1] / image.shape[0])
         image = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)
-        shown = [(boxes[number], colour) for boxes, colour in reversed(tracked)]  # the first on top
+        shown = [(boxes[number], colour) for boxes, colour in reversed(tracked) if number < len(boxes)]  # first on top
         outline_boxes(image, [(sequence.boxes[number], TRUTH), *shown], LINE, zoom)
         _, packed = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), JPEG)
         strip.append((number, packed.tobytes()))

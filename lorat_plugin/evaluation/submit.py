@@ -18,11 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lorat_plugin.data.clips import read_boxes
+from lorat_plugin.box_files import read_boxes
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
 from lorat_plugin.evaluation.results import ResultFiles, outwards, parse_table
-from lorat_plugin.files import whole_file
+from lorat_plugin.files import read_plain_text, whole_file
 
 REPETITIONS = 3  # of GOT-10k's protocol, for trackers that are not deterministic
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the time of every file in the archive, so that equal results give equal archives
@@ -119,7 +119,7 @@ def _texts(server: str, rules: Server, sequence: EvaluationSequence, files: Resu
     times = files.times_path(name)
     if not times.is_file():
         raise InputError(f"{times}: no times there, and the server wants them; track the sequence again")
-    texts[f"{name}/{name}_time.txt"] = _text(parse_table(times.read_text(encoding="utf-8")), "%.8f")
+    texts[f"{name}/{name}_time.txt"] = _text(parse_table(read_plain_text(times)), "%.8f")
     return texts
 
 

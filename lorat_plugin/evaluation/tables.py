@@ -24,7 +24,7 @@ MEASURES = {  # field of `Score`: heading
     "sr75": "SR 0.75",
 }
 CURVES = ("success", "precision", "normalized_precision")
-NAMING = ("benchmark", "protocol")  # what tells one table from another
+NAMING = ("benchmark", "protocol", "skipped")  # what tells one table from another
 
 LOG_WIDTH = 120  # columns where there is no terminal to ask
 
@@ -49,7 +49,7 @@ def write_tables(scores: Sequence[TrackerScore], folder: Path) -> list[Path]:
 
     Returns the files. Raises InputError if one cannot be written.
     """
-    overall = [_row(score, score.overall) | {"fps": score.fps} for score in scores]
+    overall = [_overall(score) for score in scores]
     curves = [{f"{name}_curve": _listed(getattr(score.overall, name)) for name in CURVES} for score in scores]
     tables = {
         "scores": overall,
@@ -80,7 +80,7 @@ def show_table(scores: Sequence[TrackerScore], console: Console) -> None:
     """Print the overall scores, a table for each benchmark and protocol, with what the protocol means below it."""
     from rich.table import Table
 
-    for (benchmark, protocol), rows in _groups([_row(s, s.overall) | {"fps": s.fps} for s in scores]).items():
+    for (benchmark, protocol), rows in _groups([_overall(score) for score in scores]).items():
         table = Table(title=f"{benchmark}, protocol {protocol}", caption=f"{protocol}: {PROTOCOLS[protocol]}")
         for column in rows[0]:
             table.add_column(_heading(column), justify="left" if column == "tracker" else "right")
@@ -89,16 +89,21 @@ def show_table(scores: Sequence[TrackerScore], console: Console) -> None:
         console.print(table)
 
 
+def _overall(score: TrackerScore) -> Row:
+    return _row(score, score.overall) | {"fps": score.fps, "skipped": ", ".join(score.skipped) or None}
+
+
 def _row(score: TrackerScore, values: Score, **part: str) -> Row:
     named = {"tracker": score.tracker, "benchmark": score.benchmark, "protocol": score.protocol, **part}
     return {**named, "frames": values.frames, **{field: getattr(values, field) for field in MEASURES}}
 
 
 def _groups(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
-    """Rows by benchmark and protocol, without these two and without columns that are empty throughout."""
+    """Rows by benchmark, with what was left out, and protocol; without these and columns that are empty throughout."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row["benchmark"], row["protocol"]), []).append(row)
+        without = f" without {row['skipped']}" if row.get("skipped") else ""
+        groups.setdefault((row["benchmark"] + without, row["protocol"]), []).append(row)
     for key, group in groups.items():
         kept = [
             column for column in group[0] if column not in NAMING and any(row.get(column) is not None for row in group)

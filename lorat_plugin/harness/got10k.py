@@ -21,7 +21,8 @@ import numpy as np
 from got10k.trackers import Tracker
 
 from lorat_plugin.errors import InputError
-from lorat_plugin.video import Frame, FrameSource, read_image
+from lorat_plugin.images import read_image
+from lorat_plugin.video import Frame, FrameSource
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -50,11 +51,11 @@ class FrameTracker(Tracker, ABC):
 
     def init(self, image: Image, box: np.ndarray) -> None:
         """The toolkit's verb for the first frame: a PIL image and the (4,) box x, y, w, h."""
-        self.start(np.array(image.convert("RGB")), np.asarray(box, dtype=np.float64))
+        self.start(_pixels(image), np.asarray(box, dtype=np.float64))
 
     def update(self, image: Image) -> np.ndarray:
         """The toolkit's verb for a later frame: a PIL image -> (4,) float64 box x, y, w, h."""
-        return self.follow(np.array(image.convert("RGB")))
+        return self.follow(_pixels(image))
 
     def track(
         self, img_files: Sequence[str], box: np.ndarray, visualize: bool = False
@@ -132,6 +133,13 @@ class TrackerLoRAT(FrameTracker):
     def follow(self, frame: np.ndarray) -> np.ndarray:
         """Box x, y, w, h (pixels) of the target in the next (H, W, 3) uint8 RGB frame."""
         return self.tracker.update(frame).box
+
+
+def _pixels(image: Image) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, upright as `read_image` gives it: the toolkit does not look at EXIF."""
+    from PIL import ImageOps
+
+    return np.array(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def _show(frame: np.ndarray, box_xywh: np.ndarray) -> None:

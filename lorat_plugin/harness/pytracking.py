@@ -20,7 +20,7 @@ import numpy as np
 import yaml
 
 from lorat_plugin.errors import InputError, first_line
-from lorat_plugin.files import parse_yaml, whole_file
+from lorat_plugin.files import parse_yaml, read_plain_text, whole_file
 
 if TYPE_CHECKING:
     from lorat_plugin.tracker import LoRATTracker
@@ -51,9 +51,9 @@ def set_parameters(params: Any, **settings: Any) -> Any:
 def read_settings(path: Path) -> dict[str, Any]:
     """Settings from a yaml file such as `model: lorat_b_224`. Raises InputError if it is missing or no mapping."""
     try:
-        settings = parse_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; lorat pytracking install writes it") from error
+        settings = parse_yaml(read_plain_text(path))
+    except InputError as error:
+        raise InputError(f"{error}; lorat pytracking install writes it") from error
     except ValueError as error:
         raise InputError(f"{path}: is no yaml file ({first_line(error)})") from error
     if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):

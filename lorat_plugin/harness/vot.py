@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 
 from lorat_plugin.errors import InputError
-from lorat_plugin.video import read_image
+from lorat_plugin.images import read_image
 
 if TYPE_CHECKING:
     from lorat_plugin.masks import MaskMaker

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lorat_plugin.data.regions import parse_regions
+from lorat_plugin.box_files import parse_regions
+from lorat_plugin.data.got10k import lines_of
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import parse_yaml, read_plain_text
 from lorat_plugin.harness.vot_stacks import (
@@ -53,7 +54,7 @@ class Workspace:
     def sequences(self) -> list[str]:
         """Names of the sequences, none as long as the toolkit has not downloaded them."""
         listed = self.folder / "sequences" / "list.txt"
-        return read_plain_text(listed).split() if listed.is_file() else []
+        return lines_of(read_plain_text(listed)) if listed.is_file() else []
 
 
 @dataclass(frozen=True)
@@ -69,17 +70,18 @@ def open_workspace(folder: Path) -> Workspace:
     """Read a workspace's files. Raises InputError if it is none, or a file of it cannot be used."""
     folder = Path(os.path.abspath(folder))
     try:
-        config = parse_yaml((folder / "config.yaml").read_text(encoding="utf-8"))
+        config = parse_yaml(read_plain_text(folder / "config.yaml"))
         stack = str(config["stack"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{folder} is no workspace, its config.yaml names no stack: make one: lorat vot init"
         ) from error
     entries = configparser.ConfigParser()
     try:
-        entries.read(folder / "trackers.ini", encoding="utf-8")
+        if (folder / "trackers.ini").is_file():
+            entries.read_string(read_plain_text(folder / "trackers.ini"))
         trackers = {name: dict(entries[name]) for name in sorted(entries.sections())}
-    except (configparser.Error, UnicodeDecodeError) as error:
+    except configparser.Error as error:
         raise InputError(f"{folder / 'trackers.ini'} cannot be read: {' '.join(str(error).split())}") from error
     if not trackers:
         raise InputError(f"{folder / 'trackers.ini'} has no tracker: add one, or make a workspace: lorat vot init")
@@ -123,8 +125,7 @@ def workspace_problems(workspace: Workspace, trackers: Sequence[str], installed:
 
 
 def _starts_late(file: Path) -> bool:
-    with open(file, encoding="utf-8") as lines:
-        first = next(lines, "0")
+    first = read_plain_text(file).partition("\n")[0] or "0"
     return bool(np.isnan(parse_regions(first, str(file))[0, 0]))
 
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
+from lorat_plugin.box_files import parse_regions
 from lorat_plugin.data.clips import read_clip
-from lorat_plugin.data.regions import parse_regions
-from lorat_plugin.data.sequences import FolderStore, image_size
 from lorat_plugin.errors import InputError, first_line
-from lorat_plugin.files import link_or_copy, read_plain_text
-from lorat_plugin.video import list_images
+from lorat_plugin.files import link_or_copy, read_plain_text, walk_files
+from lorat_plugin.images import list_images, read_size
 
 LAYOUT = (
     "DIR/<clip>/ with the frames (00000001.jpg ...) and groundtruth.txt (x,y,w,h, one row per frame), "
@@ -76,6 +77,17 @@ def find_sequences(folder: Path, *, boxes: bool = False) -> list[VOTSequence]:
     if not homes:
         raise InputError(f"{folder}: no clip with a groundtruth.txt in it; wanted {LAYOUT}")
     return [_read(Path(os.path.abspath(home)), boxes) for home in homes]
+
+
+def sequence_problems(folder: Path, names: Iterable[str]) -> Iterator[str]:
+    """What keeps the toolkit from reading sequences of a workspace, a sentence for each that it cannot."""
+    for name in names:
+        try:
+            if not _is_clip(folder / name):
+                raise InputError(f"{folder / name}: is no sequence, but listed in list.txt")
+            _read(folder / name, False)
+        except InputError as error:
+            yield str(error)
 
 
 def anchors(present: np.ndarray, spacing: int = ANCHOR_SPACING) -> np.ndarray:
@@ -148,7 +160,9 @@ def _read(home: Path, boxes: bool) -> VOTSequence:
     several = {path.stem.removeprefix("groundtruth_"): path for path in sorted(home.glob("groundtruth_*.txt"))}
     files = several or {"": home / "groundtruth.txt"}
     if (home / "sequence").is_file():
+        deque(walk_files(home), maxlen=0)  # copying it would follow links in circles
         sequence = VOTSequence(home.name, (), _made_targets(home, files), home)
+        _check_made(home, len(sequence.all_present))
     else:
         frames, masks = _images(home) or _images(home / "img"), _images(home / "mask")
         if masks and not (boxes and next(iter(files.values())).is_file()):
@@ -160,9 +174,48 @@ def _read(home: Path, boxes: bool) -> VOTSequence:
         if len(kinds) != 1 or not kinds <= set(IMAGE_ENDINGS.values()):
             shown = ", ".join(sorted(kinds)) or "no"
             raise InputError(f"clip {home.name} has {shown} images: the toolkit needs all .jpg or all .png")
+        _one_size(home.name, frames)
     if not any(target.present[0] for target in sequence.targets.values()):
         raise InputError(f"clip {home.name}: no target has a region in frame 1: the target must be visible at first")
     return sequence
+
+
+def _check_made(home: Path, rows: int) -> None:
+    """Raise InputError if frames of a sequence in the toolkit's layout are missing or do not fit what it says."""
+    lines = read_plain_text(home / "sequence").split("\n")
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition("=") for line in lines)}
+    channels = [value for key, value in facts.items() if key.startswith("channels.")] or ["color/%08d.jpg"]
+    for channel in channels:
+        pattern = home / channel if Path(channel).suffix else home / channel / "%08d.jpg"  # as the toolkit reads it
+        try:
+            names = (pattern.with_name(pattern.name % number) for number in itertools.count(1))
+            frames = list(itertools.takewhile(Path.is_file, names))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{home / 'sequence'}: channel {channel} is no pattern such as color/%08d.jpg") from error
+        if len(frames) < max(rows, 1):
+            raise InputError(
+                f"{home}: {rows} rows of regions but {len(frames)} frames {channel}, counted to the first that is"
+                " missing; restore the frames"
+            )
+        size = _one_size(home.name, frames)
+        stated = facts.get("width", str(size[0])), facts.get("height", str(size[1]))
+        if stated != tuple(map(str, size)):
+            raise InputError(
+                f"{home / 'sequence'}: says {stated[0]}x{stated[1]} pixels, the frames are {size[0]}x{size[1]};"
+                " correct it"
+            )
+
+
+def _one_size(name: str, frames: Sequence[Path]) -> tuple[int, int]:
+    """Width and height of all frames in pixels. Raises InputError if they differ: the toolkit takes the first one's."""
+    size = read_size(frames[0])
+    for frame in frames[1:]:
+        if (other := read_size(frame)) != size:
+            raise InputError(
+                f"clip {name}: its pictures change size, from {size[0]}x{size[1]} to {other[0]}x{other[1]} pixels at"
+                f" {frame.name}, and the toolkit takes one size for all; leave it out or scale the frames"
+            )
+    return size
 
 
 def _images(folder: Path) -> tuple[Path, ...]:
@@ -189,7 +242,7 @@ def _mask_targets(name: str, frames: tuple[Path, ...], files: tuple[Path, ...]) 
     if len(frames) != len(files):
         raise InputError(f"clip {name}: {len(frames)} frames but {len(files)} masks; one mask per frame")
     lines: dict[int, list[str]] = {}
-    size = image_size(FolderStore(frames[0].parent), frames[0].name)
+    size = read_size(frames[0])
     for number, file in enumerate(files):
         labels = _read_labels(file)
         if labels.shape[::-1] != size:
@@ -210,7 +263,7 @@ def _read_labels(file: Path) -> np.ndarray:
     """Object of each pixel, (H, W), 0 for the background. A palette's indices count, not its colours."""
     try:
         with Image.open(file) as image:
-            labels = np.asarray(image)
+            labels = np.asarray(ImageOps.exif_transpose(image))
     except Exception as error:  # Pillow raises many kinds
         raise InputError(f"{file}: cannot be read as an image ({first_line(error)}): write it again") from error
     if labels.ndim != 2:

@@ -15,7 +15,7 @@ import yaml
 from packaging.specifiers import SpecifierSet
 
 from lorat_plugin.errors import InputError
-from lorat_plugin.files import parse_yaml
+from lorat_plugin.files import parse_yaml, read_plain_text
 from lorat_plugin.harness.vot_repairs import REPAIRS
 
 USABLE = SpecifierSet(">=0.7.3,!=0.8.0")
@@ -120,7 +120,7 @@ def toolkit_stack(name: str) -> Path | None:
 def read_stack(file: Path, shown: str) -> str:
     """The text of a stack's file. Raises InputError, calling it `shown`, if there is none."""
     try:
-        return file.read_text(encoding="utf-8")
+        return read_plain_text(file)
     except (OSError, ValueError) as error:
         names = ", ".join(LOCAL_STACKS)
         raise InputError(

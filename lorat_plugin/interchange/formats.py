@@ -10,6 +10,7 @@ import numpy as np
 
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import read_plain_text, whole_file, whole_folder
+from lorat_plugin.images import IMAGE_NAME
 from lorat_plugin.interchange.coco import read_coco, write_coco
 from lorat_plugin.interchange.cvat import read_cvat, write_cvat
 from lorat_plugin.interchange.label_studio import read_label_studio, write_label_studio
@@ -24,7 +25,7 @@ from lorat_plugin.interchange.text import (
 )
 from lorat_plugin.interchange.tracks import Row, Tracks, VideoInfo, read_json
 from lorat_plugin.outputs import DEFAULT_FPS, NO_MASKS, Masks
-from lorat_plugin.video import IMAGE_NAME, Frame
+from lorat_plugin.video import Frame
 
 if TYPE_CHECKING:
     from lorat_plugin.tracking import TrackResult

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from lorat_plugin.data.clips import read_boxes
+from lorat_plugin.box_files import read_boxes
 from lorat_plugin.files import parse_json, parse_yaml, read_plain_text
 from lorat_plugin.interchange.tracks import LABEL, Row, Tracks, VideoInfo, clipped, reading
 

@@ -12,7 +12,7 @@ import pytest
 
 from lorat_plugin import MultiObjectTracker
 from lorat_plugin.app.session import GOT10K, JSON_LINES, OTHERS, VIDEO, Session
-from lorat_plugin.data.clips import read_boxes
+from lorat_plugin.box_files import read_boxes
 from lorat_plugin.errors import InputError
 from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.video import open_source

@@ -98,6 +98,21 @@ def test_heads_are_compared() -> None:
     assert report.comparisons[0].ratio == 1 and report.comparisons[1].ratio > 0
 
 
+def test_a_baseline_that_is_not_named_takes_part_with_a_precision_that_it_has(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert find_ways(["auto"], ["auto"], "cpu", "eager") == [
+        Way("eager", "fp32", "cpu"),
+        *find_ways(["auto"], ["auto"], "cpu"),
+    ]
+    ways = find_ways(["fused"], ["bf16"], "cpu", "eager")
+    assert [way.engine for way in ways] == ["eager", "fused"] and ways[1].precision == "bf16"
+    line = "benchmark model --model speed --engine auto --baseline eager --rounds 1 --device cpu --no-memory --json"
+    assert run(line.split()) == 0
+    rows = [c for c in json.loads(capsys.readouterr().out)["comparisons"] if c["measure"] == "network alone"]
+    assert [row["details"]["engine"] for row in rows] == ["eager", "auto"] and rows[0]["ratio"] == 1
+
+
 def test_growth_is_fitted_and_drawn(tmp_path: Path) -> None:
     report = benchmark_growth(
         "speed", batches=(2, 1), sides=(70, 140, 210), targets=(1, 3), rounds=1, device="cpu", memory=False
@@ -122,7 +137,7 @@ def test_a_law_is_found_again() -> None:
         ({"models": ["lorat_c_224"]}, "unknown model 'lorat_c_224'"),
         ({"engines": ["eager", "warp"]}, "unknown engine 'warp'"),
         ({"precisions": ["fp4"]}, "unknown precision 'fp4'"),
-        ({"baseline": "warp"}, "baseline 'warp' does not take part; use one of eager, fused"),
+        ({"baseline": "warp"}, "unknown engine 'warp': use auto or eager"),
         ({"device": "tpu"}, "device 'tpu' cannot be used"),
     ],
 )

@@ -87,7 +87,7 @@ def test_wrong_sources_are_named(folder: Path) -> None:
         ({"source": str(folder), "dataset": "clips:x"}, "not both"),
         ({"source": str(folder), "box": [900, 900, 5, 5]}, "no box of the clip lies in its frame"),
         ({"dataset": "nothing:x"}, "unknown benchmark 'nothing'"),
-        ({"baseline": "warp"}, "does not take part"),
+        ({"baseline": "warp"}, "unknown engine 'warp'"),
     ]:
         with pytest.raises(InputError, match=message):
             benchmark_track(**{"model": "speed", "rounds": 1, "device": "cpu", **options})  # type: ignore[arg-type]

@@ -15,7 +15,15 @@ from lorat_plugin.data.catalogue import open_dataset
 from lorat_plugin.data.lmdb import LmdbStore
 from lorat_plugin.data.lmdb_build import build_lmdb
 from lorat_plugin.errors import InputError
-from tests.datasets import LASOT_NAMES, write_clips, write_coco, write_got10k, write_lasot, write_trackingnet
+from tests.datasets import (
+    GOT10K_NAMES,
+    LASOT_NAMES,
+    write_clips,
+    write_coco,
+    write_got10k,
+    write_lasot,
+    write_trackingnet,
+)
 
 lmdb = pytest.importorskip("lmdb")
 
@@ -184,3 +192,19 @@ def test_a_missing_frame_in_an_lmdb_is_named(tmp_path):
     dataset = open_dataset("got10k", tmp_path / "lmdb")
     with pytest.raises(InputError, match=r"lmdb:train/GOT-10k_Train_000002/00000004.jpg: no such key in the LMDB"):
         dataset.frame(dataset[1], 3)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows lets few users make links")
+def test_links_that_lead_in_circles_or_nowhere_are_named(tmp_path):
+    root = write_got10k(tmp_path / "got10k")
+    link = root / "train" / "parent"
+    for target, words in ((root, "is a link to a folder that it lies in"), (tmp_path / "gone", "cannot be read")):
+        link.symlink_to(target)
+        with pytest.raises(InputError, match=f"parent: {words}"):
+            build_lmdb("got10k", root, tmp_path / "lmdb")
+        link.unlink()
+    assert not (tmp_path / "lmdb").exists() and not (tmp_path / "lmdb.part").exists()
+    elsewhere = tmp_path / "elsewhere"
+    (root / "train" / GOT10K_NAMES[0]).rename(elsewhere)
+    (root / "train" / GOT10K_NAMES[0]).symlink_to(elsewhere, target_is_directory=True)  # links that end are followed
+    assert build_lmdb("got10k", root, tmp_path / "lmdb")[0] == 37

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lorat_plugin.data.catalogue import open_dataset
+from lorat_plugin.data.check import check_dataset
 from lorat_plugin.data.lasot import lasot_split
 from lorat_plugin.data.lmdb_build import build_lmdb
+from lorat_plugin.data.pairs import DatasetPairs
 from lorat_plugin.errors import InputError
-from tests.datasets import GOT10K_NAMES, LASOT_NAMES, OPTIONS, WRITERS, write_got10k, write_lasot, write_trackingnet
+from tests.datasets import (
+    GOT10K_NAMES,
+    LASOT_NAMES,
+    OPTIONS,
+    WRITERS,
+    write_coco,
+    write_got10k,
+    write_lasot,
+    write_rows,
+    write_trackingnet,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -197,3 +211,158 @@ def test_an_lmdb_of_another_layout_names_the_layout_that_is_wanted(name, tmp_pat
 def test_trackingnet_part_numbers_sort_as_numbers(tmp_path):
     dataset = open_dataset("trackingnet", write_trackingnet(tmp_path / "trackingnet"))
     assert dataset[3].frames.key(11) == "TRAIN_10/frames/d_3/11.jpg"
+
+
+def moving_boxes(count: int, x: float, y: float, dx: float, dy: float, w: float, h: float) -> np.ndarray:
+    """(count, 4) boxes x, y, w, h that move by dx, dy a frame."""
+    return np.array([[x + i * dx, y + i * dy, w, h] for i in range(count)], float)
+
+
+def turned(path: Path, width: int = 120, height: int = 160) -> None:
+    """Write a picture that is shown `width` x `height` and stored lying on its side, as phones do."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (height, width), "grey").save(path, exif=exif)
+
+
+@pytest.mark.parametrize("kind", ["folder", "lmdb"])
+@pytest.mark.parametrize("name", ["clips", "got10k", "lasot", "tnl2k"])
+def test_boxes_in_phone_pictures_are_cut_at_the_border_of_the_upright_picture(name, kind, tmp_path):
+    root = WRITERS[name](tmp_path / name)
+    boxes = moving_boxes(7, 10, 51, 4, 11, 30, 30)
+    for home in {path.parent for path in root.rglob("groundtruth.txt")}:
+        write_rows(home / "groundtruth.txt", boxes + ([1, 1, 0, 0] if name == "lasot" else 0))
+    for path in root.rglob("*.jpg"):
+        turned(path)
+    if kind == "lmdb":
+        build_lmdb(name, root, tmp_path / "lmdb")
+        root = tmp_path / "lmdb"
+    sequence = open_dataset(name, root, **OPTIONS.get(name, {}))[0]
+    assert sequence.size == (120, 160)
+    assert sequence.tracks[0].boxes[-3:, 3].tolist() == [125, 136, 147]
+    report = check_dataset(name, root, **OPTIONS.get(name, {}))
+    assert (report.problems, report.notes, report.outside) == ([], [], 0)
+
+
+@pytest.mark.parametrize("stated", [(160, 120), (0, 0), (60, 80), (120, 160), (None, None)])
+def test_coco_boxes_are_cut_by_the_picture_whatever_size_the_file_states(stated, tmp_path, caplog):
+    root = write_coco(tmp_path / "coco")
+    path = root / "annotations" / "instances_train2017.json"
+    content = json.loads(path.read_text())
+    for image in content["images"]:
+        image["width"], image["height"] = stated
+        turned(root / "images" / "train2017" / image["file_name"])
+    for annotation in content["annotations"]:
+        annotation["bbox"] = [100, 130, 30, 20]
+    path.write_text(json.dumps(content))
+    dataset = open_dataset("coco", root)
+    assert dataset[0].size == (120, 160)
+    assert dataset[0].tracks[0].boxes.tolist() == [[100, 130, 120, 150]]
+    fits = stated in ((120, 160), (None, None))
+    assert ("3 sentences by lorat data check, such as" in caplog.text) is not fits
+    problems = check_dataset("coco", root).problems
+    assert len(problems) == (0 if fits else 3)
+    assert all(f"says {stated[0]}x{stated[1]}: do its boxes fit" in problem for problem in problems)
+
+
+def test_coco_ids_without_a_partner_are_refused_and_found_by_the_check(tmp_path):
+    root = write_coco(tmp_path / "coco")
+    path = root / "annotations" / "instances_train2017.json"
+    content = json.loads(path.read_text())
+    whole = json.dumps(content)
+    content["annotations"][4]["image_id"] = 99  # a crowd, which nobody uses
+    content["annotations"][5]["image_id"] = 77
+    content["images"].append(content["images"][0])
+    path.write_text(json.dumps(content))
+    report = check_dataset("coco", root)
+    assert [p.partition("json: ")[2] for p in report.problems] == [
+        "1 ids of annotations are of no image, first 77; correct the file",
+        "1 ids are of several images, first 9; correct the file",
+    ]
+    assert report.sequences == 4  # the others are examined
+    with pytest.raises(InputError, match="1 ids of annotations are of no image, first 77"):
+        open_dataset("coco", root)
+    path.write_text(whole)
+    assert len(open_dataset("coco", root)) == 3
+
+
+def resized(root: Path, scale: float, at: int = 5, count: int = 10) -> np.ndarray:
+    """Write a GOT-10k sequence whose pictures, 160x120, change size at a frame; returns its boxes x, y, w, h."""
+    home = root / "train" / "GOT-10k_Train_000001"
+    home.mkdir(parents=True)
+    boxes = moving_boxes(count, 20, 30, 12, 6, 30, 24)
+    for number in range(count):
+        size = (160, 120) if number < at else (round(160 * scale), round(120 * scale))
+        Image.new("RGB", size, "grey").save(home / f"{number + 1:08d}.jpg")
+    boxes[at:] *= scale
+    write_rows(home / "groundtruth.txt", boxes)
+    write_rows(home / "absence.label", np.zeros(count), "%d")
+    (root / "train" / "list.txt").write_text("GOT-10k_Train_000001\n")
+    return boxes
+
+
+@pytest.mark.parametrize("scale", [1.5, 2 / 3, 0.5])
+def test_boxes_in_pictures_that_change_size_are_cut_by_their_own_picture(scale, tmp_path):
+    root = tmp_path / "got10k"
+    x, y, w, h = resized(root, scale).T
+    sequence = open_dataset("got10k", root)[0]
+    limits = np.array([[160, 120]] * 5 + [[round(160 * scale), round(120 * scale)]] * 5)
+    assert sequence.frames.count == 10 and sequence.tracks[0].present.all()
+    wanted = np.minimum(np.stack([x + w, y + h], axis=1), limits)
+    np.testing.assert_allclose(sequence.tracks[0].boxes[:, 2:], wanted, atol=1e-4)
+    report = check_dataset("got10k", root, images=10)
+    assert report.problems == [] and report.present == 10 and report.decoded == 10
+    later = f"{round(160 * scale)}x{round(120 * scale)}"
+    assert report.notes == [
+        "GOT-10k_Train_000001: its pictures change size, from 160x120 to"
+        f" {later} pixels at train/GOT-10k_Train_000001/00000006.jpg; each box is cut by its own picture"
+    ]
+
+
+def test_a_single_smaller_picture_cuts_its_box_when_a_pair_is_made(tmp_path):
+    """Its header is not read for the index: only every 32nd is."""
+    root = tmp_path / "got10k"
+    resized(root, 1, count=3)
+    path = root / "train" / "GOT-10k_Train_000001" / "00000002.jpg"
+    Image.new("RGB", (50, 40)).save(path)
+    pairs = DatasetPairs([open_dataset("got10k", root)])
+    made = [pairs.sample(np.random.default_rng(seed)) for seed in range(20)]
+    cut = {tuple(pair.search_box) for pair in made if pair.search_frame.shape == (40, 50, 3)}
+    assert cut == {(32, 36, 50, 40)}
+    Image.new("RGB", (30, 40)).save(path)  # now the box lies outside, and no pair may have it
+    made = [pairs.sample(np.random.default_rng(seed)) for seed in range(20)]
+    assert None in made and all(pair.search_frame.shape == (120, 160, 3) for pair in made if pair)
+    report = check_dataset("got10k", root)
+    assert report.outside == 1 and report.present == 2 and len(report.notes) == 1
+
+
+def test_the_check_reads_every_header_and_names_frames_that_are_missing(tmp_path):
+    root = tmp_path / "got10k"
+    resized(root, 1, count=5)
+    home = root / "train" / "GOT-10k_Train_000001"
+    (home / "00000002.jpg").unlink()
+    (home / "00000004.jpg").write_bytes(b"nothing")
+    problems = check_dataset("got10k", root).problems
+    assert ["00000002.jpg: cannot be read" in problems[0], "00000004.jpg: cannot be decoded" in problems[1]] == [1, 1]
+    assert len(problems) == 2
+    assert check_dataset("got10k", root, headers=False).problems == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows lets few users make links")
+def test_the_check_names_links_in_circles(tmp_path):
+    root = WRITERS["clips"](tmp_path / "clips")
+    (root / "one" / "again").symlink_to(root, target_is_directory=True)
+    (problem,) = check_dataset("clips", root).problems
+    assert problem == f"{root / 'one' / 'again'}: is a link to a folder that it lies in; remove it"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_a_sequence_whose_name_is_no_utf8_is_refused_before_an_index_is_made(tmp_path):
+    root = WRITERS["clips"](tmp_path / "clips")
+    try:
+        (root / "one").rename(os.fsdecode(os.fsencode(root) + b"/caf\xe9"))
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    with pytest.raises(InputError, match=r"'caf\\udce9' is no UTF-8 name; rename it"):
+        open_dataset("clips", root)
+    assert not list((tmp_path / "cache").glob("*-*"))

@@ -15,6 +15,7 @@ from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.attributes import LASOT_ATTRIBUTES, add_attributes, read_attributes
 from lorat_plugin.evaluation.benchmark_sets import BENCHMARKS, LASOT_EXT_CLASSES, open_benchmark, toolkit_dataset
 from lorat_plugin.evaluation.benchmarks import Benchmark
+from lorat_plugin.evaluation.clips import write_sequences
 from tests import datasets
 from tests.sequences import square_sequence
 
@@ -283,3 +284,56 @@ def test_attributes_from_the_data_set_and_from_files(tmp_path: Path) -> None:
             read_attributes(tmp_path / "mine.csv")
     with pytest.raises(InputError, match="cannot be read"):
         read_attributes(tmp_path / "nowhere.csv")
+
+
+@pytest.mark.parametrize(
+    ("case", "bad"),
+    [("got10k", "GOT-10k_Val_000002"), ("lasot", "dog-7"), ("tnl2k", "Boat_video"), ("otb", "Boy"), ("clips", "one")],
+)
+def test_a_bad_sequence_is_named_and_can_be_left_out(case: str, bad: str, tmp_path: Path) -> None:
+    write, _, sequences, _, _ = CASES[case]
+    sequences = None if case == "clips" else sequences
+    write(tmp_path / "data")
+    for path in (tmp_path / "data").rglob("groundtruth*.txt"):
+        if path.parent.name == bad:
+            path.write_text("1,2,3\n")
+    with pytest.raises(InputError, match=f"to go on without: --skip {bad}"):
+        open_benchmark(case, tmp_path / "data", None, sequences)
+    left = open_benchmark(case, tmp_path / "data", None, sequences, [bad])
+    assert left.skipped == (bad,) and len(left) and bad not in left.seq_names
+    assert left.title == f"{case} {left.subset}".strip() + f" without {bad}"
+
+
+def test_all_bad_sequences_are_named_at_once_and_unknown_names_refused(tmp_path: Path) -> None:
+    datasets.write_clips(tmp_path)
+    with pytest.raises(InputError, match=r"--skip tow: no sequence of that name in .*; did you mean two"):
+        open_benchmark("clips", tmp_path, skip=["tow"])
+    with pytest.raises(InputError, match="all sequences are left out"):
+        open_benchmark("clips", tmp_path, skip=["one", "two"])
+    for name in ("one", "two"):
+        (tmp_path / name / "groundtruth.txt").write_text("1,2,3,4\n")
+    with pytest.raises(InputError, match=r"2 sequences are bad; the first: .*7 frames but 1 rows.*--skip one,two\)"):
+        open_benchmark("clips", tmp_path)
+
+
+def test_names_with_blanks_are_read_as_the_toolkit_reads_them(tmp_path: Path) -> None:
+    from got10k.datasets import GOT10k
+
+    write_sequences({name: square_sequence(5) for name in ("my dog 01", "cat_02")}, tmp_path)
+    found = open_benchmark("got10k", tmp_path)
+    assert found.seq_names == ["my dog 01", "cat_02"] == GOT10k(str(tmp_path), subset="val").seq_names
+    assert found.sequence("my dog 01").frames[4].endswith("my dog 01/00000005.jpg")
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_vot_sequence_of_several_objects_is_refused_or_left_out(beside: bool, tmp_path: Path) -> None:
+    datasets.write_vot(tmp_path)
+    home = tmp_path / "mask"
+    text = (home / "groundtruth.txt").read_text()
+    if not beside:
+        (home / "groundtruth.txt").unlink()
+    for number in (1, 2):
+        (home / f"groundtruth_{number}.txt").write_text(text)
+    with pytest.raises(InputError, match=r"mask: has a file of regions for each of 2 objects.*--skip mask"):
+        open_benchmark("vot", tmp_path)
+    assert open_benchmark("vot", tmp_path, skip=["mask"]).seq_names == ["polygon", "rectangle"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lorat_plugin.data.clips import read_boxes
+from lorat_plugin.box_files import read_boxes
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.clips import find_scorable_clips, link_clips, write_sequences
 from tests.sequences import SIZE, square_sequence, write_clip, write_frames

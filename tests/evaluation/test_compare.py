@@ -196,3 +196,32 @@ def test_the_command(clips: Path, tiny_weights: Path, capsys: pytest.CaptureFixt
     assert "success AUC of Perfect less that of the other" in shown and "clip1" in shown and "95 % interval" in shown
     assert run([*arguments, "--trackers", "static,static"]) == 2
     assert "two trackers of that name" in capsys.readouterr().err
+
+
+def test_raw_results_are_read_before_any_tracking_and_what_is_odd_is_said(
+    clips: Path, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+) -> None:
+    raw = ResultFiles("raw", Path("raw"), "flat")
+    for sequence in open_benchmark("clips", clips).sequences:
+        corners = np.hstack([sequence.boxes[:, :2], sequence.boxes[:, :2] + sequence.boxes[:, 2:]])
+        raw.write(sequence.name, [corners[: 4 if sequence.name == "clip1" else 5]], np.zeros((5, 1)))
+    line = ["compare", "--dataset", f"clips:{clips}", "--trackers", "static,Theirs=raw", "--json"]
+    assert run(line) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["notes"][0] == "Theirs: frames without a row are left out: clip1 (4 rows, 5 frames)"
+    assert content["notes"][1].startswith(
+        "Theirs: the first rows of 2 of 2 sequences are the given boxes if read as cor"
+    )
+    assert all(note in caplog.text for note in content["notes"][:2]) and content["skipped"] == []
+    page = (Path(content["folder"]) / "report.html").read_text()
+    assert "frames without a row are left out: clip1" in page
+    assert len(np.loadtxt("results/clips/static/clip1.txt", delimiter=",")) == 5, "tracked whole"
+    (Path("raw") / "clip1.txt").unlink()
+    for skip, code in ([], 2), (["--skip", "clip1"], 0):
+        assert run([*line, *skip]) == code
+    said = capsys.readouterr()
+    assert "1 of 2 sequences have no raw results: clip1; complete them, or leave these out: --skip clip1" in said.err
+    content = json.loads(said.out)
+    assert content["skipped"] == ["clip1"] and list(content["sequence_auc"]) == ["clip0"]
+    assert "clips without clip1, protocol lorat" in (Path(content["folder"]) / "scores.md").read_text()
+    assert "clips without clip1" in (Path(content["folder"]) / "report.html").read_text()

@@ -198,6 +198,37 @@ def test_results_of_someone_else_are_compared(
     assert said["frames"] == 40 and said["scores"][0]["protocol"] == "lorat"
 
 
+def test_results_of_someone_else_are_read_before_any_tracking(
+    clips: Path, undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Callable[..., None]
+) -> None:
+    theirs = tmp_path / "theirs"
+    shutil.copytree(undisturbed / "clips" / "LoRAT", theirs)
+    rows = (theirs / "ant.txt").read_text().splitlines()
+    (theirs / "ant.txt").write_text("\n".join([*rows, *rows[:2]]) + "\n")
+    (theirs / "bee.txt").unlink()
+    official = ("--check-official", str(theirs), "--json")
+    assert here(clips, undisturbed, "--sequences", "ant,bee", *official) == 0
+    found = json.loads(capsys.readouterr().out)["agreement"]
+    assert found["sequences"]["ant"]["mean_iou"] == 1 and list(found["sequences"]) == ["ant"]
+    assert found["notes"][:2] == [
+        "1 of 2 sequences have no raw results: bee; they are left out",
+        "theirs: rows behind the last frame are left out: ant (26 rows, 24 frames)",
+    ]
+    (theirs / "ant.txt").write_text("1,2,x,4\n")
+    refused("ant.txt, line 1", options=official)
+    assert not (tmp_path / "new" / "clips").exists()
+
+
+def test_the_scores_say_which_sequences_were_left_out(
+    clips: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str], refused: Callable[..., None]
+) -> None:
+    assert here(clips, undisturbed, "--skip", "bee") == 0
+    assert "clips without bee, protocol lorat" in capsys.readouterr().out
+    scores = json.loads((undisturbed / "lorat" / "clips" / "LoRAT" / "scores.json").read_text())
+    assert scores[0]["skipped"] == "bee" and scores[0]["benchmark"] == "clips"
+    refused("--skip been", "did you mean bee", options=("--skip", "been"))
+
+
 def test_a_frame_that_cannot_be_read_is_named_and_the_rest_is_done(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

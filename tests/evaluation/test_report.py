@@ -23,7 +23,7 @@ from lorat_plugin.evaluation.benchmarks import Benchmark
 from lorat_plugin.evaluation.results import ResultFiles, notes_folder, result_files
 from lorat_plugin.evaluation.scoring import TrackerScore, score_tracker
 from lorat_plugin.evaluation.strips import TRUTH, choose_frames, draw_strip
-from lorat_plugin.video import decode_image
+from lorat_plugin.images import decode_image
 from tests.sequences import write_clip
 
 pytest.importorskip("matplotlib")
@@ -256,3 +256,21 @@ def test_wrong_trackers_are_one_sentence(
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_odd_about_raw_results_stands_on_the_page(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    truth = {name: write_clip(tmp_path / "clips" / name, LENGTH) for name in ("a", "b")}
+    opened = open_benchmark("clips", tmp_path / "clips")
+    shifted = result_files(opened, tmp_path / "results", "theirs")
+    for name, boxes in truth.items():
+        shifted.write(name, [np.vstack([boxes, boxes[-1:]]) + np.array([1, 1, 0, 0])], np.zeros((LENGTH + 1, 1)))
+    line = ["report", "--dataset", f"clips:{tmp_path / 'clips'}", "--trackers", "theirs", "--skip", "b"]
+    page = tmp_path / "page.html"
+    assert run([*line, "--results", str(tmp_path / "results"), "--out", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    for note in ("rows behind the last frame are left out: a (13 rows, 12 frames)", "seem to count pixels from 1"):
+        assert note in text and note in caplog.text
+    assert "Tracking on clips without b" in text
+    notes_folder(opened, tmp_path / "results", "theirs").mkdir(parents=True)
+    (notes_folder(opened, tmp_path / "results", "theirs") / "run.json").write_text("{}")
+    assert run([*line, "--results", str(tmp_path / "results"), "--out", str(page)]) == 2, "half written by us"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from lorat_plugin.data.clips import read_boxes
+from lorat_plugin.box_files import read_boxes
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
 from lorat_plugin.evaluation.clips import write_sequences

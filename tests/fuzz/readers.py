@@ -41,6 +41,7 @@ from lorat_plugin.harness.vot_run import open_workspace
 from lorat_plugin.harness.vot_sequences import find_sequences
 from lorat_plugin.harness.vot_stacks import local_stack, parse_stack
 from lorat_plugin.hub import MEASURES, model_card, read_scores, save_pretrained
+from lorat_plugin.images import read_image
 from lorat_plugin.interchange import FORMATS, Row, Tracks, VideoInfo, read_tracks, write_tracks
 from lorat_plugin.lora import inject
 from lorat_plugin.masks import Segmenter
@@ -48,7 +49,7 @@ from lorat_plugin.training.config import TrainConfig, load_config
 from lorat_plugin.training.journal import read_journal
 from lorat_plugin.training.state import changed_settings, read_state, save_tensors
 from lorat_plugin.variants import Variant
-from lorat_plugin.video import open_source, read_image
+from lorat_plugin.video import open_source
 from tests import datasets
 from tests.fuzz.mutations import cut_short, mutate
 from tests.sequences import square_sequence, write_clip, write_frames

@@ -13,7 +13,7 @@ import pytest
 from lorat_plugin import LoRATTracker, MultiObjectTracker
 from lorat_plugin.errors import InputError
 from lorat_plugin.harness.pytracking import Follower, install, read_settings, set_parameters
-from lorat_plugin.video import read_image
+from lorat_plugin.images import read_image
 from tests.sequences import write_clip
 from tests.tracker_trees import write_tree
 

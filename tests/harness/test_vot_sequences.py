@@ -12,9 +12,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from lorat_plugin.data.regions import parse_regions
+from lorat_plugin.box_files import parse_regions
 from lorat_plugin.errors import InputError
-from lorat_plugin.harness.vot_sequences import ANCHOR_SPACING, anchors, find_sequences, mask_line, write_sequence
+from lorat_plugin.harness.vot_sequences import (
+    ANCHOR_SPACING,
+    anchors,
+    find_sequences,
+    mask_line,
+    sequence_problems,
+    write_sequence,
+)
 from tests.sequences import write_clip
 
 
@@ -144,3 +151,57 @@ def test_objects_in_files_of_their_own(tmp_path: Path) -> None:
     assert list(sequence.targets) == ["left", "right"]
     assert sequence.targets["right"].lines == ("0", "1.0000,2.0000,3.0000,4.0000")
     assert sequence.all_present.tolist() == [False, True]
+
+
+def turned(path: Path) -> None:
+    """Make a frame one that is stored lying on its side, as phones do."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(path) as image:
+        image.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+
+
+def test_upright_masks_fit_phone_pictures(tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip", 3)
+    for frame in (tmp_path / "clip").glob("*.jpg"):
+        turned(frame)
+    assert Image.open(tmp_path / "clip" / "00000001.jpg").size == (90, 120)  # stored
+    write_masks(tmp_path / "clip", squares(3, _1=(100, 70)))
+    (sequence,) = find_sequences(tmp_path / "clip")
+    assert parse_regions("\n".join(sequence.targets[""].lines), "")[2].tolist() == [102, 72, 10, 10]
+
+
+def test_pictures_that_change_size_are_refused(tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip", 3)
+    write_sequence(tmp_path / "made", *find_sequences(tmp_path / "clip"))
+    Image.new("RGB", (90, 120)).save(tmp_path / "clip" / "00000002.jpg")
+    for home, name in (("clip", "00000002.jpg"), ("made", "00000002.jpg")):
+        with pytest.raises(InputError, match=rf"clip {home}: .* from 120x90 to 90x120 pixels at {name}"):
+            find_sequences(tmp_path / home)
+
+
+def test_a_sequence_in_the_toolkits_layout_without_its_frames_is_refused(tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip", 3)
+    write_sequence(tmp_path / "made", *find_sequences(tmp_path / "clip"))
+    made, facts = tmp_path / "made", (tmp_path / "made" / "sequence").read_text()
+    cases = {
+        f"{facts}width=90\nheight=120\n": "says 90x120 pixels, the frames are 120x90",
+        facts.replace("color/%08d.jpg", "color/frame.jpg"): "is no pattern such as",
+        facts.replace("color/%08d.jpg", "colour"): r"3 rows of regions but 0 frames colour",
+        f"{facts}channels.depth=depth/%08d.png\n": r"3 rows of regions but 0 frames depth/%08d\.png",
+    }
+    for text, words in cases.items():
+        (made / "sequence").write_text(text)
+        with pytest.raises(InputError, match=words):
+            find_sequences(made)
+    (made / "sequence").write_text(facts.replace("color/%08d.jpg", "color") + "width=120\nheight=90\n")
+    assert len(find_sequences(made)) == 1
+    (made / "color" / "00000002.jpg").unlink()
+    problems = list(sequence_problems(tmp_path, ["made", "clip", "gone"]))
+    assert [p.partition(": ")[2].partition(",")[0] for p in problems] == [
+        "3 rows of regions but 1 frames color",
+        "is no sequence",
+    ]
+    (made / "color" / "again").symlink_to(made, target_is_directory=True)
+    with pytest.raises(InputError, match="again: is a link to a folder that it lies in"):
+        find_sequences(made)

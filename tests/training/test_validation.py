@@ -13,9 +13,9 @@ from lorat_plugin import LoRATTracker
 from lorat_plugin.boxes import iou, success_auc, xywh_to_xyxy
 from lorat_plugin.data.video_pairs import read_clips
 from lorat_plugin.errors import InputError
+from lorat_plugin.images import read_image
 from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.training.validation import clip_success
-from lorat_plugin.video import read_image
 from tests.sequences import write_clip
 
 

@@ -1,12 +1,64 @@
-"""Regions in the text format of the VOT challenges, as upright boxes."""
+"""Text files of boxes: four numbers a line, VOT's regions, flags of frames."""
 
 from __future__ import annotations
+
+import io
+from pathlib import Path
 
 import numpy as np
 
 from lorat_plugin.errors import InputError
+from lorat_plugin.files import read_plain_text
 
 MOST_PIXELS = 2**28  # of a mask's window; more is no frame's
+
+
+def read_boxes(path: Path) -> np.ndarray:
+    """Read a text file of boxes, one row `x y w h` a line, separated by commas, tabs or spaces; blank lines at the end.
+
+    Returns (N, 4) float64; "nan" is understood. Raises InputError that names the file and the line.
+    """
+    return parse_boxes(read_plain_text(path), str(path))
+
+
+def parse_boxes(text: str, shown: str) -> np.ndarray:
+    """Boxes from text, four numbers a line, with commas or with tabs and spaces between; "nan" is understood.
+
+    No field of a row is empty, and a row that has commas has one between any two numbers: "1 2,3 4" could mean 2.3.
+
+    Returns (n, 4) float64 in the text's convention. Raises InputError naming the file `shown` and the line.
+    """
+    lines = text.strip().splitlines()
+    if not lines:
+        raise InputError(f"{shown}: is empty; write one row x,y,w,h per frame")
+    try:
+        table = np.loadtxt(io.StringIO(text), delimiter="," if "," in lines[0] else None, ndmin=2, comments=None)
+        if table.shape == (len(lines), 4):
+            return table
+    except ValueError:
+        pass
+    boxes = []
+    for number, line in enumerate(lines, start=1):  # finds the row, or reads rows of both sorts
+        try:
+            boxes.append([float(value) for value in fields(line)])
+        except ValueError:
+            boxes.append([])
+        if len(boxes[-1]) != 4 or "_" in line:  # Python reads 1_000 as a number
+            raise InputError(f"{shown}, line {number}: '{line.strip():.80}' is not a box; write x,y,w,h")
+    return np.array(boxes)
+
+
+def fields(line: str) -> list[str]:
+    """The fields of a row: what commas separate, if there are any, else blanks."""
+    return line.strip().split("," if "," in line else None)
+
+
+def parse_flags(text: str, length: int, shown: str, each: str = "frame") -> np.ndarray:
+    """(length,) bool from zeros and ones, commas or line breaks between. Raises InputError naming `shown`, `each`."""
+    values = [value.strip() for line in text.strip().splitlines() for value in fields(line)]
+    if len(values) != length or not set(values) <= {"0", "1"}:
+        raise InputError(f"{shown}: wanted {length} numbers 0 or 1, one per {each}; got {len(values)} values")
+    return np.array(values) == "1"
 
 
 def parse_regions(text: str, shown: str) -> np.ndarray:

@@ -1,0 +1,227 @@
+"""Raw results that others publish: where they lie, which frames their rows stand for, and how they write boxes."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from lorat_plugin.errors import InputError, first_line
+from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence, frames_omitted
+from lorat_plugin.evaluation.protocols import PADDING
+from lorat_plugin.evaluation.results import ResultFiles, names_elsewhere
+
+BESIDE = ("times", "scores", "seconds")  # folders of other numbers, beside boxes
+LAYOUTS = ("nested", "flat", "dump", "own_folder")
+LARGEST = 1 << 30  # bytes that an archive may unpack to; raw results of a whole benchmark have some 100 MB
+NAMED = 20  # sequences in a sentence
+CLOSE = 2.0  # pixels; rounding moves no number of a box as far
+WANTED = (
+    "<sequence>.txt, <sequence>/<sequence>_001.txt as the GOT-10k toolkit has it, or <sequence>/eval.csv as official"
+    " LoRAT dumps it, in it or in a folder below, or a zip archive of these"
+)
+READINGS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    # what rows (S, 4) may be -> x, y, w, h of them; the other argument is (S, 4) width, height, width, height of frames
+    "corners x1,y1,x2,y2": lambda rows, sizes: np.hstack([rows[:, :2], rows[:, 2:] - rows[:, :2]]),
+    "centres cx,cy,w,h": lambda rows, sizes: np.hstack([rows[:, :2] - rows[:, 2:] / 2, rows[:, 2:]]),
+    "y,x,h,w": lambda rows, sizes: rows[:, [1, 0, 3, 2]],
+    "fractions of the frame's size": lambda rows, sizes: rows * sizes,
+}
+
+
+def find_results(folder: Path, benchmark: Benchmark, name: str | None = None) -> ResultFiles:
+    """Recognise someone's raw results on a benchmark, in a layout of the GOT-10k toolkit, pytracking or official LoRAT.
+
+    The files may lie in folders below, such as <tracker>/<parameter>/, GOT-10k/<tracker>/ or trackingnet/, and have the
+    names of `names_elsewhere`. Their boxes count pixels as the benchmark's own files do, but those of a dump from 0.
+
+    Args:
+        folder: where to look, or a zip archive.
+        benchmark: its sequences are looked for.
+        name: of the tracker among our results; the folder's name if left out.
+    Raises InputError if nothing is recognised, the results of several trackers are, or an archive cannot be read.
+    """
+    folder = Path(folder).expanduser().resolve()
+    archive = None if folder.is_dir() else _open_archive(folder)
+    paths = archive.namelist() if archive else _files_below(folder)
+    homes = _homes(paths, benchmark)
+    if not homes:
+        archives = [path for path in paths if path.endswith(".zip")]
+        advice = f"name an archive, such as {archives[0]}" if archives else f"wanted {WANTED}"
+        raise InputError(f"{folder}: no result of {benchmark.name} there; {advice}")
+    if len(homes) > 1:
+        shown = ", ".join(list(homes)[:4])
+        advice = "unpack it and name one of these folders" if archive else "name one of these folders"
+        raise InputError(f"{folder}: holds results of several trackers ({shown}); {advice}")
+    ((home, found),) = homes.items()
+    # reading only, for which zipfile's paths do as well
+    place = cast(Path, zipfile.Path(archive, f"{home}/" if home else "")) if archive else folder / home
+    if found.layout == "flat" and not (place / "times").is_dir():
+        found = replace(found, layout="pytracking")
+    return replace(found, tracker=name or folder.stem if archive else name or folder.name, folder=place)
+
+
+def _open_archive(path: Path) -> zipfile.ZipFile:
+    if not path.is_file():
+        raise InputError(f"{path}: no such folder of results; wanted {WANTED}")
+    try:
+        archive = zipfile.ZipFile(path)
+        if (size := sum(entry.file_size for entry in archive.infolist())) > LARGEST:
+            raise ValueError(f"it unpacks to {size >> 20} MB, more than results can be")
+        if damaged := archive.testzip():
+            raise ValueError(f"{damaged} in it is damaged")
+    except Exception as error:  # zipfile raises many kinds
+        raise InputError(
+            f"{path}: is neither a folder nor a zip archive that can be read ({first_line(error)})"
+        ) from error
+    return archive
+
+
+def _files_below(folder: Path) -> list[str]:
+    """Paths of all files below a folder, parts joined by "/"."""
+    found = []
+    for home, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name not in BESIDE)
+        found += [Path(home, name).relative_to(folder).as_posix() for name in files]
+    return found
+
+
+def _homes(paths: Iterable[str], benchmark: Benchmark) -> dict[str, ResultFiles]:
+    """Folders that hold results, each with the layout and names that fit most sequences; none within another."""
+    candidates: list[ResultFiles] = []
+    wanted: dict[str, list[int]] = defaultdict(list)  # path below the home -> numbers of candidates
+    for style in zip(*(names_elsewhere(benchmark.name, name) for name in benchmark.seq_names), strict=True):
+        names = {name: other for name, other in zip(benchmark.seq_names, style, strict=True) if name != other}
+        for layout in LAYOUTS:
+            origin = 0 if layout == "dump" else benchmark.origin
+            files = ResultFiles("", Path(), layout, origin, names=names)
+            for name in benchmark.seq_names:
+                wanted[files.boxes_path(name).as_posix()].append(len(candidates))
+            candidates.append(files)
+    hits: dict[tuple[str, ...], Counter[int]] = defaultdict(Counter)
+    for path in paths:
+        parts = tuple(path.split("/"))
+        for depth in (1, 2):
+            hits[parts[:-depth]].update(wanted.get("/".join(parts[-depth:]), ()))
+    homes = sorted(home for home, counts in hits.items() if counts)
+    homes = [home for home in homes if not any(home[:depth] in homes for depth in range(len(home)))]
+    return {"/".join(home): candidates[max(sorted(hits[home]), key=hits[home].__getitem__)] for home in homes}
+
+
+def fit_lengths(
+    benchmark: Benchmark, results: Sequence[ResultFiles], protocol: str = "", *, partial: bool = False
+) -> tuple[Benchmark, list[ResultFiles], list[str]]:
+    """Find the frames of which all raw results have a row, whatever the number of their rows.
+
+    Rows beyond the last frame do not count. 349 rows of OTB's Tiger1 begin at its sixth frame, where pytracking and
+    official LoRAT start. Other files that end early are taken to begin at the first frame.
+
+    Args:
+        benchmark: what the results are of.
+        results: of trackers that others have run; each file is read.
+        protocol: those in `PADDING` count frames without a row as failures; by the others they are left out.
+        partial: leave out sequences without a result, in place of an error.
+    Returns the benchmark with these frames only, the results with their `spans`, and a sentence for each difference.
+    Raises InputError if files are missing or damaged, have one row only, or end early on LaSOT by one of `PADDING`.
+    """
+    notes = []
+    absent = [s.name for s in benchmark.sequences if not all(files.has(s.name) for files in results)]
+    if absent:
+        told = f"{len(absent)} of {len(benchmark)} sequences have no raw results: {_listed(absent)}"
+        if not partial or len(absent) == len(benchmark):
+            raise InputError(f"{told}; complete them, or leave these out: --skip {','.join(absent)}")
+        notes.append(f"{told}; they are left out")
+    spans: list[dict[str, tuple[int, int]]] = [{} for _ in results]
+    sequences = []
+    differences: dict[str, list[str]] = defaultdict(list)
+    for sequence in benchmark.sequences:
+        if sequence.name in absent:
+            continue
+        start, stop = 0, len(sequence)
+        for files, own in zip(results, spans, strict=True):
+            rows = min(len(files.read_all(sequence.name, run)) for run in files.repetitions(sequence.name))
+            if rows == len(sequence):
+                continue
+            try:
+                span, counted, what = _span(benchmark, sequence, rows, protocol)
+            except InputError as error:
+                raise InputError(f"{files.boxes_path(sequence.name)}: {error}") from error
+            own[sequence.name] = span
+            start, stop = max(start, counted[0]), min(stop, counted[1])
+            differences[f"{files.tracker}: {what}"].append(f"{sequence.name} ({rows} rows, {len(sequence)} frames)")
+        sequences.append(sequence if (start, stop) == (0, len(sequence)) else sequence.part(start, stop))
+    notes += [f"{what}: {_listed(where)}" for what, where in differences.items()]
+    fitted = [replace(files, spans=own) for files, own in zip(results, spans, strict=True)]
+    return replace(benchmark, sequences=tuple(sequences)), fitted, notes
+
+
+def _span(
+    benchmark: Benchmark, sequence: EvaluationSequence, rows: int, protocol: str
+) -> tuple[tuple[int, int], tuple[int, int], str]:
+    """Frames that rows of another number stand for, frames that count, and how that is said."""
+    frames, omitted = len(sequence), frames_omitted(benchmark.name, sequence)
+    if rows > frames:
+        return (0, frames), (0, frames), "rows behind the last frame are left out"
+    if omitted and rows == frames - omitted:
+        return (
+            (omitted, frames),
+            (omitted, frames),
+            f"the rows begin at frame {omitted + 1}, and only these frames count",
+        )
+    refusal = "too few to compare" if rows < 2 else ""
+    if protocol in PADDING and benchmark.name == "lasot":
+        refusal = f"and {protocol} refuses that on LaSOT"
+    if refusal:
+        raise InputError(
+            f"{rows} rows for {frames} frames, {refusal}; complete the file, or leave the sequence out:"
+            f" --skip {sequence.name}"
+        )
+    if protocol in PADDING:
+        return (0, rows), (0, frames), f"frames without a row are failures, as {protocol} has it"
+    return (0, rows), (0, rows), "frames without a row are left out"
+
+
+def start_notes(benchmark: Benchmark, files: ResultFiles) -> list[str]:
+    """Say what the first rows of results tell of the files: the given box is what they should hold.
+
+    Returns sentences, none if all is well: another number of the first pixel, rows that are no x, y, w, h, or sequences
+    that start from another box. Raises InputError for a missing or damaged file.
+    """
+    rows = np.array([files.read(sequence)[0] for sequence in benchmark.sequences])
+    given = np.array([sequence.boxes[0] for sequence in benchmark.sequences])
+    gaps = rows - given
+    middle = np.median(gaps, axis=0)
+    if np.allclose(np.abs(middle), [1, 1, 0, 0], atol=0.01):
+        other = files.origin + round(middle[0])
+        return [
+            f"{files.tracker} starts one pixel beside the given boxes: its files seem to count pixels from {other}, and"
+            f" those of {benchmark.name} from {files.origin}."
+        ]
+    apart = ~(np.abs(gaps) < CLOSE).all(axis=1)
+    if not apart.any():
+        return []
+    shift = np.array([files.origin, files.origin, 0, 0])
+    sizes = np.array([sequence.size * 2 for sequence in benchmark.sequences])
+    for what, reading in READINGS.items():
+        fits = (np.abs(reading(rows + shift, sizes) - shift - given) < CLOSE).all(axis=1)
+        if 2 * (fits & apart).sum() > len(benchmark):
+            return [
+                f"{files.tracker}: the first rows of {fits.sum()} of {len(benchmark)} sequences are the given boxes if"
+                f" read as {what}; scores take them as x,y,w,h: convert the files."
+            ]
+    where = [name for name, is_apart in zip(benchmark.seq_names, apart, strict=True) if is_apart]
+    return [
+        f"{files.tracker}: {len(where)} sequences start from another box than the given one, of other data or another"
+        f" annotation: {_listed(where)}."
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
