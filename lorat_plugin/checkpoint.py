@@ -6,7 +6,6 @@ the other or both; `load_checkpoint` puts together what it is given and merges a
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import pickle
@@ -18,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from lorat_plugin.backbones import hub_id, network_names
+from lorat_plugin.digests import file_digest
 from lorat_plugin.errors import CheckpointError, InputError, first_line
 from lorat_plugin.files import parse_json
 from lorat_plugin.layouts import Weights, recognise
@@ -111,15 +111,6 @@ def _verify_checksum(path: Path) -> None:
     expected = path.resolve().name
     if re.fullmatch(r"[0-9a-f]{64}", expected) and file_digest(path) != expected:
         raise CheckpointError(f"{path}: its SHA-256 is not the hub's: delete it and download it again")
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 # --- read ----------------------------------------------------------------------------------------------------------

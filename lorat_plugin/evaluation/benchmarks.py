@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, overload
 
 import numpy as np
 
 from lorat_plugin.data.sequences import LISTED, Frames
+from lorat_plugin.digests import Record, describe_frames
 
 Layout = Literal["nested", "flat"]  # of result files: as the toolkit's ExperimentGOT10k has them, or its ExperimentOTB
 
@@ -69,6 +71,21 @@ class EvaluationSequence:
     def scorable(self) -> bool:
         """Whether there is a box for every frame."""
         return len(self.boxes) == len(self.frames)
+
+    @cached_property
+    def record(self) -> Record:
+        """What a tracker's result depends on: the frames (see `describe_frames`), their folder, and the first box.
+
+        Read from the disk when it is first asked for. Raises InputError if a frame cannot be read.
+        """
+        return describe_sequence(self.frames, self.boxes[0])
+
+
+def describe_sequence(frames: Sequence[str], first_box: np.ndarray) -> Record:
+    """`EvaluationSequence.record` of frame files and a (4,) box x, y, w, h in pixels counted from 0."""
+    start = [round(float(value), 4) for value in first_box]  # as files of annotation have it, after a shift by a pixel
+    folder = os.path.dirname(os.path.abspath(frames[0]))
+    return {"folder": folder, **describe_frames(frames), "first box": start}
 
 
 @dataclass(frozen=True, eq=False)
