@@ -10,8 +10,10 @@ import json
 import logging
 import pickle
 import re
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -75,6 +77,13 @@ def bundled_weights(variant: Variant) -> Path | None:
         if (path := folder / f"{variant.name}.safetensors").is_file():
             return path
     return None
+
+
+def weights_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `LoRATTracker.from_pretrained` with the file of bundled weights, where these are what they name."""
+    model = str(options.get("model", "lorat_tiny"))
+    bundled = None if options.get("weights") or not is_variant(model) else bundled_weights(get_variant(model))
+    return dict(options) if bundled is None else {**options, "weights": bundled}
 
 
 def _locate(source: str | Path) -> Path:

@@ -55,7 +55,7 @@ def describe_frames(frames: Sequence[str | os.PathLike[str]]) -> Record:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror}); restore the frame") from error
     return {
         "number of frames": len(paths),
-        "names of the frames": digest(map(os.path.basename, paths)),
+        "names of the frames": digest(["\n".join(map(os.path.basename, paths))]),
         "content of the frames": content,
     }
 
@@ -68,6 +68,26 @@ def describe_files(root: Path, paths: Iterable[Path]) -> Record:
             found[f"content of {path.relative_to(root).as_posix()}"] = file_digest(path)
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror}); restore the file") from error
+    return found
+
+
+def describe_options(options: Mapping[str, object]) -> Record:
+    """The record of a program's options: each by its value, or by its content if it is the path of a file or folder.
+
+    Of a folder the files in it count, those in its folders do not.
+
+    Raises InputError if a file cannot be read.
+    """
+    found: Record = {}
+    for name, value in options.items():
+        path = Path(str(value))
+        if value in (None, "") or not path.exists():
+            found[name] = value if isinstance(value, int | float | None) else str(value)
+        elif path.is_file():
+            found |= {f"content of {name}": digest(describe_files(path.parent, [path]).values())}
+        else:
+            files = describe_files(path, sorted(file for file in path.iterdir() if file.is_file()))
+            found |= {f"content of {name}": digest(f"{key} {value}" for key, value in files.items())}
     return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
 import re
 import threading
@@ -247,7 +248,9 @@ def _start_of_scan(jpeg: bytes) -> int:
 
 def list_images(folder: Path) -> list[Path]:
     """Image files of a folder by their suffix, in natural order: 2.png before 10.png. Hidden files are left out."""
-    return [path for path in map(folder.joinpath, image_names([p.name for p in folder.iterdir()])) if not path.is_dir()]
+    with os.scandir(folder) as entries:  # knows files from folders without a look at each
+        names = [entry.name for entry in entries if not entry.is_dir()]
+    return [folder / name for name in image_names(names)]
 
 
 def image_names(names: Sequence[str]) -> list[str]:

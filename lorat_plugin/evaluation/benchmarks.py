@@ -41,10 +41,14 @@ class FramePaths(Sequence[str]):
         return os.path.join(self.root, self.frames.key(index % len(self)))
 
     def __iter__(self) -> Iterator[str]:
-        if self.frames.first != LISTED:
-            return (self[i] for i in range(len(self)))
-        home = os.path.join(self.root, self.frames.folder)
-        return (os.path.join(home, name) for name in self.frames.names.split("\n"))
+        home = os.path.join(self.root, self.frames.folder, "")
+        return (home + name for name in self.names())
+
+    def names(self) -> list[str]:
+        """The frames' names in their folder."""
+        if self.frames.first == LISTED:
+            return self.frames.names.split("\n")
+        return [self.frames.names % (self.frames.first + i) for i in range(len(self))]
 
 
 @dataclass(frozen=True, eq=False)

@@ -167,7 +167,7 @@ def missing_sequences(contestant: Contestant, benchmark: Benchmark) -> list[Eval
         return list(contestant.tracker.claims.open)
     files = contestant.files
     if contestant.tracker is not None and files.records is not None:
-        settle_settings(files.records.parent, contestant.settings, files, benchmark, adopt=True)
+        settle_settings(files.records.parent, contestant.settings, files)
     return [sequence for sequence in benchmark.sequences if not _has_result(contestant, sequence)]
 
 

@@ -20,17 +20,14 @@ logger = logging.getLogger(__name__)
 NOT_COMPARED = ("lorat_plugin", "engine", "device", "opencv")  # of run.json: they change boxes by rounding only
 
 
-def settle_settings(
-    notes: Path, settings: Record, files: ResultFiles, benchmark: Benchmark, adopt: bool = False
-) -> None:
+def settle_settings(notes: Path, settings: Record, files: ResultFiles, benchmark: Benchmark | None = None) -> None:
     """Write run.json, or check that the one that is there has the same settings.
 
     Args:
         notes: folder of run.json.
         settings: what the results depend on beside the data.
         files: where the results lie.
-        benchmark: its sequences.
-        adopt: take results without a run.json as made with these settings.
+        benchmark: refuse results on its sequences without a run.json; None takes them as made with these settings.
     Raises InputError for other settings, results without a run.json, or a folder that cannot be written.
     """
     try:
@@ -43,7 +40,7 @@ def settle_settings(
     try:
         if path.is_file():
             _compare(path, settings)
-        elif not adopt and (found := [s.name for s in benchmark.sequences if files.has(s.name)]):
+        elif benchmark is not None and (found := [s.name for s in benchmark.sequences if files.has(s.name)]):
             raise InputError(
                 f"{files.boxes_path(found[0])}: a result is there already, and no {path} that would tell how it was"
                 " made; choose another --name, or remove the results"
