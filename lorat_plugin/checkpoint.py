@@ -6,18 +6,20 @@ the other or both; `load_checkpoint` puts together what it is given and merges a
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import pickle
 import re
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from lorat_plugin.backbones import hub_id, network_names
+from lorat_plugin.digests import file_digest
 from lorat_plugin.errors import CheckpointError, InputError, first_line
 from lorat_plugin.files import parse_json, read_plain_text
 from lorat_plugin.layouts import Weights, recognise
@@ -77,6 +79,13 @@ def bundled_weights(variant: Variant) -> Path | None:
     return None
 
 
+def weights_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `LoRATTracker.from_pretrained` with the file of bundled weights, where these are what they name."""
+    model = str(options.get("model", "lorat_tiny"))
+    bundled = None if options.get("weights") or not is_variant(model) else bundled_weights(get_variant(model))
+    return dict(options) if bundled is None else {**options, "weights": bundled}
+
+
 def _locate(source: str | Path) -> Path:
     """A file or folder, fetched from the hub if it is an id. Honours the hub's cache and offline variables."""
     if (path := Path(source)).exists():
@@ -111,15 +120,6 @@ def _verify_checksum(path: Path) -> None:
     expected = path.resolve().name
     if re.fullmatch(r"[0-9a-f]{64}", expected) and file_digest(path) != expected:
         raise CheckpointError(f"{path}: its SHA-256 is not the hub's: delete it and download it again")
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 # --- read ----------------------------------------------------------------------------------------------------------

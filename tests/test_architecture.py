@@ -19,7 +19,7 @@ HEAVY = {"vot", "trax", "got10k", "peft", "accelerate", "transformers", "matplot
 
 # A module may import, when it is loaded, modules of its own row and of the rows above it.
 LAYERS = [
-    {"errors", "boxes", "variants", "files", "devices", "images", "box_files"},
+    {"errors", "boxes", "variants", "files", "digests", "devices", "images", "box_files"},
     {"crop"},
     {"backbones"},
     {"network"},
@@ -38,6 +38,7 @@ BELOW_TRAINING = {
     "boxes",
     "variants",
     "files",
+    "digests",
     "devices",
     "images",
     "box_files",

@@ -242,13 +242,14 @@ def _sequence(
     folder = root / frames.folder
     there = set(os.listdir(folder)) if folder.is_dir() else set()
     paths = FramePaths(root, frames)
-    missing = next((file for file in map(os.path.basename, paths) if file not in there), None)
-    images = sum(bool(IMAGE_NAME.fullmatch(file)) for file in there)
+    missing = next((name for name in paths.names() if os.path.basename(name) not in there), None)
+    counted = frames.first != LISTED and name not in WITH_MORE_FRAMES
+    images = sum(bool(IMAGE_NAME.fullmatch(file)) for file in there) if missing or counted else 0
     if missing:
         raise InputError(
             f"{folder / missing}: is missing among the {images} images of {name}; extract the sequence again"
         )
-    if frames.first != LISTED and images > len(paths) and name not in WITH_MORE_FRAMES:
+    if counted and images > len(paths):
         raise InputError(
             f"{folder.parent}: {images} frames in {folder.name} but {len(paths)} rows of boxes; restore the annotation"
         )
