@@ -1,4 +1,4 @@
-"""CVAT for video: what its exports hold beside boxes, which task of a project is read, and key frames that are written."""
+"""CVAT for video: what its exports hold beside boxes, the task of a project that is read, and written key frames."""
 
 from __future__ import annotations
 
