@@ -18,6 +18,7 @@ from lorat_plugin.boxes import xyxy_to_xywh
 from lorat_plugin.errors import InputError
 from lorat_plugin.interchange.tracks import LABEL, Row, Tracks, VideoInfo, clipped, only, read_json, reading, upright
 
+DEFAULT_RATE = 24  # frames a second where a project sets none
 GREATEST_PERCENT = 110  # of a side of a box; it may reach a little over the frame's border
 
 
@@ -153,5 +154,5 @@ def _frame_scale(value: dict[str, Any], video: VideoInfo) -> float:
         )
     if seconds <= 0 or abs(count - seconds * video.fps) < 1:
         return 1.0
-    rate = round(count / seconds)  # what people set is a whole number, and framesCount a rounded product
-    return video.fps / (rate if abs(rate * seconds - count) < 1 else count / seconds)
+    rates = (DEFAULT_RATE, round(count / seconds))  # framesCount is a rounded product
+    return video.fps / next((rate for rate in rates if abs(rate * seconds - count) < 1), count / seconds)
