@@ -22,6 +22,7 @@ from lorat_plugin.data.material import procedural_cutout, procedural_photo
 from lorat_plugin.data.pairs import sample_generator
 from lorat_plugin.data.rendering import Look, Pose, degrade, draw, object_box
 from lorat_plugin.training.config import TrainConfig
+from lorat_plugin.training.device_pairs import DevicePairs
 from lorat_plugin.training.recipe import Pair, PairDataset
 
 PAIRS = 8  # in a round: short, so that all contestants of a round meet the same machine
@@ -43,7 +44,8 @@ def benchmark_data(
         variant: whose crops are made.
         pairs: made by each contestant, after 8 for warming up.
         baseline: a contestant: "plain" and "decode" take the first data set; the others have the data sets' names,
-            with ", 8-bit" behind for 8-bit arithmetic.
+            with ", 8-bit" behind for 8-bit arithmetic, ", device" for `pairs_on: device` on this CPU, and
+            ", device bank" for the same with generated clips decoded beforehand.
         frame_size: (width, height) of generated frames, pixels.
         on_round: called after every 8 pairs of each contestant.
     Raises InputError for data that cannot be opened or an unknown variant or baseline.
@@ -55,6 +57,10 @@ def benchmark_data(
         for name, dataset in opened.items():
             makers[name] = dataset.__getitem__
             makers[f"{name}, 8-bit"] = PairDataset(replace(dataset.config, eight_bit=True)).__getitem__
+            on_device = replace(dataset.config, pairs_on="device", device="cpu")
+            makers[f"{name}, device"] = DevicePairs(on_device).make_one
+            if not datasets:  # others may not fit into memory
+                makers[f"{name}, device bank"] = DevicePairs(replace(on_device, bank_gb=1)).make_one
         makers["decode"] = lambda i: first.source.planned(0, i, _generator(first, i))
         check_baseline(baseline, makers)
         costs = interleave({n: _timed(make) for n, make in makers.items()}, max(pairs // PAIRS, 1), on_round=on_round)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -25,6 +26,7 @@ Pixels = torch.Tensor | np.ndarray
 
 _GREY = (0.2989, 0.587, 0.114)
 ATTEMPTS = 12
+NO_THIRD = -1
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,9 @@ def jittered_parameters(
     return None
 
 
-def flip(crop: Pixels, box: np.ndarray) -> tuple[Pixels, np.ndarray]:
-    """Mirror a crop and its box left to right."""
-    width = crop.shape[-1] if isinstance(crop, torch.Tensor) else crop.shape[1]
-    mirrored = crop.flip(-1) if isinstance(crop, torch.Tensor) else cv2.flip(crop, 1)
-    return mirrored, np.array([width - box[2], box[1], width - box[0], box[3]])
+def flip(crop: Pixels) -> Pixels:
+    """Mirror a crop left to right."""
+    return crop.flip(-1) if isinstance(crop, torch.Tensor) else cv2.flip(crop, 1)
 
 
 def _grey(crop: torch.Tensor) -> torch.Tensor:
@@ -89,18 +89,68 @@ def adjust_saturation(crop: torch.Tensor, factor: float) -> torch.Tensor:
     return crop.mul_(factor).add_(grey.mul_(1 - factor)).clamp_(0, 1)
 
 
-def colour_jitter(crop: Pixels, rng: Generator, strength: float = 0.4) -> Pixels:
-    """Change brightness, contrast and saturation by factors from U(1 - strength, 1 + strength), in random order.
+class Colours(NamedTuple):
+    """Colour jitter of one crop: 0 brightness, 1 contrast and 2 saturation in `order`, with the `factors` of each."""
+
+    order: tuple[int, int, int]
+    factors: tuple[float, float, float]
+
+    @classmethod
+    def draw(cls, rng: Generator, strength: float = 0.4) -> Colours:
+        """Factors from U(1 - strength, 1 + strength), in random order."""
+        order = [int(i) for i in rng.permutation(4) if i < 3]  # the fourth, hue, does nothing, but is drawn
+        factors = [rng.uniform(1 - strength, 1 + strength) for _ in range(3)]
+        return cls(tuple(order), tuple(factors))  # type: ignore[arg-type]
+
+
+class Changes(NamedTuple):
+    """What the augmentation of one pair draws, template first.
+
+    Fields: flips, colours; third, the choice 0 grey, 1 solarise, 2 Gaussian blur, NO_THIRD none; radius of the blur,
+    pixels.
+    """
+
+    flips: tuple[bool, bool]
+    colours: tuple[Colours, Colours]
+    third: int
+    radius: float
+
+    @classmethod
+    def draw(cls, rng: Generator, flip_chance: float = 0.5, third_chance: float = 1.0) -> Changes:
+        """Draw in the order of the official code; where `third_chance` is below 1, one more draw decides.
+
+        Args:
+            rng: source of the draws.
+            flip_chance: of each crop; the paper's is 0.5.
+            third_chance: share of pairs that get the third augmentation; the paper's is 1.
+        """
+        flips = bool(rng.random() < flip_chance), bool(rng.random() < flip_chance)
+        colours = Colours.draw(rng), Colours.draw(rng)
+        third, radius = NO_THIRD, 0.0
+        if third_chance >= 1 or rng.random() < third_chance:
+            third = int(rng.choice(3))
+            radius = float(rng.uniform(0.1, 2.0)) if third == 2 else 0.0
+        return cls(flips, colours, third, radius)
+
+    def boxes(self, boxes: Sequence[np.ndarray], sizes: Sequence[int]) -> list[np.ndarray]:
+        """Boxes (4,) xyxy of the two crops, flipped with their crops of `sizes` pixels a side and clipped to them."""
+        flipped = [
+            np.array([size - box[2], box[1], size - box[0], box[3]]) if flip else box
+            for box, size, flip in zip(boxes, sizes, self.flips, strict=True)
+        ]
+        return [clip_to_image(box, (size, size)) for box, size in zip(flipped, sizes, strict=True)]
+
+
+def colour_jitter(crop: Pixels, colours: Colours) -> Pixels:
+    """Change brightness, contrast and saturation.
 
     A tensor in place, which halves the time: a search crop is larger than the cache of a processor core.
     """
-    order = rng.permutation(4)  # the fourth, hue, does nothing, but is drawn
-    factors = [rng.uniform(1 - strength, 1 + strength) for _ in range(3)]
-    for i in order[order < 3]:
+    for i in colours.order:
         if isinstance(crop, torch.Tensor):
-            crop = (adjust_brightness, adjust_contrast, adjust_saturation)[i](crop, factors[i])
+            crop = (adjust_brightness, adjust_contrast, adjust_saturation)[i](crop, colours.factors[i])
         else:
-            crop = eight_bit.ADJUSTMENTS[i](crop, factors[i])
+            crop = eight_bit.ADJUSTMENTS[i](crop, colours.factors[i])
     return crop
 
 
@@ -109,14 +159,8 @@ def to_bytes(crop: torch.Tensor) -> np.ndarray:
     return (crop * 255).numpy().astype(np.uint8)  # torch's own conversion takes three times as long
 
 
-def third_augmentation(crops: Sequence[Pixels], rng: Generator) -> list[np.ndarray]:
-    """One of grey, solarise and Gaussian blur, the same for all crops; never none. Returns (H, W, 3) uint8."""
-    choice = rng.choice(3)
-    radius = rng.uniform(0.1, 2.0) if choice == 2 else 0.0
-    return [_third(crop, choice, radius) for crop in crops]
-
-
-def _third(crop: Pixels, choice: int, radius: float) -> np.ndarray:
+def third_augmentation(crop: Pixels, choice: int, radius: float) -> np.ndarray:
+    """0 grey, 1 solarised or 2 blurred by a Gaussian of deviation `radius`, pixels. Returns (H, W, 3) uint8."""
     if not isinstance(crop, torch.Tensor):
         return eight_bit.blur(crop, radius) if choice == 2 else (eight_bit.to_grey, eight_bit.solarize)[choice](crop)
     planes = list(to_bytes(crop))
@@ -144,41 +188,18 @@ def normalize_bytes(crop: np.ndarray, normalization: str) -> torch.Tensor:
     return torch.from_numpy(normalized)
 
 
-def augment(
-    template: Pixels,
-    template_box: np.ndarray,
-    search: Pixels,
-    search_box: np.ndarray,
-    rng: Generator,
-    flip_chance: float = 0.5,
-    third_chance: float = 1.0,
-    normalization: str = "imagenet",
-) -> tuple[torch.Tensor, np.ndarray, torch.Tensor, np.ndarray]:
-    """Flip (each crop by itself), colour jitter (each by itself), then the third augmentation (both alike).
+def augment(crops: Sequence[Pixels], changes: Changes, normalization: str = "imagenet") -> list[torch.Tensor]:
+    """Flip, colour jitter, then the third augmentation of a template and a search crop, which are overwritten.
 
-    Args:
-        template: crop, which is overwritten; its box comes next.
-        template_box: box in the template crop.
-        search: crop, which is overwritten; its box comes next.
-        search_box: box in the search crop.
-        rng: draws as in the official code; where `third_chance` is below 1, one more draw decides.
-        flip_chance: of each crop; the paper's is 0.5.
-        third_chance: share of pairs that get the third augmentation; the paper's is 1.
-        normalization: of the crops that are returned, as in `crop.normalize`.
-    Returns normalised crops, and boxes clipped to their crops.
+    Returns (3, S, S) float32 crops, normalised as in `crop.normalize`.
     """
-    if rng.random() < flip_chance:
-        template, template_box = flip(template, template_box)
-    if rng.random() < flip_chance:
-        search, search_box = flip(search, search_box)
-    crops: Sequence[Pixels] = [colour_jitter(template, rng), colour_jitter(search, rng)]
-    if third_chance >= 1 or rng.random() < third_chance:
-        crops = third_augmentation(crops, rng)
-    z, x = (
-        normalize(c.permute(1, 2, 0)[None] * 255, normalization)[0]
-        if isinstance(c, torch.Tensor)
-        else normalize_bytes(c, normalization)
-        for c in crops
-    )
-    template_box = clip_to_image(template_box, (z.shape[1], z.shape[2]))
-    return z, template_box, x, clip_to_image(search_box, (x.shape[1], x.shape[2]))
+    done = []
+    for crop, flipped, colours in zip(crops, changes.flips, changes.colours, strict=True):
+        changed = colour_jitter(flip(crop) if flipped else crop, colours)
+        if changes.third != NO_THIRD:
+            changed = third_augmentation(changed, changes.third, changes.radius)
+        if isinstance(changed, torch.Tensor):
+            done.append(normalize(changed.permute(1, 2, 0)[None] * 255, normalization)[0])
+        else:
+            done.append(normalize_bytes(changed, normalization))
+    return done

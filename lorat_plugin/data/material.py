@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -54,10 +55,11 @@ class Cache(Generic[Key, Value]):
 
     def __call__(self, key: Key) -> Value:
         """The result for `key`, made at the first call."""
-        if key in self._held:
+        value = self._held.get(key)
+        if value is None:
+            value = self._held[key] = self._load(key)
+        with suppress(KeyError):  # another thread may have dropped it
             self._held.move_to_end(key)
-            return self._held[key]
-        value = self._held[key] = self._load(key)
         if len(self._held) > self._size:
             self._held.popitem(last=False)
         return value

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -16,6 +17,8 @@ from numpy.random import Generator
 
 from lorat_plugin.errors import InputError
 
+PATCH = 64  # side of an opaque patch, pixels
+GRAIN = 640  # side of the noise tile, pixels
 HULL_ALPHA = 128  # what is at least half opaque belongs to the object
 
 
@@ -29,6 +32,19 @@ class Cutout:
 
     rgba: np.ndarray
     hull: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width), pixels."""
+        return self.rgba.shape[:2]
+
+
+class Tint(NamedTuple):
+    """New colours of a band of an object: gain times (own colour (1 - amount) + grey level * tint * amount)."""
+
+    tint: np.ndarray  # (3,) float32
+    amount: float
+    gain: float
 
 
 @dataclass(frozen=True)
@@ -58,13 +74,13 @@ def make_cutout(rgba: np.ndarray) -> Cutout:
         raise InputError(f"a cut-out must be an (h, w, 4) uint8 RGBA array; got {rgba.shape} {rgba.dtype}")
     alpha = rgba[..., 3:].astype(np.uint16)
     colour = ((rgba[..., :3] * alpha + 127) // 255).astype(np.uint8)
-    hull = _hull(rgba[..., 3])
+    hull = hull_of(rgba[..., 3])
     if hull is None:
         raise InputError("a cut-out needs at least one pixel with alpha >= 128; this one is transparent everywhere")
     return Cutout(np.concatenate([colour, rgba[..., 3:]], axis=2), hull)
 
 
-def _hull(alpha: np.ndarray) -> np.ndarray | None:
+def hull_of(alpha: np.ndarray) -> np.ndarray | None:
     """(n, 2) float64 convex hull of the opaque pixels' corners; None if no pixel is opaque."""
     opaque = alpha >= HULL_ALPHA
     rows = np.flatnonzero(opaque.any(axis=1))
@@ -120,7 +136,7 @@ def bounding_box(points: np.ndarray) -> np.ndarray:
 
 def object_box(cutout: Cutout, pose: Pose) -> np.ndarray:
     """(4,) xyxy tight box of the whole object, as if nothing hid it and the frame had no border."""
-    return bounding_box(map_points(pose_matrix(cutout.rgba.shape, pose), cutout.hull))
+    return bounding_box(map_points(pose_matrix(cutout.shape, pose), cutout.hull))
 
 
 def _warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], border: int) -> np.ndarray:
@@ -140,19 +156,31 @@ def _warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], border: 
 
 def draw(canvas: np.ndarray, cutout: Cutout, pose: Pose) -> None:
     """Blend the object into the (H, W, 3) uint8 canvas in place; what lies outside the canvas is cut off."""
-    height, width = cutout.rgba.shape[:2]
-    matrix = pose_matrix(cutout.rgba.shape, pose)
-    outline = map_points(matrix, np.array([[0, 0], [width, 0], [0, height], [width, height]], dtype=np.float64))
-    limits = np.array([canvas.shape[1], canvas.shape[0]])
-    x0, y0 = np.clip(np.floor(outline.min(axis=0)) - 1, 0, limits).astype(int)
-    x1, y1 = np.clip(np.ceil(outline.max(axis=0)) + 1, 0, limits).astype(int)
+    matrix = pose_matrix(cutout.shape, pose)
+    x0, y0, x1, y1 = covered(matrix, cutout.shape, canvas.shape)
     if x1 <= x0 or y1 <= y0:
         return
-    patch = _warp(cutout.rgba, shift_matrix(-x0, -y0) @ matrix, (int(x1 - x0), int(y1 - y0)), cv2.BORDER_CONSTANT)
+    patch = _warp(cutout.rgba, shift_matrix(-x0, -y0) @ matrix, (x1 - x0, y1 - y0), cv2.BORDER_CONSTANT)
     below = canvas[y0:y1, x0:x1]
     kept = below * (255 - patch[..., 3:].astype(np.uint16)) // 255
     np.minimum(kept + patch[..., :3], 255, out=kept)
     canvas[y0:y1, x0:x1] = kept.astype(np.uint8)
+
+
+def covered(matrix: np.ndarray, shape: tuple[int, int], canvas: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Pixels xyxy, end exclusive, of a (height, width, ...) canvas that an image of (height, width) may touch."""
+    height, width = shape
+    outline = map_points(matrix, np.array([[0, 0], [width, 0], [0, height], [width, height]], dtype=np.float64))
+    limits = np.array([canvas[1], canvas[0]])
+    x0, y0 = np.clip(np.floor(outline.min(axis=0)) - 1, 0, limits).astype(int)
+    x1, y1 = np.clip(np.ceil(outline.max(axis=0)) + 1, 0, limits).astype(int)
+    return int(x0), int(y0), int(x1), int(y1)
+
+
+def opaque_patch(photo: np.ndarray, x: int, y: int) -> Cutout:
+    """The 64 x 64 pixels of a photo from (x, y) on, as far as they lie in it, as an object."""
+    patch = photo[y : y + PATCH, x : x + PATCH]
+    return make_cutout(np.dstack([patch, np.full(patch.shape[:2], 255, np.uint8)]))
 
 
 def view(photo: np.ndarray, matrix: np.ndarray, frame_size: tuple[int, int]) -> np.ndarray:
@@ -173,26 +201,47 @@ def recolour(cutout: Cutout, rng: Generator, strength: float) -> Cutout:
     grey = cv2.cvtColor(np.ascontiguousarray(rgba[..., :3]), cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
     own = rgba[..., :3].astype(np.float32)
     painted = np.empty_like(own)
-    split = int(rgba.shape[0] * rng.uniform(0.25, 0.75))
-    for band in (slice(0, split), slice(split, None)):
-        tint = rng.uniform(0.3, 1.9, 3).astype(np.float32)
-        amount = float(strength * rng.uniform(0.3, 1.0))
-        painted[band] = (own[band] * (1 - amount) + grey[band] * tint * amount) * float(rng.uniform(0.7, 1.3))
+    split, tints = draw_tints(rgba.shape[0], rng, strength)
+    for band, (tint, amount, gain) in zip((slice(0, split), slice(split, None)), tints, strict=True):
+        painted[band] = (own[band] * (1 - amount) + grey[band] * tint * amount) * gain
     colour = np.minimum(painted, rgba[..., 3:]).astype(np.uint8)  # premultiplied colour never exceeds alpha
     return replace(cutout, rgba=np.concatenate([colour, rgba[..., 3:]], axis=2))
 
 
+def draw_tints(height: int, rng: Generator, strength: float) -> tuple[int, tuple[Tint, Tint]]:
+    """The row at which an object of `height` rows is split, and the tints above and below, as `recolour` draws them."""
+    split = int(height * rng.uniform(0.25, 0.75))
+    tints = []
+    for _ in range(2):
+        tint = rng.uniform(0.3, 1.9, 3).astype(np.float32)
+        tints.append(Tint(tint, float(strength * rng.uniform(0.3, 1.0)), float(rng.uniform(0.7, 1.3))))
+    return split, (tints[0], tints[1])
+
+
 def bend(cutout: Cutout, rng: Generator, strength: float) -> Cutout:
     """The same object in another pose: its parts are pushed about smoothly by up to about `strength` of its size."""
-    height, width = cutout.rgba.shape[:2]
-    margin = int(strength * max(height, width)) + 1  # room for parts that stick out afterwards
-    size = (width + 2 * margin, height + 2 * margin)
-    push = rng.normal(0, strength / 2, (5, 4, 2)).astype(np.float32) * max(height, width)
-    shift = cv2.resize(push, size, interpolation=cv2.INTER_CUBIC)
-    ys, xs = np.mgrid[-margin : height + margin, -margin : width + margin].astype(np.float32)
-    rgba = cv2.remap(cutout.rgba, xs + shift[..., 0], ys + shift[..., 1], cv2.INTER_LINEAR)
-    hull = _hull(rgba[..., 3])
+    margin, push = draw_push(cutout.shape, rng, strength)
+    rgba = pushed(cutout.rgba, margin, push)
+    hull = hull_of(rgba[..., 3])
     return cutout if hull is None else Cutout(rgba, hull)
+
+
+def draw_push(shape: tuple[int, int], rng: Generator, strength: float) -> tuple[int, np.ndarray]:
+    """How `bend` moves the pixels of an object of (height, width) pixels.
+
+    Returns the margin that it grows by on each side, pixels, and (5, 4, 2) float32 shifts (x, y) in pixels, to be
+    spread over the grown object by cubic interpolation.
+    """
+    margin = int(strength * max(shape)) + 1  # room for parts that stick out afterwards
+    return margin, rng.normal(0, strength / 2, (5, 4, 2)).astype(np.float32) * max(shape)
+
+
+def pushed(image: np.ndarray, margin: int, push: np.ndarray) -> np.ndarray:
+    """An (h, w, ...) image grown by `margin` and moved by `push`, see `draw_push`."""
+    height, width = image.shape[:2]
+    shift = cv2.resize(push, (width + 2 * margin, height + 2 * margin), interpolation=cv2.INTER_CUBIC)
+    ys, xs = np.mgrid[-margin : height + margin, -margin : width + margin].astype(np.float32)
+    return cv2.remap(image, xs + shift[..., 0], ys + shift[..., 1], cv2.INTER_LINEAR)
 
 
 @dataclass(frozen=True)
@@ -237,12 +286,22 @@ def random_look(rng: Generator, target_size: float) -> Look:
 
 
 @lru_cache(maxsize=1)
-def _noise_tile() -> np.ndarray:
+def noise_tile() -> np.ndarray:
+    """(GRAIN, GRAIN, 3) float32 normal noise of deviation 1, always the same."""
     # one fixed tile read at random offsets: drawing fresh normals for every pixel would cost more than all the rest
-    return np.random.default_rng(0).standard_normal((640, 640, 3)).astype(np.float32)
+    return np.random.default_rng(0).standard_normal((GRAIN, GRAIN, 3)).astype(np.float32)
 
 
-def _streak_kernel(length: float, angle: float) -> np.ndarray:
+def draw_grain(frame_size: tuple[int, int], rng: Generator) -> tuple[int, int]:
+    """Row and column of the noise tile at which the noise of a (height, width) frame starts."""
+    if max(frame_size) > GRAIN // 2:
+        return 0, 0
+    y, x = rng.integers(0, GRAIN // 2, 2)
+    return int(y), int(x)
+
+
+def streak_kernel(length: float, angle: float) -> np.ndarray:
+    """(n, n) float32 kernel of motion blur, n odd: a line of `length` pixels at `angle` radians that adds up to 1."""
     side = math.ceil(length) | 1
     kernel = np.zeros((side, side), np.float32)
     middle = side // 2
@@ -266,17 +325,15 @@ def degrade(frame: np.ndarray, look: Look, rng: Generator) -> np.ndarray:
     if look.defocus:
         frame = cv2.GaussianBlur(frame, (0, 0), look.defocus)
     if look.streak:
-        frame = cv2.filter2D(frame, -1, _streak_kernel(look.streak, look.streak_angle))
+        frame = cv2.filter2D(frame, -1, streak_kernel(look.streak, look.streak_angle))
     if look.shrink < 1:
         small = cv2.resize(frame, None, fx=look.shrink, fy=look.shrink, interpolation=cv2.INTER_AREA)
         frame = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
     if look.noise:
-        tile = _noise_tile()
-        if height > 320 or width > 320:
-            grain = np.resize(tile, (height, width, 3))
-        else:
-            oy, ox = rng.integers(0, 320, 2)
-            grain = tile[oy : oy + height, ox : ox + width]
+        y, x = draw_grain((height, width), rng)
+        grain = noise_tile()[y : y + height, x : x + width]
+        if grain.shape != frame.shape:
+            grain = np.resize(noise_tile(), frame.shape)
         frame = np.clip(frame + grain * look.noise, 0, 255).astype(np.uint8)
     if look.quality:
         _, packed = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, look.quality])

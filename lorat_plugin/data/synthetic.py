@@ -7,21 +7,22 @@ no larger, and rendering more pixels than the network sees would only cost time.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 from numpy.random import Generator
 
 from lorat_plugin.boxes import area, clip_to_image
+from lorat_plugin.data import rendering
 from lorat_plugin.data.material import Material
 from lorat_plugin.data.rendering import (
+    PATCH,
     Cutout,
     Look,
     Pose,
-    bend,
     bounding_box,
     degrade,
     draw,
@@ -29,7 +30,6 @@ from lorat_plugin.data.rendering import (
     map_points,
     object_box,
     random_look,
-    recolour,
     shift_matrix,
     view,
     warp_matrix,
@@ -63,9 +63,6 @@ class _Actor:
     cutouts: tuple[Cutout, Cutout]
     poses: tuple[Pose, Pose]
 
-    def draw(self, canvas: np.ndarray, moment: int) -> None:
-        draw(canvas, self.cutouts[moment], self.poses[moment])
-
     def box(self, moment: int) -> np.ndarray:
         return object_box(self.cutouts[moment], self.poses[moment])
 
@@ -97,17 +94,23 @@ def _moved(rng: Generator, pose: Pose, x: float, y: float, size: float) -> Pose:
     )
 
 
-def _later(rng: Generator, cutout: Cutout) -> tuple[Cutout, Cutout]:
-    """An object now and a while later, when it has often moved its limbs."""
-    return cutout, bend(cutout, rng, float(rng.uniform(0.02, 0.12))) if _coin(rng, 0.5) else cutout
+class Tools(Protocol):
+    """What frames are made with: the functions of `data.rendering`, or of a recorder of what they would do."""
+
+    recolour: Callable[..., Any]
+    bend: Callable[..., Any]
+    draw: Callable[..., None]
+    view: Callable[..., Any]
+    opaque_patch: Callable[..., Any]
+    degrade: Callable[..., Any]
 
 
 class ObjectPairs:
     """Cut-outs on photos: a target, look-alikes and other objects around it, occluders before it."""
 
-    def __init__(self, material: Material) -> None:
+    def __init__(self, material: Material, tools: Tools = rendering) -> None:
         """Draw from `material`'s cut-outs and photos."""
-        self.material = material
+        self.material, self.tools = material, tools
 
     def sample(self, rng: Generator) -> FramePair | None:
         """Render one pair; None if the target came to lie (nearly) outside a frame."""
@@ -123,7 +126,7 @@ class ObjectPairs:
             behind = [a for a, before in zip(others, passing, strict=True) if not before]
             front = [a for a, before in zip(others, passing, strict=True) if before]
             for actor in [*behind, target, *front]:
-                actor.draw(canvas, moment)
+                self.tools.draw(canvas, actor.cutouts[moment], actor.poses[moment])
             box = clip_to_image(target.box(moment), frame_size)
             if min(box[2] - box[0], box[3] - box[1]) < 4:
                 return None
@@ -131,9 +134,14 @@ class ObjectPairs:
                 self._occlude(rng, canvas, box)
             if moment == 1 and _coin(rng, 0.7):
                 look = random_look(rng, target.poses[1].size)
-            frames.append(degrade(canvas, look, rng))
+            frames.append(self.tools.degrade(canvas, look, rng))
             boxes.append(box)
         return FramePair(frames[0], boxes[0], frames[1], boxes[1], f"cutout {index}")
+
+    def _later(self, rng: Generator, cutout: Cutout) -> tuple[Cutout, Cutout]:
+        """An object now and a while later, when it has often moved its limbs."""
+        bent = self.tools.bend(cutout, rng, float(rng.uniform(0.02, 0.12))) if _coin(rng, 0.5) else cutout
+        return cutout, bent
 
     def _pick(self, rng: Generator) -> int:
         people = self.material.people
@@ -145,13 +153,13 @@ class ObjectPairs:
         index = self._pick(rng)
         cutout = self.material.cutout(index)
         if _coin(rng, 0.5):
-            cutout = recolour(cutout, rng, 0.7)
+            cutout = self.tools.recolour(cutout, rng, 0.7)
         size = _log_uniform(rng, 9.0, 100.0)
         tall = float(rng.uniform(0.75, 1.3))
         spot = [self._spot(rng, frame_size, size) for _ in range(2)]
         first = Pose(*spot[0], size, aspect=tall, angle=float(rng.normal(0, 0.1)), flip=_coin(rng, 0.5))
         scale = min(_log_uniform(rng, 0.6, 1.6), 130 / size)
-        return _Actor(_later(rng, cutout), (first, _moved(rng, first, *spot[1], size * scale))), index
+        return _Actor(self._later(rng, cutout), (first, _moved(rng, first, *spot[1], size * scale))), index
 
     def _spot(self, rng: Generator, frame_size: tuple[int, int], size: float) -> tuple[float, float]:
         height, width = frame_size
@@ -171,10 +179,10 @@ class ObjectPairs:
         kind = float(rng.random()) * (0.7 if crowd else 1.0)
         relatives = self.material.relatives(index)
         if kind < 0.35:
-            cutout = recolour(self.material.cutout(index), rng, 1.0)
+            cutout = self.tools.recolour(self.material.cutout(index), rng, 1.0)
         elif kind < 0.7 and len(relatives) > 1:
             cutout = self.material.cutout(relatives[int(rng.integers(len(relatives)))])
-            cutout = recolour(cutout, rng, 0.8)
+            cutout = self.tools.recolour(cutout, rng, 0.8)
         else:
             cutout = self.material.cutout(self._pick(rng))
         scale = _log_uniform(rng, 0.75, 1.35) if kind < 0.7 else _log_uniform(rng, 0.5, 2.0)
@@ -188,7 +196,7 @@ class ObjectPairs:
                 poses.append(first)
             else:
                 poses.append(_moved(rng, poses[0], x, y, own.size * scale))
-        return _Actor(_later(rng, cutout), (poses[0], poses[1]))
+        return _Actor(self._later(rng, cutout), (poses[0], poses[1]))
 
     def _backgrounds(self, rng: Generator, frame_size: tuple[int, int]) -> list[np.ndarray]:
         """Two frames without objects: mostly one photo under a moved camera, sometimes two photos."""
@@ -196,13 +204,13 @@ class ObjectPairs:
         fit = max(frame_size[0] / photo.shape[0], frame_size[1] / photo.shape[1])
         zoom = fit * _log_uniform(rng, 0.9, 2.2)
         x, y = rng.uniform(0.25, 0.75, 2) * (photo.shape[1], photo.shape[0])
-        views = [view(photo, _camera((x, y), zoom, 0.0, frame_size), frame_size)]
+        views = [self.tools.view(photo, _camera((x, y), zoom, 0.0, frame_size), frame_size)]
         if _coin(rng, 0.15):
             photo = self.material.photo(int(rng.integers(self.material.photo_count)))
         shift = rng.normal(0, 40, 2) / zoom
         zoom, turn = zoom * _log_uniform(rng, 0.8, 1.25), float(rng.normal(0, 0.05))
         later = _camera((x + shift[0], y + shift[1]), zoom, turn, frame_size)
-        return [*views, view(photo, later, frame_size)]
+        return [*views, self.tools.view(photo, later, frame_size)]
 
     def _occlude(self, rng: Generator, canvas: np.ndarray, box: np.ndarray) -> None:
         """Hide a part of the target: by another object, or by an upright or flat strip of a photo."""
@@ -212,22 +220,21 @@ class ObjectPairs:
         size = math.sqrt(width * height) * float(rng.uniform(0.3, 0.8))
         if _coin(rng, 0.5):
             cutout = self.material.cutout(int(rng.integers(self.material.cutout_count)))
-            draw(canvas, cutout, Pose(x, y, size, angle=float(rng.uniform(-1, 1))))
+            self.tools.draw(canvas, cutout, Pose(x, y, size, angle=float(rng.uniform(-1, 1))))
             return
         photo = self.material.photo(int(rng.integers(self.material.photo_count)))
-        patch_y = int(rng.integers(max(1, photo.shape[0] - 64)))
-        patch_x = int(rng.integers(max(1, photo.shape[1] - 64)))
-        patch = photo[patch_y : patch_y + 64, patch_x : patch_x + 64]
-        opaque = make_cutout(np.dstack([patch, np.full(patch.shape[:2], 255, np.uint8)]))
-        draw(canvas, opaque, Pose(x, y, size, aspect=_log_uniform(rng, 0.1, 8.0), angle=float(rng.normal(0, 0.1))))
+        patch_y = int(rng.integers(max(1, photo.shape[0] - PATCH)))
+        patch_x = int(rng.integers(max(1, photo.shape[1] - PATCH)))
+        pose = Pose(x, y, size, aspect=_log_uniform(rng, 0.1, 8.0), angle=float(rng.normal(0, 0.1)))
+        self.tools.draw(canvas, self.tools.opaque_patch(photo, patch_x, patch_y), pose)
 
 
 class PatchPairs:
     """A patch of a photo is the target, the rest of the photo the distractor; the photo moves under a warp."""
 
-    def __init__(self, material: Material) -> None:
+    def __init__(self, material: Material, tools: Tools = rendering) -> None:
         """Draw from `material`'s photos."""
-        self.material = material
+        self.material, self.tools = material, tools
 
     def sample(self, rng: Generator) -> FramePair | None:
         """Render one pair; None if the patch is flat or left the frame."""
@@ -257,11 +264,11 @@ class PatchPairs:
             tilt = np.eye(3)
             tilt[2, :2] = rng.normal(0, 0.1, 2) * moment / max(frame_size)
             matrix = shift_matrix(*spot) @ tilt @ shift_matrix(*-spot) @ matrix
-            frame = view(photo, matrix, frame_size)
+            frame = self.tools.view(photo, matrix, frame_size)
             box = clip_to_image(bounding_box(map_points(matrix, outline)), frame_size)
             if min(box[2] - box[0], box[3] - box[1]) < 4:
                 return None
-            frames.append(degrade(frame, random_look(rng, wanted), rng))
+            frames.append(self.tools.degrade(frame, random_look(rng, wanted), rng))
             boxes.append(box)
         return FramePair(frames[0], boxes[0], frames[1], boxes[1], f"photo {index}")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from numpy.random import Generator
 
@@ -47,13 +48,13 @@ class ClipPairs:
         """Draw from clips in which the target is present at least once; decoded frames stay in memory."""
         self.clips = [c for c in clips if c.present.any()]
         self.max_gap = max_gap
-        self._read = Cache(read_image, cached)
+        self.read: Callable[[Path], Any] = Cache(read_image, cached)
 
     def sample(self, rng: Generator) -> FramePair | None:
         """Draw one pair; None if a box lies outside its frame."""
         clip = self.clips[int(rng.integers(len(self.clips)))]
         chosen = sample_frames(clip.present, self.max_gap, rng)
-        z, x = (self._read(clip.frames[i]) for i in chosen)
+        z, x = (self.read(clip.frames[i]) for i in chosen)
         z_box, x_box = (
             clip_to_image(xywh_to_xyxy(clip.boxes[i]), f.shape[:2]) for i, f in zip(chosen, (z, x), strict=True)
         )

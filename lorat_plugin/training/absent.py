@@ -51,7 +51,8 @@ class WithAbsent:
             if other is None or other.origin == pair.origin:
                 return None
             return pair._replace(search_frame=other.search_frame, search_box=other.search_box, present=False)
-        painted = paint_over(pair.search_frame, pair.search_box, rng)
+        frame = pair.search_frame if isinstance(pair.search_frame, np.ndarray) else pair.search_frame.read()
+        painted = paint_over(frame, pair.search_box, rng)
         if painted is None:
             return None
         box = pair.search_box if rng.random() < 0.5 else moved_elsewhere(pair.search_box, painted.shape[:2], rng)

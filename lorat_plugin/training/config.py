@@ -54,6 +54,8 @@ class TrainConfig:
     flip_chance: float = 0.5
     third_chance: float = 1.0  # share of pairs turned grey, solarised or blurred
     eight_bit: bool = False  # colours in 8-bit arithmetic: pairs in less time, a grey level beside the float32 ones
+    pairs_on: str = "worker"  # where pixels are made: "worker" processes, or the "device" that trains
+    bank_gb: float = 0.0  # device memory for decoded frames, 10^9 bytes; 0: none, each batch brings its own
     seed: int = 42
     steps: int = 174_080
     batch_size: int = 128  # pairs in an update, over all processes
@@ -161,6 +163,8 @@ def checked(config: TrainConfig) -> TrainConfig:
             raise InputError(
                 f"setting {name} must be one of {', '.join(map(repr, known))}; got {getattr(config, name)!r}"
             )
+    if config.bank_gb and config.pairs_on != "device":
+        raise InputError(f"bank_gb {config.bank_gb:g} is for pairs_on device; set that too, or bank_gb to 0")
     if not config.datasets and config.object_weight + config.patch_weight + config.clip_weight <= 0:
         raise InputError("object_weight, patch_weight and clip_weight are all 0; one source of pairs is needed")
     return config
@@ -168,6 +172,7 @@ def checked(config: TrainConfig) -> TrainConfig:
 
 _CHOICES = {
     "precision": ("auto", "fp32", "bf16", "fp16"),
+    "pairs_on": ("worker", "device"),
     "protocol": ("", "got10k"),
     "got10k_reading": ("index", "name"),
 }

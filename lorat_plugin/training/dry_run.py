@@ -21,6 +21,7 @@ from lorat_plugin.devices import best_precision, find_device
 from lorat_plugin.files import whole_file
 from lorat_plugin.training.absent import WithAbsent
 from lorat_plugin.training.config import TrainConfig
+from lorat_plugin.training.device_pairs import DevicePairs
 from lorat_plugin.training.methods import training_network
 from lorat_plugin.training.recipe import Batch, PairDataset, collate, compute_loss
 from lorat_plugin.training.schedule import learning_rate
@@ -103,6 +104,8 @@ def dry_run(config: TrainConfig, out: Path) -> Plan:
     Raises InputError for whatever would stop the run before its first update.
     """
     dataset = PairDataset(config)
+    if config.bank_gb:
+        DevicePairs(config)  # does the bank fit?
     sources = _sources("training", dataset.source)
     if config.validation_datasets:
         sources += _sources("validation", dataset.for_validation().source)

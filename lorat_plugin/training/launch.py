@@ -31,10 +31,11 @@ from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.saving import save_checkpoint
 from lorat_plugin.training.average import WeightAverage
 from lorat_plugin.training.config import TrainConfig
+from lorat_plugin.training.device_pairs import open_pairs
 from lorat_plugin.training.failure import NotFinite, write_dump
 from lorat_plugin.training.journal import Journal, check_trackers
 from lorat_plugin.training.methods import save_trained, starts_from_weights, training_network
-from lorat_plugin.training.recipe import Batch, PairDataset, make_loader, make_optimizer, step_seed, train_step
+from lorat_plugin.training.recipe import Batch, make_loader, make_optimizer, step_seed, train_step
 from lorat_plugin.training.schedule import learning_rate
 from lorat_plugin.training.sources import data_record
 from lorat_plugin.training.state import (
@@ -88,7 +89,7 @@ class _Run:
         self.config, self.out, self.accelerator = config, out, accelerator
         state = find_state(out, resume)
         with accelerator.local_main_process_first():  # it makes the index that the others open
-            self.dataset = PairDataset(config)
+            self.dataset = open_pairs(config)
         if accelerator.is_main_process:  # before anything is written: its data may be missing
             self.validation = Validation(config, self.dataset)
         torch.manual_seed(config.seed)  # the same start values on every process

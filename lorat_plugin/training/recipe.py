@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import cv2
@@ -23,7 +24,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from lorat_plugin.crop import Crop, cells_on_target, mean_colour
-from lorat_plugin.data.augment import Jitter, augment, jittered_parameters
+from lorat_plugin.data.augment import Changes, Jitter, augment, jittered_parameters
 from lorat_plugin.data.pairs import sample_generator
 from lorat_plugin.data.synthetic import FramePair
 from lorat_plugin.errors import InputError
@@ -103,11 +104,23 @@ class PairDataset(Dataset[Pair]):
             except InputError as error:
                 unreadable.append(str(error))
                 continue
-            pair = make_pair(frames, self.variant, self.jitter, self.config, rng) if frames else None
+            pair = self.make(frames, rng) if frames else None
             if pair:
                 return replace(pair, unreadable=tuple(unreadable)) if unreadable else pair
         reason = unreadable[-1] if unreadable else "check the data (lorat data check)"
         raise InputError(f"sample {index}: {REDRAWS} draws in a row gave no usable pair: {reason}")
+
+    def make(self, frames: FramePair, rng: Generator) -> Pair | None:
+        """The pair of two frames; None if no search crop showed enough of the target."""
+        return make_pair(frames, self.variant, self.jitter, self.config, rng)
+
+    def collate(self, pairs: list[Pair]) -> Batch:
+        """Stack pairs, in the process that made them."""
+        return collate(pairs)
+
+    def receive(self, batch: Batch) -> Batch:
+        """What the trainer makes of a stacked batch."""
+        return batch
 
 
 def make_pair(frames: FramePair, variant: Variant, jitter: Jitter, config: TrainConfig, rng: Generator) -> Pair | None:
@@ -117,10 +130,10 @@ def make_pair(frames: FramePair, variant: Variant, jitter: Jitter, config: Train
         return None
     z_frame, z_box, x_frame, x_box = frames[:4]
     z, x = (_cut(crop, frame, config.eight_bit) for crop, frame in zip(crops, (z_frame, x_frame), strict=True))
-    z_box, x_box = crops[0].to_crop(z_box), crops[1].to_crop(x_box)
-    chances = (config.flip_chance, config.third_chance)
-    pair = label(*augment(z, z_box, x, x_box, rng, *chances, variant.normalization), variant)
-    return pair if frames.present else replace(pair, positive=torch.zeros_like(pair.positive))
+    changes = Changes.draw(rng, config.flip_chance, config.third_chance)
+    boxes = changes.boxes([crops[0].to_crop(z_box), crops[1].to_crop(x_box)], [crop.size[0] for crop in crops])
+    z, x = augment([z, x], changes, variant.normalization)
+    return label(z, boxes[0], x, boxes[1], variant, frames.present)
 
 
 def choose_crops(frames: FramePair, variant: Variant, jitter: Jitter, rng: Generator) -> tuple[Crop, Crop] | None:
@@ -133,14 +146,17 @@ def choose_crops(frames: FramePair, variant: Variant, jitter: Jitter, rng: Gener
     return around, Crop.aligned(*wanted, variant.search_size, x_frame.shape[:2])
 
 
-def label(z: torch.Tensor, z_box: np.ndarray, x: torch.Tensor, x_box: np.ndarray, variant: Variant) -> Pair:
-    """A pair of normalised crops (3, S, S) and boxes (4,) xyxy in crop pixels."""
+def label(
+    z: torch.Tensor, z_box: np.ndarray, x: torch.Tensor, x_box: np.ndarray, variant: Variant, present: bool = True
+) -> Pair:
+    """A pair of normalised crops (3, S, S) and boxes (4,) xyxy in crop pixels; no positive cells unless `present`."""
+    positive = cells_on_target(x_box, variant.search_size, variant.search_grid)
     return Pair(
         template=z,
         search=x,
         mask=torch.from_numpy(cells_on_target(z_box, variant.template_size, variant.template_grid).astype(np.int64)),
         box=torch.from_numpy(x_box / variant.search_size).float(),
-        positive=torch.from_numpy(cells_on_target(x_box, variant.search_size, variant.search_grid)),
+        positive=torch.from_numpy(positive & present),
     )
 
 
@@ -215,16 +231,16 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 class Batches:
     """One process's share of a run's batches, in order. `unreadable` counts the files that were passed over."""
 
-    def __init__(self, loader: DataLoader[Pair], unreadable: Unreadable) -> None:
-        """Go through `loader` once."""
-        self._loader, self.unreadable = loader, unreadable
+    def __init__(self, loader: DataLoader[Pair], dataset: PairDataset, unreadable: Unreadable) -> None:
+        """Go through `loader`, which has the samples of `dataset`, once."""
+        self._loader, self._dataset, self.unreadable = loader, dataset, unreadable
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches. Raises InputError beyond the number of unreadable files that is allowed."""
         try:
             for batch, names in self._loader:
                 self.unreadable.note(names)
-                yield batch
+                yield self._dataset.receive(batch)
         except InputError as error:  # a worker's error comes with its traceback in front
             raise InputError(str(error).rstrip().rpartition("InputError: ")[2]) from error
 
@@ -246,16 +262,16 @@ def make_loader(
         dataset,
         batch_sampler=[range(start + rank, start + size, ranks) for start in starts],  # type: ignore[misc]
         num_workers=config.workers,
-        collate_fn=_collate_named,
+        collate_fn=partial(_collate_named, dataset.collate),
         prefetch_factor=4 if config.workers else None,
         worker_init_fn=_one_thread,
         pin_memory=torch.cuda.is_available(),
     )
-    return Batches(loader, Unreadable(config.unreadable_limit))
+    return Batches(loader, dataset, Unreadable(config.unreadable_limit))
 
 
-def _collate_named(pairs: list[Pair]) -> tuple[Batch, list[str]]:
-    return collate(pairs), [name for pair in pairs for name in pair.unreadable]
+def _collate_named(stack: Callable[[list[Pair]], Batch], pairs: list[Pair]) -> tuple[Batch, list[str]]:
+    return stack(pairs), [name for pair in pairs for name in pair.unreadable]
 
 
 def _one_thread(worker: int) -> None:

@@ -42,7 +42,8 @@ def test_benchmark_of_generated_clips(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORAT_CACHE", "untouched")
     report = benchmark_data(variant="lorat_tiny", pairs=8, frame_size=(160, 90), baseline="decode")
     names = [c.name for c in report.comparisons]
-    assert names == ["plain", "folder", "folder, 8-bit", "LMDB", "LMDB, 8-bit", "decode"]
+    ways = ("", ", 8-bit", ", device", ", device bank")
+    assert names == ["plain", *(f"{n}{w}" for n in ("folder", "LMDB") for w in ways), "decode"]
     assert all(c.ratio > 0 and c.value > 0 and c.baseline == "decode" for c in report.comparisons)
     assert not Path("untouched").exists()
 
@@ -59,6 +60,6 @@ def test_the_command_prints_json(dataset: PairDataset, tmp_path: Path, capsys: p
     command = ["benchmark", "data", "--dataset", entry, "--pairs", "8", "--variant", "lorat_tiny", "--json"]
     assert run([*command, "--plot", str(tmp_path / "a.png")]) == 0
     rows = json.loads(capsys.readouterr().out)["comparisons"]
-    assert [row["name"] for row in rows] == ["plain", entry, f"{entry}, 8-bit", "decode"]
+    assert [row["name"] for row in rows] == ["plain", entry, f"{entry}, 8-bit", f"{entry}, device", "decode"]
     assert all(isinstance(row["ratio"], float) for row in rows)
     assert (tmp_path / "a.png").is_file()
