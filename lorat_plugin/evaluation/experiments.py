@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from lorat_plugin.box_files import read_boxes
 from lorat_plugin.errors import InputError
-from lorat_plugin.evaluation.benchmark_sets import open_benchmark, toolkit_dataset
+from lorat_plugin.evaluation.benchmark_sets import BENCHMARKS, open_benchmark
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence, FramePaths
 from lorat_plugin.evaluation.provenance import changed_data, settle_settings
 from lorat_plugin.evaluation.results import ResultFiles
@@ -260,7 +260,9 @@ def toolkit_experiment(
         )
     else:
         experiment = classes[benchmark.name].__new__(classes[benchmark.name])  # its __init__ may want to download
-        experiment.dataset = toolkit_dataset(benchmark.name, Path(frames.root), benchmark.subset)
+        experiment.dataset = toolkit_dataset(
+            benchmark.name, Path(frames.root), benchmark.subset, BENCHMARKS[benchmark.name].layout
+        )
         experiment.result_dir, experiment.report_dir = (str(place / benchmark.folder) for place in places)
         experiment.nbins_iou, experiment.nbins_ce = 21, 51
     dataset = experiment.dataset

@@ -85,7 +85,7 @@ def test_what_a_run_leaves(tmp_path: Path) -> None:
     config = toy_config(trackers=("tensorboard",))
     weights = train(config, tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {
-        "best", "checkpoints", "config.yaml", "curve.png", "log.jsonl", "tensorboard", weights.name,
+        "best", "checkpoints", "config.yaml", "curve.png", "data.json", "log.jsonl", "tensorboard", weights.name,
     }  # fmt: skip
     assert [p.name for p in sorted((tmp_path / "checkpoints").iterdir())] == ["step_0000002", "step_0000004"]
     assert load_config(str(tmp_path / "config.yaml")) == config
