@@ -23,6 +23,7 @@ from lorat_plugin.evaluation.benchmark_sets import BENCHMARKS, open_benchmark
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence, FramePaths
 from lorat_plugin.evaluation.provenance import changed_data, settle_settings
 from lorat_plugin.evaluation.results import ResultFiles
+from lorat_plugin.evaluation.toolkit_sets import toolkit_dataset
 from lorat_plugin.files import whole_file
 
 logger = logging.getLogger(__name__)
