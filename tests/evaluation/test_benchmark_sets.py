@@ -13,9 +13,10 @@ import pytest
 from lorat_plugin.data.lmdb_build import build_lmdb
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.attributes import LASOT_ATTRIBUTES, add_attributes, read_attributes
-from lorat_plugin.evaluation.benchmark_sets import BENCHMARKS, LASOT_EXT_CLASSES, open_benchmark, toolkit_dataset
+from lorat_plugin.evaluation.benchmark_sets import BENCHMARKS, LASOT_EXT_CLASSES, open_benchmark
 from lorat_plugin.evaluation.benchmarks import Benchmark
 from lorat_plugin.evaluation.clips import write_sequences
+from lorat_plugin.evaluation.toolkit_sets import toolkit_dataset
 from tests import datasets
 from tests.sequences import square_sequence
 
@@ -91,7 +92,7 @@ def test_the_truth_is_the_toolkit_s(case: str, tmp_path: Path) -> None:
 
         theirs = GOT10k(str(tmp_path / "data"), subset=benchmark.subset)
     else:
-        theirs = toolkit_dataset(benchmark.name, tmp_path / "data", benchmark.subset)
+        theirs = toolkit_dataset(benchmark.name, tmp_path / "data", benchmark.subset, "")
     for name in benchmark.seq_names:
         (files, boxes), (their_files, their_boxes) = benchmark[name], theirs[name]
         assert files == their_files
