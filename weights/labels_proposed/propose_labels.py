@@ -1,10 +1,8 @@
 """Boxes for unlabelled video and photos: MobileSAM proposes, independent trackers follow, what agrees is kept.
 
-python weights/propose_labels.py clips FOLDER --sam mobile_sam.pt --models MODELS --out OUT [--known LABELS]
-python weights/propose_labels.py photos FOLDER --sam mobile_sam.pt --out OUT
-python weights/propose_labels.py measure FOLDER --sam mobile_sam.pt --models MODELS
+propose_labels.py clips|photos|measure FOLDER --sam mobile_sam.pt [--models MODELS] [--out OUT] [--known LABELS]
 
-The rules are the constants below; `labels_proposed/README.md` gives their measured accuracy. Frames are (H, W, 3)
+The rules are the constants below; README.md beside this file gives their measured accuracy. Frames are (H, W, 3)
 uint8 RGB, boxes float64 xyxy in frame pixels, 0-based; files hold x,y,w,h. A box of NaN stands for "no label".
 """
 
@@ -138,9 +136,9 @@ def propose(sam: Sam, frame: np.ndarray, motion: np.ndarray | None = None) -> li
     sam.see(frame)
     height, width = frame.shape[:2]
     step = max(height, width) / GRID
-    x, y = np.meshgrid(np.arange(step / 2, width, step), np.arange(step / 2, height, step))
+    points = np.stack(np.meshgrid(np.arange(step / 2, width, step), np.arange(step / 2, height, step)), -1)
+    points = points.reshape(-1, 2)
     found = []
-    points = np.stack([x.ravel(), y.ravel()], -1)
     for chunk in np.array_split(points, -(-len(points) // 64)):
         logits, quality = sam.ask(points=chunk)
         stability = (logits > 1).sum((-2, -1)) / (logits > -1).sum((-2, -1)).clip(1)
@@ -180,8 +178,7 @@ def sensible(mask: np.ndarray) -> bool:
     sides = box[2:] - box[:2]
     side = np.sqrt(sides.prod())
     return bool(
-        max(side, min(sides) * 2) >= LEAST_SIDE
-        and LEAST_SIDE <= side <= LARGEST_SIDE * np.sqrt(height * width)
+        LEAST_SIDE <= side <= LARGEST_SIDE * np.sqrt(height * width)
         and max(sides) <= LARGEST_ASPECT * min(sides)
         and mask.sum() >= LEAST_FILL * sides.prod()
         and min(box[:2]) >= BORDER
@@ -196,13 +193,17 @@ def run(tracker: FrameTracker, frames: Sequence[np.ndarray], box: np.ndarray) ->
 
 
 def vote(runs: np.ndarray) -> np.ndarray:
-    """Mean of the two runs that agree best in each frame: (K, N, 4) -> (N, 4), NaN where no two reach `AGREE`."""
+    """Mean of the two runs that agree best in each frame, up to the frame in which no two reach `AGREE`.
+
+    (K, N, 4) -> (M, 4), M <= N.
+    """
     pairs = [(i, j) for j in range(len(runs)) for i in range(j)]
     overlap = np.stack([iou(runs[i], runs[j]) for i, j in pairs])
     means = np.stack([(runs[i] + runs[j]) / 2 for i, j in pairs])
     best = overlap.argmax(0)
-    frames = np.arange(runs.shape[1])
-    return np.where(overlap[best, frames, None] >= AGREE, means[best, frames], np.nan)
+    parted = np.flatnonzero(overlap.max(0) < AGREE)
+    end = parted[0] if len(parted) else runs.shape[1]
+    return means[best[:end], np.arange(end)]
 
 
 def follow(trackers: Sequence[FrameTracker], frames: Sequence[np.ndarray], box: np.ndarray) -> np.ndarray:
@@ -213,10 +214,9 @@ def follow(trackers: Sequence[FrameTracker], frames: Sequence[np.ndarray], box: 
     if len(frames) == 1:
         return box[None]
     runs = [run(tracker, frames, box) for tracker in trackers[:2]]
-    agreed = until_nan(vote(np.stack(runs)))
-    if 2 <= len(agreed) < len(frames) and trackers[2:]:
-        runs += [run(tracker, frames, box) for tracker in trackers[2:]]
-        agreed = until_nan(vote(np.stack(runs)))
+    agreed = vote(np.stack(runs))
+    if 2 <= len(agreed) < len(frames):
+        agreed = vote(np.stack([*runs, *(run(tracker, frames, box) for tracker in trackers[2:])]))
     while len(agreed) > 1:
         back = np.stack([run(t, frames[: len(agreed)][::-1], agreed[-1])[::-1] for t in trackers[:2]])
         wrong = np.flatnonzero(iou(back, np.stack([agreed] * len(back))).max(0) < AGREE)
@@ -224,12 +224,6 @@ def follow(trackers: Sequence[FrameTracker], frames: Sequence[np.ndarray], box: 
             break
         agreed = agreed[: max(int(wrong[0]), 1)]
     return agreed
-
-
-def until_nan(boxes: np.ndarray) -> np.ndarray:
-    """The rows before the first NaN."""
-    bad = np.flatnonzero(np.isnan(boxes[:, 0]))
-    return boxes[: bad[0]] if len(bad) else boxes
 
 
 def both_ways(trackers: Sequence[FrameTracker], frames: Sequence[np.ndarray], seed: int, box: np.ndarray) -> np.ndarray:
@@ -292,16 +286,13 @@ def label_clip(
 
 def write_track(path: Path, track: np.ndarray) -> None:
     """Write a track (N, 4) as rows of x,y,w,h, zeros where there is no label."""
-    rows = np.nan_to_num(xyxy_to_xywh(track))
     with whole_file(path) as part:
-        np.savetxt(part, rows, fmt="%.6g", delimiter=",")
+        np.savetxt(part, np.nan_to_num(xyxy_to_xywh(track)), fmt="%.6g", delimiter=",")
 
 
 def label_clips(args: argparse.Namespace, sam: Sam, trackers: Sequence[FrameTracker]) -> None:
     """Label every clip of a folder that has no groundtruth.txt; a clip whose labels are complete is passed over."""
-    homes = [
-        home for home in sorted(args.folder.iterdir()) if home.is_dir() and not (home / "groundtruth.txt").exists()
-    ]
+    homes = [p for p in sorted(args.folder.iterdir()) if p.is_dir() and not (p / "groundtruth.txt").exists()]
     for home in homes:
         frames = [read_image(path) for path in list_images(home)]
         if len(frames) < LEAST_LENGTH or (args.out / f"{home.name}__p00.txt").exists():
@@ -311,12 +302,9 @@ def label_clips(args: argparse.Namespace, sam: Sam, trackers: Sequence[FrameTrac
         made = label_clip(sam, trackers, frames, known)
         for number, (_, _, track) in reversed(list(enumerate(made))):  # the first one last: with it they are complete
             write_track(args.out / f"{home.name}__p{number:02d}.txt", track)
-        row = {"clip": home.name, "tracks": len(made), "frames": sum(length(track) for *_, track in made)}
-        print(json.dumps(row), flush=True)
+        print(json.dumps({"clip": home.name, "tracks": len(made)}), flush=True)
     if not homes:
-        raise InputError(
-            f"{args.folder}: no clip without a groundtruth.txt in it; wanted {args.folder}/<clip>/0000.jpg"
-        )
+        raise InputError(f"{args.folder}: no clip without a groundtruth.txt in it; wanted <clip>/0000.jpg below it")
 
 
 def label_photos(args: argparse.Namespace, sam: Sam) -> None:
@@ -336,8 +324,7 @@ def label_photos(args: argparse.Namespace, sam: Sam) -> None:
         images.append({"id": number, "file_name": path.name, "width": frame.shape[1], "height": frame.shape[0]})
         for one in proposals:
             box = xyxy_to_xywh(one.box).tolist()
-            row = {"id": len(annotations) + 1, "image_id": number, "category_id": 1, "bbox": box, "iscrowd": 0}
-            annotations.append({**row, "area": float(area(one.box))})
+            annotations.append({"id": len(annotations) + 1, "image_id": number, "category_id": 1, "bbox": box})
         if not (home / path.name).exists():
             home.mkdir(parents=True, exist_ok=True)
             link_or_copy(path, home / path.name)
@@ -352,12 +339,11 @@ def accuracy(track: np.ndarray, truth: np.ndarray, seed: int) -> dict[str, float
     """Of the labelled frames other than the seed that have a true box: how many, IoU > 0.5, mean IoU, mean size."""
     both = ~np.isnan(track[:, 0]) & ~np.isnan(truth[:, 0])
     both[seed] = False
-    overlap = iou(track[both], truth[both])
     if not both.any():
         return {"frames": 0}
-    ratio = np.sqrt(area(track[both]) / area(truth[both]))
-    right = float((overlap > 0.5).mean())
-    return {"frames": int(both.sum()), "right": right, "iou": float(overlap.mean()), "size": float(np.median(ratio))}
+    overlap = iou(track[both], truth[both])
+    size = float(np.median(np.sqrt(area(track[both]) / area(truth[both]))))
+    return {"frames": len(overlap), "right": float((overlap > 0.5).mean()), "iou": float(overlap.mean()), "size": size}
 
 
 def measure(args: argparse.Namespace, sam: Sam, trackers: Sequence[FrameTracker]) -> None:
@@ -366,15 +352,17 @@ def measure(args: argparse.Namespace, sam: Sam, trackers: Sequence[FrameTracker]
         frames = [read_image(path) for path in clip.frames]
         truth = xywh_to_xyxy(clip.boxes)
         first = int(np.flatnonzero(clip.present)[0])
-        given = both_ways(trackers, frames, first, truth[first])
-        (sharp,) = sharpen_all(sam, frames, [given])
-        of = int(clip.present.sum()) - 1
-        row: dict[str, Any] = {"clip": clip.name, "of": of, "agreed": accuracy(given, truth, first)}
-        row["sharp"] = accuracy(sharp, truth, first)
+        agreed = both_ways(trackers, frames, first, truth[first])
+        (sharp,) = sharpen_all(sam, frames, [agreed])
         made = label_clip(sam, trackers, frames)
-        hits = [one for one in made if not np.isnan(truth[one[0], 0]) and iou(one[1][one[0]], truth[one[0]]) > 0.5]
-        row["proposals"] = len(made)
-        row["hits"] = [[accuracy(agreed, truth, seed), accuracy(fine, truth, seed)] for seed, agreed, fine in hits]
+        hits = [one for one in made if iou(one[1][one[0]], np.nan_to_num(truth[one[0]])) > SAME]
+        row = {
+            "clip": clip.name,
+            "frames": int(clip.present.sum()) - 1,
+            "given": [accuracy(track, truth, first) for track in (agreed, sharp)],
+            "proposals": len(made),
+            "hits": [[accuracy(track, truth, seed) for track in tracks] for seed, *tracks in hits],
+        }
         print(json.dumps(row), flush=True)
 
 
@@ -384,16 +372,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("command", choices=("clips", "photos", "measure"))
     parser.add_argument("folder", type=Path, help="of clips, or of photos")
     parser.add_argument("--sam", type=Path, required=True, help="mobile_sam.pt")
-    parser.add_argument("--models", type=Path, help="folder of NanoTrack's and VitTrack's files")
-    parser.add_argument("--out", type=Path, help="folder to write to")
+    parser.add_argument("--models", type=Path, default=Path("models"), help="folder of the two trackers' files")
+    parser.add_argument("--out", type=Path, default=Path("proposed"), help="folder to write to")
     parser.add_argument("--known", type=Path, help="folder of labels whose targets are left out")
     parser.add_argument("--exclude", nargs="*", default=[], help="names of photos that start so are left out")
     parser.add_argument("--per-photo", type=int, default=6, help="boxes a photo at most")
     parser.add_argument("--side", type=int, default=SIDE, help="long side of MobileSAM's input, pixels")
     args = parser.parse_args(argv)
-    for name in {"clips": ("out", "models"), "photos": ("out",), "measure": ("models",)}[args.command]:
-        if getattr(args, name) is None:
-            parser.error(f"{args.command} needs --{name}")
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     try:
