@@ -53,7 +53,8 @@ class FrameSource:
         mean_fps: frames per second by the times of the first and last frame; `fps` until the last is decoded.
         missing: number of frames that a file states and lacks at its end; 0 until the last is decoded.
 
-    Iterating raises InputError for a frame that cannot be read or that has another size than the frames before.
+    Iterating raises InputError for a frame that cannot be read or, with `one_size`, that has another size than the
+    frames before.
     """
 
     def __init__(
@@ -64,13 +65,15 @@ class FrameSource:
         length: int | None = None,
         fps: float | None = None,
         live: bool = False,
+        one_size: bool = True,
     ) -> None:
-        """Start to decode `frames` in a thread."""
+        """Start to decode `frames` in a thread; pictures may differ in size unless `one_size`."""
         self.name, self.length, self.fps, self.live = name, length, fps, live
         self.mean_fps, self.missing = fps, 0
         self._queue: queue.Queue[Frame | Exception | None] = queue.Queue(maxsize=1 if live else READ_AHEAD)
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._decode, args=(frames,), name=f"decode {name}", daemon=True)
+        checked = _of_one_size(frames) if one_size else frames
+        self._thread = threading.Thread(target=self._decode, args=(checked,), name=f"decode {name}", daemon=True)
         self._thread.start()
         weakref.finalize(self, _end, self._stopped, self._thread)  # at exit: a thread amid decoding would abort it
 
@@ -105,7 +108,7 @@ class FrameSource:
         try:
             first = frame = None
             with contextlib.closing(frames):
-                for frame in _of_one_size(frames):
+                for frame in frames:
                     first = first or frame._replace(image=frame.image[:0, :0].copy())  # its pixels need not stay
                     self._put(frame)
                     if self._stopped.is_set():
@@ -265,15 +268,16 @@ def _capture_frames(capture: cv2.VideoCapture, shown: str, start: int, end: int 
         capture.release()
 
 
-def _of_one_size(frames: Iterator[Frame]) -> Iterator[Frame]:
+def _of_one_size(frames: Generator[Frame, None, None]) -> Generator[Frame, None, None]:
     """The same frames; raises InputError at the first whose size differs, as boxes would lose their meaning."""
     size = None
-    for frame in frames:
-        height, width = frame.image.shape[:2]
-        if size is not None and size != (width, height):
-            raise InputError(
-                f"frame {frame.number} ({frame.origin}): is {width}x{height} pixels, the frames before are"
-                f" {size[0]}x{size[1]}; frames of one source must have one size"
-            )
-        size = (width, height)
-        yield frame
+    with contextlib.closing(frames):
+        for frame in frames:
+            height, width = frame.image.shape[:2]
+            if size is not None and size != (width, height):
+                raise InputError(
+                    f"frame {frame.number} ({frame.origin}): is {width}x{height} pixels, the frames before are"
+                    f" {size[0]}x{size[1]}; frames of one source must have one size"
+                )
+            size = (width, height)
+            yield frame
