@@ -180,7 +180,7 @@ def test_frames_without_compression_are_told_apart_by_their_content(tmp_path: Pa
         write_frames(tmp_path / day / "cam1", frames, suffix=".bmp")
         np.savetxt(tmp_path / day / "cam1" / "groundtruth.txt", boxes, delimiter=",")
     still(tmp_path / "monday", tmp_path / "results")
-    with pytest.raises(InputError, match="which differ from .*tuesday.* in content of the frames"):
+    with pytest.raises(InputError, match=r"which differ from .*tuesday.* in content of the frames"):
         reusable(tmp_path / "tuesday", tmp_path / "results")
 
 
@@ -202,13 +202,13 @@ def test_results_without_a_record_are_held_against_the_first_box(
     assert caplog.text.count("without a record of their data") == 1
     benchmark = open_benchmark("clips", monday)
     assert score_tracker(benchmark, files).overall.auc < 1
-    moved = np.loadtxt(monday / "cam1" / "groundtruth.txt", delimiter=",") + [1, 0, 0, 0]
+    moved = np.loadtxt(monday / "cam1" / "groundtruth.txt", delimiter=",") + np.array([1, 0, 0, 0])
     np.savetxt(monday / "cam1" / "groundtruth.txt", moved, fmt="%.3f", delimiter=",")
     assert reusable(monday, tmp_path / "results"), "others may count pixels from 1"
     settle_settings(notes_folder(benchmark, tmp_path / "results", "Still"), {}, files)
     with pytest.raises(InputError, match=r"unknown folder.*first box \[30.0, 20.0, 16.0, 16.0\], now \[31.0, 20.0"):
         reusable(monday, tmp_path / "results")
-    far = moved + [60, 0, 0, 0]
+    far = moved + np.array([60, 0, 0, 0])
     np.savetxt(monday / "cam2" / "groundtruth.txt", far, fmt="%.3f", delimiter=",")
     with pytest.raises(InputError, match="is a result of other data"):
         score_tracker(open_benchmark("clips", monday), files)
@@ -285,7 +285,7 @@ def test_our_experiments_ask_too(monday: Path, tuesday: Path, tmp_path: Path) ->
         ExperimentClips(monday, *places).report(["Still"])
     ExperimentClips(monday, *places).run(StaticTracker("Still"))
     assert path.stat().st_mtime_ns > before
-    with pytest.raises(InputError, match="which differ from .*tuesday"):
+    with pytest.raises(InputError, match=r"which differ from .*tuesday"):
         ExperimentClips(tuesday, *places).run(StaticTracker("Still"))
     tracker = StaticTracker("Still")
     for weights in ("a", "b"):
