@@ -22,7 +22,7 @@ from lorat_plugin.cli.options import (
     WeightsOption,
 )
 from lorat_plugin.cli.progress import progress
-from lorat_plugin.cli.track import quiet_opencv
+from lorat_plugin.cli.track import check_end, quiet_opencv
 from lorat_plugin.errors import InputError
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ def _hand_boxes(source: Path, labels: Path, start: int, end: int | None) -> tupl
         about = TrackFiles({}, frames.name, frames.fps)
         for frame in frames:
             about.write(frame, {}, 0.0)
+        check_end(frames, frame)
     video = about.tracks().video
     wanted = range(start, video.frames.stop)
     if not wanted or start < 0:
