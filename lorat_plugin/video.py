@@ -196,10 +196,11 @@ def open_source(source: str | int | Path, start: int = 0, end: int | None = None
 
 def without_gaps(frames: Iterable[Frame]) -> Iterator[Frame]:
     """The frames, and for each number that damage has left out between them the frame before, with that number."""
-    before = None
+    before: Frame | None = None
     for frame in frames:
-        for number in range(before.number + 1, frame.number) if before else ():
-            yield before._replace(number=number)
+        if before is not None:
+            for number in range(before.number + 1, frame.number):
+                yield before._replace(number=number)
         yield frame
         before = frame
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import cv2
@@ -26,6 +25,7 @@ logger = logging.getLogger(__name__)
 RATES = 0.1, 1000.0  # frames per second that are believed
 THREADS = 4  # of the decoder; each holds a frame or more
 ATTEMPTS = 10  # to read on behind damage in a container
+TOLERANCE = 0.3  # seconds between a stated end and the last packet; the last packet of sound may state no duration
 LATEST = 10.0  # seconds; times that go back further are of a clock that was set anew
 LONGEST_GAP = 10_000  # frames; a longer one is a clock that was set anew
 CONVERT = "no frame can be decoded; convert it, for example to H.264 with ffmpeg"
@@ -72,7 +72,8 @@ class VideoFile:
         """Open a path, or with `local` False the URL of a file; errors name it `shown`."""
         self._address, self._shown, self._local = address, shown, local
         self.damaged: list[int] = []
-        with self._open() as (container, stream):
+        container, stream = self._open()
+        with container:
             rate = stream.guessed_rate or stream.average_rate
             self.fps = float(rate) if rate and RATES[0] <= rate <= RATES[1] else None
             seconds = None if container.duration is None else container.duration / av.time_base
@@ -90,14 +91,17 @@ class VideoFile:
         try:
             for threads in THREADS, 1:
                 try:
-                    with self._open() as (container, stream):
+                    container, stream = self._open()
+                    with container:
                         for frame in self._decode(container, stream, threads, start, end, following):
                             if end is not None and frame.number >= end:
-                                return
+                                break
                             yield frame
                             following = frame.number + 1
                             if following == end:
-                                return
+                                break
+                    if following == start:
+                        raise InputError(f"{self._shown}: no frame from {start} on can be decoded; it is damaged")
                     return
                 except _Damaged:  # several threads do not make the same of it each time: once more with one
                     self.damaged.clear()
@@ -120,7 +124,8 @@ class VideoFile:
         if context.name == "mjpeg":
             context.options = {"err_detect": "explode"}  # incomplete pictures would be grey at the bottom
         numbering = _Numbering(stream, self.damaged)
-        reached = packets = given = 0
+        reached, packets, given = 0.0, 0, 0
+        orientation: tuple[bool, bool, bool] | None = None
         for packet in _packets(container, self._shown):
             time = packet.dts if packet.pts is None else packet.pts
             if time is not None:
@@ -135,10 +140,11 @@ class VideoFile:
                 numbering.failed(packet)
                 pictures = []
             for picture in pictures:
-                given += 1
                 number = numbering.place(picture)
+                given += number is not None
                 if number is not None and number >= following and not (numbering.trouble and threads > 1):
-                    yield Frame(number, self._shown, _rgb(picture), numbering.seconds(picture))
+                    orientation = orientation or _orientation(picture)
+                    yield Frame(number, self._shown, _rgb(picture, orientation), numbering.seconds(picture))
             if numbering.trouble and threads > 1:
                 raise _Damaged
         numbering.finish()
@@ -162,28 +168,29 @@ class VideoFile:
         elif STATED & {*container.format.name.split(",")} and container.duration is not None:
             end = (container.duration + (container.start_time or 0)) / av.time_base
             missing = round((end - reached) * float(stream.average_rate or self.fps or 0))
-        if missing > max(2, (count + missing) // 100):
+        tolerance = max(2, TOLERANCE * float(stream.average_rate or 0), (count + missing) / 100)
+        if missing > tolerance:
             text = f"{self._shown}: ends after {count} of {count + missing} frames; it is damaged or incomplete"
             raise Incomplete(text, missing)
 
-    @contextmanager
-    def _open(self) -> Iterator[tuple[InputContainer, VideoStream]]:
+    def _open(self) -> tuple[InputContainer, VideoStream]:
         """Open the file anew, as its pictures are read from the beginning each time, and choose its video stream."""
-        remedy = "it is damaged, incomplete, without pictures or of an unknown format"
+        refusal = (
+            f"{self._shown}: cannot be opened; it is damaged, incomplete, without pictures or of an unknown format"
+        )
         options = {"protocol_whitelist": "file"} if self._local else {}
         try:
             container = av.open(self._address, options=options, metadata_errors="replace")
-        except UnicodeEncodeError as error:
-            raise InputError(f"{self._shown!a}: cannot be opened; its name is no UTF-8, rename it") from error
         except (av.FFmpegError, OSError) as error:
-            raise InputError(f"{self._shown}: cannot be opened; {remedy}") from error
-        with container:
-            streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-            if not streams or (self._local and REFUSED & {*container.format.name.split(",")}):
-                raise InputError(f"{self._shown}: cannot be opened; {remedy}")
-            if streams[0].codec_context is None:
-                raise InputError(f"{self._shown}: {CONVERT}")
-            yield container, streams[0]
+            raise InputError(refusal) from error
+        streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+        if not streams or (self._local and REFUSED & {*container.format.name.split(",")}):
+            container.close()
+            raise InputError(refusal)
+        if streams[0].codec_context is None:
+            container.close()
+            raise InputError(f"{self._shown}: {CONVERT}")
+        return container, streams[0]
 
     def _name_damaged(self) -> None:
         """Warn of damaged pictures that no warning has named yet."""
@@ -205,7 +212,9 @@ class _Numbering:
         self._damaged = damaged
         self._unit = float(stream.time_base or 0)
         self._start = stream.start_time
-        self._timed = stream.container.format.name != "avi" or not stream.codec_context.has_b_frames  # AVI has no times
+        formats = {*stream.container.format.name.split(",")}
+        self._timed = "avi" not in formats or not stream.codec_context.has_b_frames  # AVI has no times
+        self._whole = bool(formats & {"avi", *STATED})  # its first picture can be decoded; other files may be cut amid
         self._hidden = stream.codec_context.name == "vp8"  # some of its packets are never shown
         self._first: float | None = None  # time of the first picture that can be decoded without others
         self._waiting: set[int] = set()  # times of pictures that the decoder has
@@ -219,7 +228,7 @@ class _Numbering:
         """Note a packet that goes to the decoder."""
         if packet.is_discard or packet.size == 0:  # before the cut of an edit list
             return
-        if self._first is None and packet.is_keyframe:
+        if self._first is None and (packet.is_keyframe or self._whole):
             self._first = -math.inf if packet.pts is None else packet.pts
         self._sent += 1
         if packet.pts is not None and self._first is not None and packet.pts >= self._first:
@@ -314,17 +323,25 @@ def _packets(container: InputContainer, shown: str) -> Iterator[av.Packet]:
                 raise InputError(f"{shown}: cannot be read to its end ({error}); copy it again") from error
 
 
-def _rgb(picture: av.VideoFrame) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, upright by the picture's display matrix."""
+def _orientation(picture: av.VideoFrame) -> tuple[bool, bool, bool]:
+    """Whether a picture is to be transposed, then mirrored from left to right, then upside down, to be upright."""
+    # Of a copy, as a frame and its side data hold each other, and the decoder with its threads.
+    matrix: Any = picture.reformat(format="gray", width=16, height=16).side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False, False, False
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()  # to x = a x + c y, y = b x + d y
+    transposed = abs(b) > abs(a)
+    return transposed, (c if transposed else a) < 0, (b if transposed else d) < 0
+
+
+def _rgb(picture: av.VideoFrame, orientation: tuple[bool, bool, bool]) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, upright."""
     image = picture.to_ndarray(format="bgr24", interpolation="BICUBIC")  # the values that OpenCV gives, to the bit
-    matrix = picture.side_data.get("DISPLAYMATRIX")
-    if matrix is not None:
-        a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5]
-        if abs(int(b)) > abs(int(a)):
-            image = cv2.transpose(image)
-            a, d = c, b
-        if a < 0:
-            image = cv2.flip(image, 1)
-        if d < 0:
-            image = cv2.flip(image, 0)
+    transposed, mirrored, upside_down = orientation
+    if transposed:
+        image = cv2.transpose(image)
+    if mirrored:
+        image = cv2.flip(image, 1)
+    if upside_down:
+        image = cv2.flip(image, 0)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

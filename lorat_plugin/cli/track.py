@@ -88,9 +88,8 @@ def track_command(
     objects) and track.jsonl (frame, id, box_xywh, score, absent, time_ms); with
     --format also track_NAME in other tools' formats; with --masks also
     masks/000012.png, a picture a frame (masks_ID/ for each of several
-    objects). Ctrl-C stops and keeps what is done. A camera or stream that ends by
-    itself does too, with exit code 3. Damaged frames of a video are named and
-    left out; boxes.txt repeats the box before them.
+    objects). Ctrl-C stops and keeps what is done; so does the end of a camera or
+    stream, with exit code 3. For a damaged frame boxes.txt repeats the last box.
     """
     boxes = [parse_box(text) for text in box or []]
     if bool(boxes) == select:
@@ -182,7 +181,7 @@ def _track(
                 following = next(frames, None)
             except InputError as error:
                 raise InputError(f"{error}; --end {frame.number + 1} tracks up to there") from error
-            for _ in _damaged_between(source, frame, following):
+            for _ in [] if stopped else _damaged_between(source, frame, following):
                 for rows in outputs[: len(ids)]:
                     rows.write(frame, results, 0.0)
             if following is None:
