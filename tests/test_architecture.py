@@ -27,7 +27,7 @@ LAYERS = [
     {"graphs"},
     {"engines", "tracking"},
     {"tracker", "export", "masks", "mobile_sam"},
-    {"video", "outputs", "drawing", "data", "interchange"},
+    {"video", "video_file", "outputs", "drawing", "data", "interchange"},
     {"training", "harness", "evaluation", "annotate"},
     {"doctor", "app", "hub"},
     {"benchmark"},
