@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -85,17 +85,22 @@ class MultiObjectTracker(_Tracker):
         self._targets: dict[int, Target] = {}
         self._next_id = 0
 
-    def add(self, frame: np.ndarray, boxes: np.ndarray | Sequence[Sequence[float]]) -> list[int]:
+    def add(self, frame: np.ndarray, boxes: ArrayLike | Iterable[ArrayLike | Iterable[float]]) -> list[int]:
         """Add targets seen in a frame.
 
         Args:
             frame: (H, W, 3) uint8 RGB.
-            boxes: (N, 4) x, y, w, h in frame pixels, 0-based top-left.
+            boxes: (N, 4) x, y, w, h in frame pixels, 0-based top-left: an array, a tensor, or an iterable of rows.
         Returns an id for each; ids are never used again. Raises InputError (nothing is added) as `tracking.start`.
         """
-        if any(np.ndim(box) != 1 for box in boxes):
+        given: Any = boxes
+        try:
+            rows = list(given)
+        except TypeError:
+            rows = [given]
+        if any(not isinstance(row, Iterable) or getattr(row, "ndim", 1) == 0 for row in rows):
             raise InputError(f"boxes must be (N, 4): a list of x, y, w, h; got {boxes!r:.80}")
-        targets = [start(self.engine, self.device, frame, box) for box in boxes]
+        targets = [start(self.engine, self.device, frame, row) for row in rows]
         ids = list(range(self._next_id, self._next_id + len(targets)))
         self._next_id += len(targets)
         self._targets.update(zip(ids, targets, strict=True))
@@ -122,12 +127,12 @@ class LoRATTracker(_Tracker):
 
     _target: Target | None = None
 
-    def init(self, frame: np.ndarray, box: ArrayLike) -> None:
+    def init(self, frame: np.ndarray, box: ArrayLike | Iterable[float]) -> None:
         """Start on a target, forgetting the one before.
 
         Args:
             frame: (H, W, 3) uint8 RGB.
-            box: x, y, w, h in frame pixels, 0-based top-left.
+            box: x, y, w, h in frame pixels, 0-based top-left: an array, a tensor or another iterable.
         Raises InputError for a frame of another kind, or a box that is not finite, has no area or misses the frame.
         """
         self._target = start(self.engine, self.device, frame, box)

@@ -19,7 +19,7 @@ HEAVY = {"vot", "trax", "got10k", "peft", "accelerate", "transformers", "matplot
 
 # A module may import, when it is loaded, modules of its own row and of the rows above it.
 LAYERS = [
-    {"errors", "boxes", "variants", "files", "devices"},
+    {"errors", "boxes", "variants", "files", "devices", "frames"},
     {"crop"},
     {"backbones"},
     {"network"},
