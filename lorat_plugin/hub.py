@@ -18,13 +18,14 @@ from typing import Any
 import torch
 
 from lorat_plugin.backbones import hub_id
-from lorat_plugin.checkpoint import HUB_CONFIG, HUB_WEIGHTS, file_digest
+from lorat_plugin.checkpoint import HUB_CONFIG, HUB_WEIGHTS
 from lorat_plugin.errors import CheckpointError, InputError, first_line
 from lorat_plugin.files import parse_json, read_plain_text, whole_folder
 from lorat_plugin.layouts import Weights
 from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.saving import convert, save_checkpoint
 from lorat_plugin.variants import Variant
+from lorat_plugin.weight_files import file_digest
 
 CARD = "README.md"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
