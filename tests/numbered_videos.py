@@ -50,10 +50,10 @@ def write_numbered(
             streams.append(stream)
         packets = []
         if sound:
-            silence = file.add_stream("aac", rate=8000, layout="mono")
-            for start in range(0, round(8000 * sound), 1024):
+            silence = file.add_stream("aac", rate=48000, layout="mono")
+            for start in range(0, round(48000 * sound), 1024):
                 part = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
-                part.sample_rate, part.pts = 8000, start
+                part.sample_rate, part.pts = 48000, start
                 packets += silence.encode(part)
             packets += silence.encode(None)
         for stream in streams:

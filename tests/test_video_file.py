@@ -59,8 +59,7 @@ def test_the_reported_interlaced_video(shared: Path) -> None:
     for name in ("interlaced.mp4", "inter_mpeg2.mpg"):
         _, frames = read(shared / "faults" / "interlaced" / name)
         assert [frame.number for frame in frames] == list(range(120))
-        grey = [cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY).mean() for frame in frames]
-        assert np.mean(grey) == pytest.approx(114.4, abs=0.3)
+        assert frames[1].image.mean() == pytest.approx(114.4, abs=0.2)
 
 
 @pytest.mark.parametrize("mode", ["zero", "trunc", "random"])
