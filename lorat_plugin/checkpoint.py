@@ -38,7 +38,10 @@ DINOV2_GRID = 37  # cells along a side of DINOv2's own position table
 
 
 def load_pretrained(
-    model: str, weights: str | None = None, backbone: str | None = None, revision: str | None = None
+    model: str | Path,
+    weights: str | Path | None = None,
+    backbone: str | Path | None = None,
+    revision: str | None = None,
 ) -> LoRATNetwork:
     """A network with trained weights, merged and in eval mode.
 
@@ -49,6 +52,7 @@ def load_pretrained(
         revision: branch, tag or commit of a hub id.
     Raises CheckpointError (an InputError) that names the file or id and the remedy.
     """
+    model = str(model)
     if revision is not None:
         if Path(model).exists() or weights is not None or not HUB_ID.fullmatch(f"{model}@{revision}"):
             raise CheckpointError(f"revision '{revision}': '{model}' is no hub id; revisions are of owner/name")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -56,9 +57,9 @@ class _Tracker:
     @classmethod
     def from_pretrained(
         cls,
-        model: str = "lorat_tiny",
-        weights: str | None = None,
-        backbone: str | None = None,
+        model: str | Path = "lorat_tiny",
+        weights: str | Path | None = None,
+        backbone: str | Path | None = None,
         device: str = "auto",
         engine: str = "auto",
         precision: str = "auto",

@@ -42,9 +42,11 @@ def locate(source: str | Path) -> Path:
 
 
 def weights_file(folder: Path) -> Path:
-    """The folder's only weights file or index of shards. Raises CheckpointError if there is none, or no only one."""
+    """The folder's weights file or index of shards. Raises CheckpointError if there is none or the choice is unclear."""
     found = sorted(folder.glob("*.safetensors"))
-    for path in (folder / "model.safetensors", *sorted(folder.glob(f"*{INDEX}"))):
+    single = found if len(found) == 1 and not _SHARD.search(found[0].name) else []
+    first, others = (sorted(folder.glob(f"*{kind}{INDEX}")) for kind in (".safetensors", ""))
+    for path in (folder / "model.safetensors", *first, *single, *others):
         if path.is_file():
             return path
     if not found:
