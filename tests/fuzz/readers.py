@@ -30,8 +30,8 @@ from lorat_plugin.engines.calibration import calibration_inputs
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.attributes import read_attributes
 from lorat_plugin.evaluation.benchmark_sets import open_benchmark
-from lorat_plugin.evaluation.evaluate import _compare as compare_settings
 from lorat_plugin.evaluation.lasot import LaSOT
+from lorat_plugin.evaluation.provenance import _compare as compare_settings
 from lorat_plugin.evaluation.report import _read_run as read_run
 from lorat_plugin.evaluation.results import notes_folder, read_confidences, result_files
 from lorat_plugin.evaluation.scoring import score_tracker
