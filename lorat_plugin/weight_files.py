@@ -42,7 +42,7 @@ def locate(source: str | Path) -> Path:
 
 
 def weights_file(folder: Path) -> Path:
-    """The folder's weights file or index of shards. Raises CheckpointError if there is none or the choice is unclear."""
+    """The folder's weights file or index of shards. Raises CheckpointError if there is none or several."""
     found = sorted(folder.glob("*.safetensors"))
     single = found if len(found) == 1 and not _SHARD.search(found[0].name) else []
     first, others = (sorted(folder.glob(f"*{kind}{INDEX}")) for kind in (".safetensors", ""))
