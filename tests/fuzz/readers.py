@@ -224,7 +224,7 @@ def _sequences(root: Path) -> Iterator[tuple[str, Reader]]:
     clip, made = root / "boxes" / "groundtruth.txt", root / "regions"
     yield "clip", Reader(clip, lambda: find_clips(root / "boxes"))
     yield "vot clip", Reader(clip, lambda: find_sequences(root / "boxes"))
-    (made / "sequence").write_text("name=regions\n")
+    (made / "sequence").write_text("name=regions\nchannels.color=%08d.jpg\n")
     (made / "groundtruth.txt").write_text("1,2,3,4\n0\nm1,2,3,2,1,2,1,2\n1,1,5,1,5,5,1,5\n1,2,3,4\n9,8,7,6\n")
     yield "regions", Reader(made / "groundtruth.txt", lambda: find_sequences(made))
     write_frames(root / "masks", square_sequence(2)[0])
