@@ -106,7 +106,7 @@ class VideoFile:
                 except _Damaged:  # several threads do not make the same of it each time: once more with one
                     self.damaged.clear()
         finally:
-            self.damaged[:] = [number for number in self.damaged if start <= number < (end or math.inf)]
+            self.damaged[:] = [number for number in self.damaged if number < (end or math.inf)]
             self._name_damaged()
 
     def _decode(
@@ -123,7 +123,7 @@ class VideoFile:
         context.thread_type, context.thread_count = "AUTO", threads
         if context.name == "mjpeg":
             context.options = {"err_detect": "explode"}  # incomplete pictures would be grey at the bottom
-        numbering = _Numbering(stream, self.damaged)
+        numbering = _Numbering(stream, self.damaged, start)
         reached, packets, given = 0.0, 0, 0
         orientation: tuple[bool, bool, bool] | None = None
         for packet in _packets(container, self._shown):
@@ -206,8 +206,10 @@ class VideoFile:
 class _Numbering:
     """Numbers the pictures of a stream in the order shown, and finds those that went in and did not come out."""
 
-    def __init__(self, stream: VideoStream, damaged: list[int]) -> None:
+    def __init__(self, stream: VideoStream, damaged: list[int], start: int) -> None:
+        """Add the numbers of damaged pictures from `start` on to `damaged`."""
         self.number = 0  # of the next picture
+        self._from = start
         self.trouble = False
         self._damaged = damaged
         self._unit = float(stream.time_base or 0)
@@ -250,26 +252,27 @@ class _Numbering:
             self._damage = True
             return None
         lost = self._lost_before(picture)
-        self._damaged += range(self.number, self.number + lost)
         number = self.number + lost
+        self._note(number + picture.is_corrupt)
         self.number = number + 1
         self._damage = picture.is_corrupt
         self.trouble = self.trouble or lost > 0 or picture.is_corrupt
-        if picture.is_corrupt:
-            self._damaged.append(number)
-            return None
-        return number
+        return None if picture.is_corrupt else number
 
     def finish(self) -> None:
         """Count the lost pictures behind the last one."""
         self.trouble = self.trouble or bool(self._waiting) or (not self._timed and self.number < self._sent)
         lost = min(len(self._waiting), self._errors)
-        self._damaged += range(self.number, self.number + lost)
+        self._note(self.number + lost)
         self.number += lost
 
     def seconds(self, picture: av.VideoFrame) -> float | None:
         """When a picture is shown, from the beginning of the stream."""
         return None if picture.pts is None else (picture.pts - (self._start or 0)) * self._unit
+
+    def _note(self, end: int) -> None:
+        """The pictures from the next one to before `end` are damaged."""
+        self._damaged += range(max(self.number, self._from), end)
 
     def _is_late(self, picture: av.VideoFrame) -> bool:
         """Whether a picture comes behind one that is shown after it, as one that it is made from is missing."""
