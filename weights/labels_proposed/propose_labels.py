@@ -106,9 +106,8 @@ class Sam:
         logits, _ = self.ask(boxes=boxes)
         found = np.stack([[bounds(mask) for mask in self.masks(three)] for three in logits])
         fit = iou(found, np.repeat(boxes[:, None], 3, 1))
-        best = fit.argmax(1)
-        rows = np.arange(len(boxes))
-        return np.where(fit[rows, best, None] >= SHARP, found[rows, best], np.nan)
+        best = np.arange(len(boxes)), fit.argmax(1)
+        return np.where(fit[best][:, None] >= SHARP, found[best], np.nan)
 
 
 def bounds(mask: np.ndarray) -> np.ndarray:
@@ -317,11 +316,11 @@ def label_photos(args: argparse.Namespace, sam: Sam) -> None:
     annotations: list[dict[str, Any]] = []
     for path in paths:
         frame = read_image(path)
-        number = len(images) + 1
         proposals = propose(sam, frame)[: args.per_photo]
         if not proposals:
             continue
-        images.append({"id": number, "file_name": path.name, "width": frame.shape[1], "height": frame.shape[0]})
+        number, (height, width) = len(images) + 1, frame.shape[:2]
+        images.append({"id": number, "file_name": path.name, "width": width, "height": height})
         for one in proposals:
             box = xyxy_to_xywh(one.box).tolist()
             annotations.append({"id": len(annotations) + 1, "image_id": number, "category_id": 1, "bbox": box})
