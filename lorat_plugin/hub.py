@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from lorat_plugin.backbones import hub_id
-from lorat_plugin.checkpoint import HUB_CONFIG, HUB_WEIGHTS, file_digest
+from lorat_plugin.checkpoint import HUB_CONFIG, HUB_WEIGHTS
+from lorat_plugin.digests import file_digest
 from lorat_plugin.errors import CheckpointError, InputError, first_line
 from lorat_plugin.files import parse_json, read_plain_text, whole_folder
 from lorat_plugin.layouts import Weights

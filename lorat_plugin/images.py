@@ -7,6 +7,7 @@ the upright picture.
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Callable, Sequence
 from decimal import Decimal
@@ -137,7 +138,8 @@ def _start_of_scan(jpeg: bytes) -> int:
 
 def list_images(folder: Path) -> list[Path]:
     """Image files of a folder by their suffix, in natural order. Raises InputError as `image_names` does."""
-    names = [path.name for path in folder.iterdir() if not path.is_dir()]
+    with os.scandir(folder) as entries:  # tells files from folders without a look at each
+        names = [entry.name for entry in entries if not entry.is_dir()]
     return [folder / name for name in image_names(names, str(folder))]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from lorat_plugin.cli.options import (
     WeightsOption,
 )
 from lorat_plugin.cli.progress import progress
-from lorat_plugin.cli.track import quiet_opencv
+from lorat_plugin.cli.track import check_end, quiet_opencv
 from lorat_plugin.errors import InputError
 
 if TYPE_CHECKING:
@@ -99,19 +98,27 @@ def _hand_boxes(source: Path, labels: Path, start: int, end: int | None) -> tupl
     Boxes beyond `end` may be there: they are not looked at.
     """
     from lorat_plugin.interchange import TrackFiles, read_tracks
+    from lorat_plugin.interchange.tracks import UNBOUNDED
     from lorat_plugin.tracking import check_box
-    from lorat_plugin.video import open_source
+    from lorat_plugin.video import list_images, open_source
 
     with open_source(source, 0, end) as frames:
         about = TrackFiles({}, frames.name, frames.fps)
         for frame in frames:
             about.write(frame, {}, 0.0)
+        about.fps = frames.mean_fps or about.fps  # known when all is read
+        check_end(frames, frame)
     video = about.tracks().video
     wanted = range(start, video.frames.stop)
     if not wanted or start < 0:
         raise InputError(f"--start {start}: {source} is read up to frame {video.frames.stop - 1}; start before that")
-    cut = video.frames.stop == end  # then there may be more frames
-    given = read_tracks(labels, video._replace(frames=range(sys.maxsize)) if cut else video)
+    whole_video = video
+    if source.is_dir():
+        names = tuple(path.name for path in list_images(source))
+        whole_video = video._replace(frames=range(len(names)), file_names=names)
+    elif video.frames.stop == end:  # there may be more frames
+        whole_video = video._replace(frames=UNBOUNDED)
+    given = read_tracks(labels, whole_video)
     keys = replace(given, video=video, rows=tuple(row for row in given.rows if row.key and row.frame in video.frames))
     for row in keys.rows:
         try:

@@ -1,13 +1,15 @@
 """Annotations of a data set, read once and kept as memory-mapped arrays in the user's cache folder.
 
 An index is a folder of .npy files named after the data set and two hashes of what it was made from: of the root and
-the reader's options, and of the size and time of every annotation file. A new index replaces those of former states of
-the same files. Processes share its pages.
+the reader's options, and of the size and time of every annotation file. It also records the state of the frames: of
+each video's first picture, whose size cuts the boxes, and of every folder of frames. A new index replaces those of
+former states of the same files. Processes share its pages.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -22,13 +24,15 @@ import numpy as np
 
 from lorat_plugin.data.cleaning import clean
 from lorat_plugin.data.sequences import Entry, Frames, Reader, Sequence, Store, Track, frame_sizes, read_frame
+from lorat_plugin.digests import Record, difference, digest
 from lorat_plugin.errors import InputError
-from lorat_plugin.files import whole_folder
+from lorat_plugin.files import parse_json, whole_folder
 
 FORMAT = 2  # raise it when the arrays or the rules of cleaning change
 THREADS = 8  # they wait for the disk, most of the time
 # columns of `sequences`: rows of `boxes` and `text` at which a sequence starts, its tracks and frames, their numbering
 COLUMNS = ("row", "text", "tracks", "frames", "first", "width", "height")
+RECORD = "record.json"  # digests of the frames' state and of the arrays
 ARRAYS = ("boxes", "present", "text", "sequences")
 
 logger = logging.getLogger(__name__)
@@ -62,16 +66,39 @@ class IndexedDataset:
         """Sequence `index` after cleaning; its arrays are views of the map."""
         if not 0 <= index < len(self):
             raise IndexError(index)
+        row, _, tracks, count, _, width, height = (int(v) for v in self._arrays["sequences"][index])
+        name, frames = self._frames(index)
+        parts = [slice(row + i * count, row + (i + 1) * count) for i in range(tracks)]
+        found = tuple(Track(self._arrays["boxes"][p].astype(np.float64), self._arrays["present"][p]) for p in parts)
+        return Sequence(name, frames, (width, height), found)
+
+    def _frames(self, index: int) -> tuple[str, Frames]:
+        """Name and frames of sequence `index`."""
         table = self._arrays["sequences"]
-        row, text, tracks, count, first, width, height = (int(v) for v in table[index])
+        _, text, _, count, first, _, _ = (int(v) for v in table[index])
         try:
             words = self._arrays["text"][text : int(table[index + 1][1])].tobytes().decode()
             name, folder, names = words.split("\n", 2)
         except ValueError as error:
             raise _damaged(self.folder, error) from error
-        parts = [slice(row + i * count, row + (i + 1) * count) for i in range(tracks)]
-        found = tuple(Track(self._arrays["boxes"][p].astype(np.float64), self._arrays["present"][p]) for p in parts)
-        return Sequence(name, Frames(folder, names, first, count), (width, height), found)
+        return name, Frames(folder, names, first, count)
+
+    def frames_digest(self) -> str:
+        """Digest of the state of the frames on the disk: size and time of each video's first and of each folder."""
+        stamps: dict[str, str] = {}
+        for index in range(len(self)):
+            frames = self._frames(index)[1]
+            keys = (frames.folder, frames.key(0)) if frames.count > 1 else (frames.folder,)
+            stamps |= {key: self.store.stamp(key) for key in keys if key not in stamps}
+        return digest(f"{key} {stamp}" for key, stamp in stamps.items())
+
+    @property
+    def record(self) -> Record:
+        """The digests that were taken when the index was made. Raises InputError if they cannot be read."""
+        try:
+            return dict(parse_json((self.folder / RECORD).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise _damaged(self.folder, error) from error
 
     def frame(self, sequence: Sequence, index: int) -> np.ndarray:
         """Decode frame `index`: (H, W, 3) uint8 RGB. Raises InputError naming it if that fails."""
@@ -106,13 +133,24 @@ def index_dataset(reader: Reader, store: Store, root: Path) -> IndexedDataset:
     """
     place, state = source_hashes(reader, store, root)
     folder = cache_folder() / f"{reader.name}-{place}-{state}"
-    if not folder.is_dir():
-        logger.info("%s: indexing the annotations in %s", reader.name, root)
-        with whole_folder(folder) as part:
-            _write(part, store, reader.entries(store), f"{reader.name} in {root}")
-        for former in cache_folder().glob(f"{reader.name}-{place}-*"):
-            if former != folder:
-                shutil.rmtree(former, ignore_errors=True)
+    if folder.is_dir():
+        dataset = IndexedDataset(reader.name, store, folder)
+        changed = difference(dataset.record, {"frames": dataset.frames_digest()}, ignored=("annotation",))
+        if not changed:
+            return dataset
+        logger.info("%s: the frames in %s have changed since they were indexed", reader.name, root)
+        del dataset  # some systems keep files that are mapped
+    logger.info("%s: indexing the annotations in %s", reader.name, root)
+    with whole_folder(folder) as part:
+        _write(part, store, reader.entries(store), f"{reader.name} in {root}")
+        made = IndexedDataset(reader.name, store, part)
+        annotation = digest(np.ascontiguousarray(made._arrays[name]).tobytes() for name in ARRAYS)
+        record = {"frames": made.frames_digest(), "annotation": annotation}
+        (part / RECORD).write_text(json.dumps(record), encoding="utf-8")
+        del made
+    for former in cache_folder().glob(f"{reader.name}-{place}-*"):
+        if former != folder:
+            shutil.rmtree(former, ignore_errors=True)
     return IndexedDataset(reader.name, store, folder)
 
 

@@ -108,9 +108,13 @@ class Tools(Protocol):
 class ObjectPairs:
     """Cut-outs on photos: a target, look-alikes and other objects around it, occluders before it."""
 
-    def __init__(self, material: Material, tools: Tools = rendering) -> None:
+    tools: Tools = rendering  # of the class, since a module cannot be sent to worker processes
+
+    def __init__(self, material: Material, tools: Tools | None = None) -> None:
         """Draw from `material`'s cut-outs and photos."""
-        self.material, self.tools = material, tools
+        self.material = material
+        if tools:
+            self.tools = tools
 
     def sample(self, rng: Generator) -> FramePair | None:
         """Render one pair; None if the target came to lie (nearly) outside a frame."""
@@ -232,9 +236,13 @@ class ObjectPairs:
 class PatchPairs:
     """A patch of a photo is the target, the rest of the photo the distractor; the photo moves under a warp."""
 
-    def __init__(self, material: Material, tools: Tools = rendering) -> None:
+    tools: Tools = rendering  # of the class, since a module cannot be sent to worker processes
+
+    def __init__(self, material: Material, tools: Tools | None = None) -> None:
         """Draw from `material`'s photos."""
-        self.material, self.tools = material, tools
+        self.material = material
+        if tools:
+            self.tools = tools
 
     def sample(self, rng: Generator) -> FramePair | None:
         """Render one pair; None if the patch is flat or left the frame."""

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from lorat_plugin.boxes import xywh_to_xyxy
+from lorat_plugin.digests import digest
 from lorat_plugin.errors import InputError
 from lorat_plugin.tracking import check_frame, start, step
 
@@ -58,6 +59,21 @@ def calibration_inputs(
     if not done:
         raise InputError(f"{source}: needs two frames with a target to calibrate on; name clips with more frames")
     logger.info("calibrated on %d crops of %s", done, source or "made-up scenes")
+
+
+def calibration_digest(crops: int = CROPS) -> str:
+    """Digest of the frames and boxes that LORAT_CALIBRATION names, or "made-up scenes" if it names none.
+
+    Raises InputError as `calibration_inputs`.
+    """
+    source = os.environ.get(VARIABLE)
+    if not source:
+        return "made-up scenes"
+    return digest(
+        array.tobytes()
+        for frames, boxes in _tracks(Path(source), crops)
+        for array in (boxes, *(frame for _, frame in zip(range(crops + 1), frames, strict=False)))
+    )
 
 
 class _Recorder:

@@ -6,15 +6,11 @@ OTB, UAV123, NfS, DTB70 and TColor128 by the GOT-10k toolkit's classes, which kn
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -28,11 +24,12 @@ from lorat_plugin.data.lasot import LasotReader, lasot_split
 from lorat_plugin.data.lmdb import is_lmdb
 from lorat_plugin.data.sequences import LISTED, FolderStore, Frames, Reader, image_size
 from lorat_plugin.data.trackingnet import TrackingNetReader
-from lorat_plugin.errors import InputError, first_line
+from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.attributes import UAV_ATTRIBUTES, flagged
 from lorat_plugin.evaluation.benchmarks import Benchmark, Choice, EvaluationSequence, FramePaths, Layout
 from lorat_plugin.evaluation.clips import read_scorable_clip, scorable_homes
-from lorat_plugin.files import decode_text, read_plain_text
+from lorat_plugin.evaluation.toolkit_sets import toolkit_dataset, toolkit_item
+from lorat_plugin.files import read_plain_text
 from lorat_plugin.images import IMAGE_NAME
 
 logger = logging.getLogger(__name__)
@@ -179,57 +176,6 @@ def open_benchmark(
     )
 
 
-def toolkit_dataset(name: str, root: Path, subset: str = "") -> Any:
-    """The GOT-10k toolkit's data set class for OTB, UAV123, UAV20L, NfS, DTB70 or TColor128, made for a folder.
-
-    What the toolkit prints goes to the log at debug level. Raises InputError if it is not installed or finds another
-    layout.
-    """
-    try:
-        from got10k import datasets
-    except ImportError as error:
-        raise InputError(f"{name} is read by the GOT-10k toolkit; pip install got10k") from error
-    # its check wants more than three entries in the folder, and a good one may have two
-    uav123 = type("UAV123", (datasets.UAV123,), {"_check_integrity": lambda *_: None})
-    makers: dict[str, Callable[[str], Any]] = {
-        "otb": lambda place: datasets.OTB(place, int(subset) if subset.isdecimal() else subset, download=False),
-        "uav123": lambda place: uav123(place, "UAV123"),
-        "uav20l": lambda place: uav123(place, "UAV20L"),
-        "nfs": lambda place: datasets.NfS(place, int(subset)),
-        "dtb70": datasets.DTB70,
-        "tcolor128": lambda place: datasets.TColor128(place, download=False),
-    }
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(printed):
-            dataset = makers[name](str(root))
-    except Exception as error:  # it raises bare Exception, IndexError and KeyError
-        layout = BENCHMARKS[name].layout
-        raise InputError(f"{root}: cannot be read as {name} ({first_line(error)}); wanted {layout}") from error
-    logger.debug("%s", printed.getvalue())
-    _plain_copies(dataset)
-    return dataset
-
-
-def _plain_copies(dataset: Any) -> None:
-    """Let the toolkit read copies of text files that it cannot: it knows neither byte order marks nor CR alone."""
-    folder = tempfile.TemporaryDirectory()
-    dataset.copies = {}  # copy -> the user's file
-    dataset.copies_folder = folder  # goes with the data set
-    for files in (dataset.anno_files, getattr(dataset, "range_files", [])):
-        for number, file in enumerate(files):
-            try:
-                data = Path(file).read_bytes()
-                text = decode_text(data, file)
-            except (OSError, InputError):  # told when the sequence is read
-                continue
-            if text.encode() != data.replace(b"\r\n", b"\n"):
-                copy = Path(folder.name) / f"{len(dataset.copies)}.txt"
-                copy.write_text(text, encoding="utf-8")
-                dataset.copies[str(copy)] = file
-                files[number] = str(copy)
-
-
 def _sequence(
     root: Path,
     name: str,
@@ -242,13 +188,14 @@ def _sequence(
     folder = root / frames.folder
     there = set(os.listdir(folder)) if folder.is_dir() else set()
     paths = FramePaths(root, frames)
-    missing = next((file for file in map(os.path.basename, paths) if file not in there), None)
-    images = sum(bool(IMAGE_NAME.fullmatch(file)) for file in there)
+    missing = next((name for name in paths.names() if os.path.basename(name) not in there), None)
+    counted = frames.first != LISTED and name not in WITH_MORE_FRAMES
+    images = sum(bool(IMAGE_NAME.fullmatch(file)) for file in there) if missing or counted else 0
     if missing:
         raise InputError(
             f"{folder / missing}: is missing among the {images} images of {name}; extract the sequence again"
         )
-    if frames.first != LISTED and images > len(paths) and name not in WITH_MORE_FRAMES:
+    if counted and images > len(paths):
         raise InputError(
             f"{folder.parent}: {images} frames in {folder.name} but {len(paths)} rows of boxes; restore the annotation"
         )
@@ -353,10 +300,10 @@ def _clips(root: Path, subset: str, choice: Choice) -> list[EvaluationSequence]:
 
 
 def _by_toolkit(name: str, root: Path, subset: str, choice: Choice) -> list[EvaluationSequence]:
-    dataset = toolkit_dataset(name, root, subset)
+    dataset = toolkit_dataset(name, root, subset, BENCHMARKS[name].layout)
 
     def read(sequence: str) -> EvaluationSequence:
-        files, boxes = _toolkit_item(dataset, sequence)
+        files, boxes = toolkit_item(dataset, sequence)
         folder = Path(os.path.relpath(os.path.dirname(files[0]), root)).as_posix()
         frames = Frames.listed(folder, [os.path.basename(file) for file in files])
         attributes: tuple[str, ...] = ()
@@ -365,25 +312,6 @@ def _by_toolkit(name: str, root: Path, subset: str, choice: Choice) -> list[Eval
         return _sequence(root, sequence, frames, boxes, np.ones(len(boxes), bool), attributes)
 
     return _open_all(choice.of(dataset.seq_names, str(root)), read)
-
-
-def _toolkit_item(dataset: Any, name: str) -> tuple[list[str], np.ndarray]:
-    """Frame files and boxes (N, 4) float64 of a sequence, the toolkit's complaints put into words."""
-    index = dataset.seq_names.index(name)
-    try:
-        files, boxes = dataset[index]
-        return files, boxes.astype(np.float64)
-    except Exception as error:  # a bare assertion for lengths, whatever numpy says for what is no number
-        file, folder = dataset.anno_files[index], Path(dataset.seq_dirs[index])
-        path = Path(dataset.copies.get(file, file))
-        folder = folder / "img" if (folder / "img").is_dir() else folder
-        images = sum(bool(IMAGE_NAME.fullmatch(file)) for file in os.listdir(folder)) if folder.is_dir() else 0
-        rows = sum(bool(line.strip()) for line in read_plain_text(path).splitlines())
-        told = f" ({first_line(error)})" if str(error) else ""
-        problem = f"the {rows} rows of {name} do not fit the {images} images in {folder}{told}; restore them"
-        if rows == 1 == images:
-            problem = f"{name} has one frame, which the toolkit cannot read; leave it out"
-        raise InputError(f"{path}: {problem}") from error
 
 
 _Read = Callable[[Path, str, Choice], Iterable[EvaluationSequence]]

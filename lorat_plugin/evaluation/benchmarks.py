@@ -9,11 +9,13 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Literal, overload
 
 import numpy as np
 
 from lorat_plugin.data.sequences import LISTED, Frames, select
+from lorat_plugin.digests import Record, describe_frames
 from lorat_plugin.errors import InputError
 
 OMITTED = {("otb", "Tiger1", 354): 5}  # benchmark, sequence, frames: first ones that trees of trackers leave out
@@ -42,10 +44,14 @@ class FramePaths(Sequence[str]):
         return os.path.join(self.root, self.frames.key(index % len(self)))
 
     def __iter__(self) -> Iterator[str]:
-        if self.frames.first != LISTED:
-            return (self[i] for i in range(len(self)))
-        home = os.path.join(self.root, self.frames.folder)
-        return (os.path.join(home, name) for name in self.frames.names.split("\n"))
+        home = os.path.join(self.root, self.frames.folder, "")
+        return (home + name for name in self.names())
+
+    def names(self) -> list[str]:
+        """The frames' names in their folder."""
+        if self.frames.first == LISTED:
+            return self.frames.names.split("\n")
+        return [self.frames.names % (self.frames.first + i) for i in range(len(self))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +62,7 @@ class EvaluationSequence:
     boxes without area included, or (1, 4) where only the first is public; visible, (len(boxes),) bool, what the data
     set's flags say, all True where it has none; size, (width, height) of the frames in pixels; attributes, names of the
     data set's challenges that the sequence has, such as "Fast Motion"; offset, number of frames of the data set's
-    sequence before the first one here, and whole, number of all of them, None for len(frames): see `part`.
+    sequence before the first one here, and parent, that whole sequence, None if this is it: see `part`.
     """
 
     name: str
@@ -66,7 +72,7 @@ class EvaluationSequence:
     size: tuple[int, int]
     attributes: tuple[str, ...] = ()
     offset: int = 0
-    whole: int | None = None
+    parent: EvaluationSequence | None = None
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -76,6 +82,11 @@ class EvaluationSequence:
         """Whether there is a box for every frame."""
         return len(self.boxes) == len(self.frames)
 
+    @property
+    def whole(self) -> int:
+        """Number of frames of the sequence that this one is a part of, or its own."""
+        return len(self.parent or self)
+
     def part(self, start: int, stop: int) -> EvaluationSequence:
         """Frames `start` to `stop`, exclusive. Result files still have a row for every frame of the whole."""
         return replace(
@@ -84,8 +95,25 @@ class EvaluationSequence:
             boxes=self.boxes[start:stop],
             visible=self.visible[start:stop],
             offset=self.offset + start,
-            whole=self.whole or len(self),
+            parent=self.parent or self,
         )
+
+    @cached_property
+    def record(self) -> Record:
+        """What a tracker's result depends on: the frames (see `describe_frames`), their folder, and the first box.
+
+        Those of the whole sequence. Read from the disk when it is first asked for. Raises InputError if a frame cannot
+        be read.
+        """
+        whole = self.parent or self
+        return describe_sequence(whole.frames, whole.boxes[0])
+
+
+def describe_sequence(frames: Sequence[str], first_box: np.ndarray) -> Record:
+    """`EvaluationSequence.record` of frame files and a (4,) box x, y, w, h in pixels counted from 0."""
+    start = [round(float(value), 4) for value in first_box]  # as files of annotation have it, after a shift by a pixel
+    folder = os.path.dirname(os.path.abspath(frames[0]))
+    return {"folder": folder, **describe_frames(frames), "first box": start}
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,5 +202,5 @@ def as_trees_start(benchmark: Benchmark) -> Benchmark:
     sequences = []
     for sequence in benchmark.sequences:
         part = sequence.part(frames_omitted(benchmark.name, sequence), len(sequence))
-        sequences.append(replace(part, offset=0, whole=None))
+        sequences.append(replace(part, offset=0, parent=None))
     return replace(benchmark, sequences=tuple(sequences))

@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,13 @@ from got10k.trackers import Tracker
 from matplotlib.figure import Figure
 from PIL import Image
 
+from lorat_plugin.digests import Record, describe_files
 from lorat_plugin.errors import InputError, first_line
 from lorat_plugin.evaluation.baselines import BASELINES, create_baseline
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
 from lorat_plugin.evaluation.evaluate import Evaluation
 from lorat_plugin.evaluation.plots import colour, write_plots
+from lorat_plugin.evaluation.provenance import changed_data, settle_settings
 from lorat_plugin.evaluation.raw_results import find_results, fit_lengths, start_notes
 from lorat_plugin.evaluation.report import check_names, write_report
 from lorat_plugin.evaluation.results import ResultFiles, notes_folder, result_files
@@ -43,10 +45,14 @@ TIE = 0.0005  # AUCs that are the same when three digits are printed
 
 @dataclass(frozen=True, eq=False)
 class Contestant:
-    """A tracker to compare: where its results lie, and what makes them, None if others have run it."""
+    """A tracker to compare: where its results lie, what makes them (None if others have run it), and its settings.
+
+    settings: what its results depend on beside the data, as in run.json; those of an `Evaluation` are its own.
+    """
 
     files: ResultFiles
     tracker: Evaluation | Tracker | None
+    settings: Record = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -112,13 +118,23 @@ def choose_contestants(
             raise InputError(f"unknown tracker '{spec}': use {known}, module:Class or NAME=FOLDER of raw results")
         make = load_tracker if ":" in spec else partial(create_baseline, models=models)
         tracker = None if spec == LORAT else make(spec)
-        contestants.append(Contestant(result_files(benchmark, results, tracker.name if tracker else LORAT), tracker))
+        files = result_files(benchmark, results, tracker.name if tracker else LORAT)
+        contestants.append(Contestant(files, tracker, _settings(spec, models) if tracker else {}))
     names = [contestant.files.tracker for contestant in contestants]
     check_names(names)
     if len(names) < 2:
         raise InputError("one tracker alone is no comparison: name two or more with --trackers")
     pairs = zip(specs, contestants, strict=True)
     return [replace(one, tracker=create_lorat()) if spec == LORAT else one for spec, one in pairs]
+
+
+def _settings(spec: str, models: Path | None) -> Record:
+    """What the results of a tracker that a user names depend on: its model files, or its source file."""
+    found: Record = {"tracker": spec, "opencv": cv2.__version__}
+    if spec in BASELINES:
+        return found | describe_files(models or Path(), [(models or Path()) / file for file in BASELINES[spec].files])
+    source = Path(sys.modules[spec.partition(":")[0]].__file__ or "")
+    return found | describe_files(source.parent, [source])
 
 
 def load_tracker(spec: str) -> Any:
@@ -158,20 +174,34 @@ def fit_raw_results(
 
 
 def missing_sequences(contestant: Contestant, benchmark: Benchmark) -> list[EvaluationSequence]:
-    """Sequences to track: those without a result, or with one that is not whole, which is told; none of raw results."""
+    """Sequences to track: those without a result, or with one that is not whole or of other data, which is logged.
+
+    None for raw results. Raises InputError for results of another tracker or other data.
+    """
     if contestant.tracker is None:
         return []
     if isinstance(contestant.tracker, Evaluation):
         return list(contestant.tracker.claims.open)
-    missing = []
-    for sequence in benchmark.sequences:
+    files = contestant.files
+    if files.records is not None:
+        settle_settings(files.records.parent, contestant.settings, files)
+    return [sequence for sequence in benchmark.sequences if not _has_result(contestant, sequence)]
+
+
+def _has_result(contestant: Contestant, sequence: EvaluationSequence) -> bool:
+    """Whether a result can be reused; one that is there and cannot is named."""
+    files = contestant.files
+    if not files.has(sequence.name):
+        return False
+    problem = changed_data(files, sequence)
+    if not problem:
         try:
-            contestant.files.read(sequence)
+            files.read(sequence)
+            return True
         except InputError as error:
-            if contestant.files.has(sequence.name):
-                logger.warning("%s; tracked again", error)
-            missing.append(sequence)
-    return missing
+            problem = str(error)
+    logger.warning("%s; tracked again", problem)
+    return False
 
 
 def track(contestant: Contestant, sequences: Sequence[EvaluationSequence], on_frames: Callable[[int], None]) -> None:
@@ -206,6 +236,7 @@ def track(contestant: Contestant, sequences: Sequence[EvaluationSequence], on_fr
                 f"{name} on sequence {sequence.name}: wanted a finite box and a time for each of {count} frames, got"
                 f" boxes {boxes.shape} and times {times.shape}; mend its track or update"
             )
+        contestant.files.begin(sequence)
         contestant.files.write(sequence.name, [boxes], times[:, None])
         if not isinstance(tracker, FrameTracker):
             on_frames(count)

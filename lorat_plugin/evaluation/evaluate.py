@@ -1,7 +1,6 @@
 """LoRAT on a benchmark: batched, shared out among processes, and gone on with after a stop.
 
-A sequence's files appear when it is done; what is there already is not tracked again. `run.json` tells with what the
-results were made, and a run with anything else is refused, so that results never mix.
+A sequence's files appear when it is done; what is there already is not tracked again, as far as `provenance` allows.
 """
 
 from __future__ import annotations
@@ -17,17 +16,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 
 from lorat_plugin.engines import prepare
-from lorat_plugin.engines.calibration import VARIABLE
+from lorat_plugin.engines.calibration import VARIABLE, calibration_digest
 from lorat_plugin.engines.select import choose_precision
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
 from lorat_plugin.evaluation.claims import Claims, Place
-from lorat_plugin.evaluation.results import ResultFiles, notes_folder, result_files, save_rows
+from lorat_plugin.evaluation.provenance import Reusable, settle_settings
+from lorat_plugin.evaluation.results import notes_folder, result_files, save_rows
 from lorat_plugin.evaluation.runner import Run, track_sequences
-from lorat_plugin.files import parse_json, whole_file
 from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.saving import weights_digest
 from lorat_plugin.tracking import check_threshold
@@ -35,7 +33,6 @@ from lorat_plugin.tracking import check_threshold
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5  # how often the first process looks whether the others are done
-NOT_COMPARED = ("lorat_plugin", "engine", "device")  # of run.json: they change boxes by rounding only
 
 
 class Evaluation:
@@ -72,7 +69,8 @@ class Evaluation:
             batch: sequences that this process tracks at once.
             style: of the result files, see `result_files`.
             repetitions: runs through each sequence; more than one for the nested layout only.
-        Raises InputError if the results cannot be written, or those that are there were made with other settings.
+        Raises InputError if the results cannot be written, or those that are there were made with other settings or
+        from another folder's data.
         """
         self.place = Place.from_environment()
         self.files = result_files(benchmark, results, tracker, style)
@@ -104,8 +102,9 @@ class Evaluation:
         }
         if precision == "int8":  # what it is calibrated on, and by whom, changes boxes
             settings["precision"] = f"int8 of {engine}, calibrated on {os.environ.get(VARIABLE) or 'made-up scenes'}"
-        _agree(self.notes, settings, self.files, benchmark)
-        self.claims = Claims(self.notes / "claims", benchmark.sequences, _Whole(self.files, repetitions, benchmark))
+            settings["calibration"] = calibration_digest()
+        settle_settings(self.notes, settings, self.files, benchmark)
+        self.claims = Claims(self.notes / "claims", benchmark.sequences, Reusable(self.files, repetitions, benchmark))
 
     @property
     def single(self) -> bool:
@@ -136,7 +135,7 @@ class Evaluation:
             began, before = time.perf_counter(), self.frames
             try:
                 track_sequences(
-                    self.engine, self.device, self.claims.take, slots, self._done, self._failed, one_frame,
+                    self.engine, self.device, self._take, slots, self._done, self._failed, one_frame,
                     self.repetitions, self.absent_below,
                 )  # fmt: skip
             except torch.cuda.OutOfMemoryError as error:
@@ -166,9 +165,19 @@ class Evaluation:
         with open(self.notes / "throughput.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")  # short enough to stay whole beside other processes' lines
 
+    def _take(self) -> EvaluationSequence | None:
+        while (sequence := self.claims.take()) is not None:
+            try:
+                _ = sequence.record  # of the data as they are before they are tracked
+                return sequence
+            except InputError as error:
+                self._failed(sequence, error)
+        return None
+
     def _done(self, sequence: EvaluationSequence, runs: list[Run]) -> None:
         save_rows(self.notes / "scores" / f"{sequence.name}.txt", runs[0].scores, "%.6f", ",")
         times = np.stack([run.seconds for run in runs], axis=1) * self.single
+        self.files.begin(sequence)
         self.files.write(sequence.name, [run.boxes for run in runs], times)
         self.claims.settle(sequence)
 
@@ -176,69 +185,3 @@ class Evaluation:
         logger.warning("%s; the other sequences go on", error)
         self.failures[sequence.name] = error
         self.claims.settle(sequence)
-
-
-def _agree(notes: Path, settings: dict[str, Any], files: ResultFiles, benchmark: Benchmark) -> None:
-    """Write run.json, or see that the one that is there says the same; InputError otherwise."""
-    try:
-        notes.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(notes / "run.lock")
-        lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        raise InputError(f"{notes}: cannot be written ({error}); choose another --results") from error
-    path = notes / "run.json"
-    try:
-        if path.is_file():
-            _compare(path, settings)
-        elif found := [s.name for s in benchmark.sequences if files.has(s.name)]:
-            raise InputError(
-                f"{files.boxes_path(found[0])}: a result is there already, and no {path} that would tell how it was"
-                " made; choose another --name, or remove the results"
-            )
-        else:
-            with whole_file(path) as part:
-                part.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    finally:
-        lock.release()
-
-
-def _compare(path: Path, settings: dict[str, Any]) -> None:
-    try:
-        there = parse_json(path.read_text(encoding="utf-8"))
-        different = [key for key in settings if key not in NOT_COMPARED and there.get(key) != settings[key]]
-    except (ValueError, AttributeError) as error:
-        raise InputError(
-            f"{path}: cannot be read as settings ({error}); choose another --name, or remove it"
-        ) from error
-    if different:
-        key = different[0]
-        raise InputError(
-            f"{path}: the results there are of {key} {there.get(key)}, and this run has {settings[key]}; choose another"
-            " --name, or remove the results"
-        )
-
-
-class _Whole:
-    """Whether the files of a sequence are there with a row for each frame. Broken ones are named once."""
-
-    def __init__(self, files: ResultFiles, repetitions: int, benchmark: Benchmark) -> None:
-        self.files, self.repetitions = files, repetitions
-        self.lengths = {sequence.name: len(sequence) for sequence in benchmark.sequences}
-        self.known: set[str] = set()
-        self.named: set[str] = set()
-
-    def __call__(self, sequence: str) -> bool:
-        if sequence in self.known:
-            return True
-        if not self.files.has(sequence):
-            return False
-        paths = [self.files.boxes_path(sequence, number + 1) for number in range(self.repetitions)]
-        for path in (*paths, self.files.times_path(sequence)):
-            rows = path.read_bytes().count(b"\n") if path.is_file() else 0
-            if rows != self.lengths[sequence]:
-                if sequence not in self.named:
-                    logger.warning("%s: %d of %d rows; tracked again", path, rows, self.lengths[sequence])
-                self.named.add(sequence)
-                return False
-        self.known.add(sequence)
-        return True

@@ -7,6 +7,7 @@ experiment.report(["LoRAT", "SiamFC"])
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,9 +19,14 @@ from matplotlib.figure import Figure
 
 from lorat_plugin.box_files import read_boxes
 from lorat_plugin.errors import InputError
-from lorat_plugin.evaluation.benchmark_sets import open_benchmark, toolkit_dataset
-from lorat_plugin.evaluation.benchmarks import Benchmark, FramePaths
+from lorat_plugin.evaluation.benchmark_sets import BENCHMARKS, open_benchmark
+from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence, FramePaths
+from lorat_plugin.evaluation.provenance import changed_data, settle_settings
+from lorat_plugin.evaluation.results import ResultFiles
+from lorat_plugin.evaluation.toolkit_sets import toolkit_dataset
 from lorat_plugin.files import whole_file
+
+logger = logging.getLogger(__name__)
 
 NORMALIZED_THRESHOLDS = np.arange(51) / 100  # centre error in units of the target's width and height
 NORMALIZED_RANK = 20  # index of 0.20, where published tables read it
@@ -51,25 +57,66 @@ class ExperimentBenchmark(toolkit.ExperimentOTB):
         invisible: Invisible = "penalize",
     ) -> None:
         """Results go to `<result_dir>/<benchmark.folder>/<tracker>/<sequence>.txt`."""
-        self.prepare(_Truth(benchmark), benchmark.folder, result_dir, report_dir, invisible)
+        self.prepare(_Truth(benchmark), benchmark.folder, result_dir, report_dir, invisible, benchmark.origin)
 
     def prepare(
-        self, dataset: Any, folder: str, result_dir: str | Path, report_dir: str | Path, invisible: Invisible
+        self,
+        dataset: Any,
+        folder: str,
+        result_dir: str | Path,
+        report_dir: str | Path,
+        invisible: Invisible,
+        origin: int,
     ) -> None:
         """What `__init__` does with any data set of the toolkit's interface whose invisible boxes are NaN.
 
-        Both folders are made absolute at once, so changing the working folder later moves nothing.
+        `origin` is the number of the first pixel in the data set's boxes and in the results. Both folders are made
+        absolute at once, so changing the working folder later moves nothing.
         """
         # not super().__init__: it downloads OTB
         if invisible not in ("penalize", "drop"):
             raise InputError(f"invisible='{invisible}': use 'penalize' or 'drop'")
         self.dataset = dataset
         self.title = folder
+        self.origin = origin
         self.result_dir = str(Path(result_dir).expanduser().resolve() / folder)
+        self.notes = Path(result_dir).expanduser().resolve() / "lorat" / folder  # as `results.notes_folder`
         self.report_dir = str(Path(report_dir).expanduser().resolve() / folder)
         self.nbins_iou = 21
         self.nbins_ce = 51
         self.invisible = invisible
+
+    def run(self, tracker: Any, *args: Any, **keywords: Any) -> None:
+        """Track every sequence without a result of its present data; results that are there are kept.
+
+        Args:
+            tracker: with the toolkit's interface; if it has `settings`, they must be those of its earlier results.
+            args, keywords: what else this release's `ExperimentOTB.run` takes.
+        Raises InputError for results of other settings, or of data from another folder; see `provenance`.
+        """
+        files = self._files(tracker.name)
+        if settings := getattr(tracker, "settings", None):
+            settle_settings(self.notes / tracker.name, settings, files)
+        for name in self.dataset.seq_names:
+            if files.has(name) and (changed := changed_data(files, self._sequence(name))):
+                logger.warning("%s; tracked again", changed)
+                files.boxes_path(name).unlink()
+        super().run(tracker, *args, **keywords)
+
+    def _record(self, record_file: str, boxes: np.ndarray, times: np.ndarray) -> None:
+        """The toolkit's step that writes a result: the record of its data goes first."""
+        path = Path(record_file)
+        self._files(path.parent.name).begin(self._sequence(path.stem))
+        super()._record(record_file, boxes, times)
+
+    def _files(self, tracker: str) -> ResultFiles:
+        home = Path(self.result_dir) / tracker
+        return ResultFiles(tracker, home, "flat", self.origin, records=self.notes / tracker / "data")
+
+    def _sequence(self, name: str) -> EvaluationSequence:
+        frames, boxes = self.dataset[name]
+        given = boxes[:1] - np.array([self.origin, self.origin, 0, 0])
+        return EvaluationSequence(name, frames, given, np.ones(1, bool), (0, 0))
 
     def report(self, tracker_names: Sequence[str], *args: Any, **keywords: Any) -> dict[str, Any]:
         """Score recorded results and plot the curves.
@@ -86,7 +133,7 @@ class ExperimentBenchmark(toolkit.ExperimentOTB):
         for sequence, truth in truths:
             self._check_truth(sequence, truth)
             for name in names:
-                self._check_results(name, sequence, len(truth))
+                self._files(name).read(self._sequence(sequence))
         super().report(names, *args, **keywords)
         folder = Path(self.report_dir) / names[0]
         performance: dict[str, Any] = json.loads((folder / "performance.json").read_text(encoding="utf-8"))
@@ -105,14 +152,6 @@ class ExperimentBenchmark(toolkit.ExperimentOTB):
                 f"{self.title}: {sequence} has no box after the first frame, so it cannot be scored here; where the"
                 " truth is not public, the benchmark's server scores"
             )
-
-    def _check_results(self, tracker: str, sequence: str, wanted: int) -> None:
-        path = Path(self.result_dir) / tracker / f"{sequence}.txt"
-        if not path.is_file():
-            raise InputError(f"{path}: no result of {tracker} there; run the experiment first")
-        rows = len(read_boxes(path))
-        if rows != wanted:
-            raise InputError(f"{path}: {rows} rows for {wanted} frames; delete the file and run again")
 
     def _calc_metrics(self, boxes: np.ndarray, anno: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Overlaps (M,) and centre errors (M,) in pixels by this experiment's rule for invisible frames."""
@@ -222,7 +261,9 @@ def toolkit_experiment(
         )
     else:
         experiment = classes[benchmark.name].__new__(classes[benchmark.name])  # its __init__ may want to download
-        experiment.dataset = toolkit_dataset(benchmark.name, Path(frames.root), benchmark.subset)
+        experiment.dataset = toolkit_dataset(
+            benchmark.name, Path(frames.root), benchmark.subset, BENCHMARKS[benchmark.name].layout
+        )
         experiment.result_dir, experiment.report_dir = (str(place / benchmark.folder) for place in places)
         experiment.nbins_iou, experiment.nbins_ce = 21, 51
     dataset = experiment.dataset

@@ -99,4 +99,4 @@ class ExperimentLaSOT(ExperimentBenchmark):
         invisible: Invisible = "penalize",
     ) -> None:
         """Arguments as for `LaSOT`; results go to `<result_dir>/LaSOT/<tracker>/<sequence>.txt`."""
-        self.prepare(LaSOT(root_dir, subset, sequences), "LaSOT", result_dir, report_dir, invisible)
+        self.prepare(LaSOT(root_dir, subset, sequences), "LaSOT", result_dir, report_dir, invisible, origin=1)

@@ -12,19 +12,25 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import count, takewhile
 from pathlib import Path
 
 import numpy as np
 
 from lorat_plugin.box_files import read_boxes
-from lorat_plugin.boxes import rasterize, xywh_to_xyxy, xyxy_to_xywh
+from lorat_plugin.boxes import iou, rasterize, xywh_to_xyxy, xyxy_to_xywh
+from lorat_plugin.digests import Record, difference
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
-from lorat_plugin.files import read_plain_text, whole_file
+from lorat_plugin.files import parse_json, read_plain_text, whole_file
+
+logger = logging.getLogger(__name__)
 
 FORMATS = {"nested": ("%.3f", ","), "flat": ("%.3f", ","), "pytracking": ("%.3f", "\t"), "ostrack": ("%d", "\t")}
 PATHS = {  # of boxes below the folder, by name in files and repetition; the other layouts have "<name>.txt"
@@ -34,6 +40,8 @@ PATHS = {  # of boxes below the folder, by name in files and repetition; the oth
 }
 DUMPED = ("pred_x", "pred_y", "pred_w", "pred_h")
 PREFIXES = {"uav123": "uav_", "uav20l": "uav_", "nfs": "nfs_", "tcolor128": "tpl_"}  # in pytracking's tree
+NEAR = 0.5  # IoU with the given box, from which on a first row is one of the same data in another convention
+REMEDY = "choose another --name or --results, or remove it and track again"
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,8 @@ class ResultFiles:
     Fields: tracker, its name; folder, which holds its files; layout, a key of `FORMATS` or of `PATHS`; origin, number
     of the first pixel in the files; rasterize, whether boxes are rounded outwards to whole pixels when they are
     written; names, by sequence its name in the files where that is another, such as pytracking's "uav_bike1"; spans, by
-    sequence the frames (first, last + 1) that the rows stand for, where there is not one row for every frame.
+    sequence the frames (first, last + 1) that the rows stand for, where there is not one row for every frame; records,
+    the folder of the records of the data that the results were made from, None for results that others made elsewhere.
     """
 
     tracker: str
@@ -53,6 +62,7 @@ class ResultFiles:
     rasterize: bool = False
     names: Mapping[str, str] = field(default_factory=dict)
     spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    records: Path | None = None
 
     def boxes_path(self, sequence: str, repetition: int = 1) -> Path:
         """The file of boxes of a sequence; `repetition` counts from 1 and matters for the nested layout only."""
@@ -74,6 +84,55 @@ class ResultFiles:
         later = count(2) if self.layout == "nested" else ()
         return [1, *takewhile(lambda run: self.boxes_path(sequence, run).is_file(), later)]
 
+    def begin(self, sequence: EvaluationSequence) -> None:
+        """Remove a sequence's result, if there is one, and record of which data the next one is; `write` comes then.
+
+        Raises InputError if a frame cannot be read, or the record cannot be written.
+        """
+        self.boxes_path(sequence.name).unlink(missing_ok=True)
+        if self.records is not None:
+            with whole_file(self._record_path(sequence.name)) as part:
+                part.write_text(json.dumps(sequence.record, indent=2) + "\n", encoding="utf-8")
+
+    def record(self, sequence: str) -> Record | None:
+        """The record of the data that a result was made from, or None if there is none. InputError if it is damaged."""
+        path = self._record_path(sequence)
+        if self.records is None or not path.is_file():
+            return None
+        try:
+            return dict(parse_json(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(
+                f"{path}: is no record of data ({error}); delete it and the result, and track again"
+            ) from error
+
+    def mismatch(self, sequence: EvaluationSequence) -> str:
+        """In what a result that is there differs from one of this sequence's data, in words; "" if in nothing.
+
+        Frames and first box are compared with the result's record, wherever the frames lie. A result without a record
+        must begin with the first box: exactly if it is LoRAT's, roughly if another program may have written it.
+        """
+        former = self.record(sequence.name)
+        if former is not None:
+            return difference(former, sequence.record, ignored=("folder",))
+        if self.records is None:
+            return ""
+        note_unrecorded(self.tracker, self.folder)
+        with self.boxes_path(sequence.name).open(encoding="utf-8", errors="replace") as lines:
+            line = lines.readline()
+        try:
+            row = parse_table(line)[0] - np.array([self.origin] * 2 + [0, 0])
+        except (ValueError, IndexError):
+            return ""  # damaged, which reading it tells
+        given = (sequence.parent or sequence).boxes[0]
+        ours = (self.records.parent / "run.json").is_file()
+        if is_start(row, given) if ours else is_near_start(row, given):
+            return ""
+        return f"first box {row.tolist()}, now {given.tolist()}"
+
+    def _record_path(self, sequence: str) -> Path:
+        return (self.records or self.folder) / f"{sequence}.json"
+
     def write(self, sequence: str, runs: Sequence[np.ndarray], times: np.ndarray) -> None:
         """Write the boxes of every run through a sequence, and times.
 
@@ -93,17 +152,19 @@ class ResultFiles:
         """Boxes (N, 4) float64 x, y, w, h of a run through a sequence, pixels counted from 0.
 
         Fewer than N rows if `spans` says that the last frames have none.
-        Raises InputError if the file is missing, damaged or has not a row for every frame.
+        Raises InputError if the file is missing, damaged, of other data, or has not a row for every frame.
         """
         path = self.boxes_path(sequence.name, repetition)
         boxes = self.read_all(sequence.name, repetition)
-        whole = sequence.whole or len(sequence)
+        whole = sequence.whole
         start, stop = self.spans.get(sequence.name, (0, whole))
         if len(boxes) < stop - start or (len(boxes) != whole and sequence.name not in self.spans):
             raise InputError(
                 f"{path}: {len(boxes)} rows for {whole} frames, half written or of other data; delete it and"
                 " track the sequence again"
             )
+        if changed := self.mismatch(sequence):
+            raise InputError(f"{path}: is a result of other data than {sequence.frames[0]} ... ({changed}); {REMEDY}")
         return boxes[: stop - start][sequence.offset - start :][: len(sequence)]
 
     def read_all(self, sequence: str, repetition: int = 1) -> np.ndarray:
@@ -139,17 +200,17 @@ def result_files(benchmark: Benchmark, results: Path, tracker: str, style: str =
     if len(parts) > 2 or any(re.search(r"[/\\:]", part) or not part.strip(". ") for part in parts):
         raise InputError(f"tracker name '{tracker}': it becomes the name of a folder; use letters, digits, _ and -")
     folder = Path(results).expanduser().resolve()
+    records = notes_folder(benchmark, results, tracker) / "data"
     if style == "got10k":
-        return ResultFiles(
-            tracker, folder / benchmark.folder / tracker, benchmark.layout, benchmark.origin, benchmark.rasterize
-        )
+        home = folder / benchmark.folder / tracker
+        return ResultFiles(tracker, home, benchmark.layout, benchmark.origin, benchmark.rasterize, records=records)
     if style not in ("pytracking", "ostrack"):
         raise InputError(f"unknown format '{style}': use got10k, pytracking or ostrack")
     home = folder / tracker
     if style == "ostrack" and benchmark.name in ("got10k", "trackingnet"):
         home = home / benchmark.name
     names = {name: names_elsewhere(benchmark.name, name)[0] for name in benchmark.seq_names}
-    return ResultFiles(tracker, home, style, benchmark.origin, benchmark.rasterize, names)
+    return ResultFiles(tracker, home, style, benchmark.origin, benchmark.rasterize, names, records=records)
 
 
 def names_elsewhere(benchmark: str, sequence: str) -> list[str]:
@@ -184,6 +245,32 @@ def read_dump(path: Path) -> np.ndarray:
     return np.array(table)[:, 1:]
 
 
+@cache
+def note_unrecorded(tracker: str, folder: Path) -> None:
+    """Say once that results cannot be held against a record of their data."""
+    logger.warning(
+        "%s: results of %s without a record of their data; their first box and number of rows are checked only",
+        folder,
+        tracker,
+    )
+
+
+def is_start(row: np.ndarray, given: np.ndarray) -> bool:
+    """Whether a result's first row (4,) is the given box (4,): as it is, rounded outwards, or cut off to whole pixels.
+
+    Both are x, y, w, h in pixels counted from 0.
+    """
+    return any(np.allclose(row, box, rtol=0, atol=0.011) for box in (given, outwards(given), np.trunc(given)))
+
+
+def is_near_start(row: np.ndarray, given: np.ndarray) -> bool:
+    """Whether a first row is the given box in some convention: moved by a pixel, as corners, or left empty."""
+    if not (np.isfinite(row).all() and row[2:].any()):
+        return True
+    corners = np.concatenate([row[:2], row[2:] - row[:2]])
+    return any(iou(xywh_to_xyxy(box), xywh_to_xyxy(given)) >= NEAR for box in (row, corners))
+
+
 def outwards(boxes: np.ndarray) -> np.ndarray:
     """Boxes (..., 4) x, y, w, h rounded outwards to whole pixels, as LoRAT's results are; float64."""
     return xyxy_to_xywh(rasterize(xywh_to_xyxy(boxes)).astype(np.float64))
@@ -201,7 +288,7 @@ def save_rows(path: Path, rows: np.ndarray, form: str, delimiter: str) -> None:
 
 
 def notes_folder(benchmark: Benchmark, results: Path, tracker: str) -> Path:
-    """What the toolkits have no place for: run.json (settings), scores/<sequence>.txt, seconds/<sequence>.txt.
+    """What the toolkits have no place for: run.json (settings), data/<sequence>.json (records), scores/<sequence>.txt.
 
     It lies beside the toolkits' folders, so that these hold nothing but what the toolkits would have written.
     """
@@ -220,7 +307,7 @@ def read_confidences(notes: Path, sequence: EvaluationSequence) -> np.ndarray | 
         scores = np.loadtxt(io.StringIO(read_plain_text(path)), ndmin=1)
     except ValueError as error:
         raise InputError(f"{path}: is no file of scores ({error}); delete it") from error
-    whole = sequence.whole or len(sequence)
+    whole = sequence.whole
     if scores.shape != (whole,):
         raise InputError(f"{path}: {len(scores)} rows for {whole} frames; delete it and track again")
     return scores[sequence.offset :][: len(sequence)]

@@ -21,7 +21,7 @@ import numpy as np
 from lorat_plugin.box_files import read_boxes
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
-from lorat_plugin.evaluation.results import ResultFiles, outwards, parse_table
+from lorat_plugin.evaluation.results import ResultFiles, is_start, parse_table
 from lorat_plugin.files import read_plain_text, whole_file
 
 REPETITIONS = 3  # of GOT-10k's protocol, for trackers that are not deterministic
@@ -211,7 +211,7 @@ def _judge(
         for rows in tables:
             if len(rows) != frames:
                 found["has not a row for every frame"].append(name)
-            elif name in truth and not _is_start(rows[0], truth[name].boxes[0]):
+            elif name in truth and not is_start(rows[0], truth[name].boxes[0]):
                 found["does not start with the given box"].append(name)
             if (rows[:, 2:] < 0).any():
                 found["has boxes of negative size"].append(name)
@@ -229,11 +229,6 @@ def _judge(
     if len(sequences) != rules.count and not partial:
         result.problems.append(f"holds {len(sequences)} sequences of {rules.count}; the server wants all of them")
     return result
-
-
-def _is_start(row: np.ndarray, given: np.ndarray) -> bool:
-    """Whether a first row is the given box, as it is, rounded outwards, or cut off to whole pixels."""
-    return any(np.allclose(row, box, rtol=0, atol=0.011) for box in (given, outwards(given), np.trunc(given)))
 
 
 def _sentence(what: str, where: Iterable[str]) -> str:

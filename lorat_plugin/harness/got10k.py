@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from got10k.trackers import Tracker
 
+from lorat_plugin.digests import Record, describe_options
 from lorat_plugin.errors import InputError
 from lorat_plugin.images import read_image
 from lorat_plugin.video import Frame, FrameSource
@@ -39,6 +40,7 @@ class FrameTracker(Tracker, ABC):
     def __init__(self, name: str) -> None:
         """`name` is the tracker's folder among the results and its label in the report."""
         super().__init__(name=name, is_deterministic=True)
+        self.settings: Record = {}  # what results depend on beside the data, where it is known
         self.on_frame: Callable[[], None] | None = None  # called after each frame of `track`, outside its time
 
     @abstractmethod
@@ -84,7 +86,7 @@ class FrameTracker(Tracker, ABC):
         boxes[0] = box
         paths = [Path(file).resolve() for file in img_files]  # a message should name the user's file, not a link to it
         decoded = (Frame(number, str(path), read_image(path)) for number, path in enumerate(paths))
-        with FrameSource("sequence", decoded, length=len(img_files)) as source:
+        with FrameSource("sequence", decoded, length=len(img_files), one_size=False) as source:
             for number, origin, frame, _ in source:
                 began = time.perf_counter()
                 try:
@@ -121,8 +123,10 @@ class TrackerLoRAT(FrameTracker):
         """
         super().__init__(name)
         if tracker is None:
+            from lorat_plugin.checkpoint import weights_options
             from lorat_plugin.tracker import LoRATTracker
 
+            self.settings = describe_options(weights_options({"model": model, **options}))
             tracker = LoRATTracker.from_pretrained(model, **options)
         self.tracker = tracker
 

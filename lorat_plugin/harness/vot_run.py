@@ -20,6 +20,7 @@ from lorat_plugin.box_files import parse_regions
 from lorat_plugin.data.got10k import lines_of
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import parse_yaml, read_plain_text
+from lorat_plugin.harness.vot_records import settle_records
 from lorat_plugin.harness.vot_stacks import (
     PYTHON_PROTOCOL,
     Experiment,
@@ -147,10 +148,12 @@ def run_steps(
         steps: some of `STEPS`; run in that order.
         show: gets each line that the toolkit prints, without colours, while it runs.
         repair: start the toolkit through `vot_repairs`.
-        force: evaluate again what has results.
+        force: evaluate again what has results; those of a changed workspace are refused without it.
         name: of the analysis and the report.
+    Raises InputError for results that the workspace's trackers, experiments or sequences no longer fit.
     Yields an outcome after each process; if the last one is not good, the toolkit failed.
     """
+    settle_records(workspace, trackers, evaluate="evaluate" in steps, force=force)
     for command, check in _commands(workspace, trackers, steps, force, name):
         show(f"vot {' '.join(command)}")
         lines = run_toolkit([command[0], "--workspace", str(workspace.folder), *command[1:]], show, repair=repair)

@@ -74,7 +74,10 @@ LOCAL_STACKS: dict[str, dict[str, Any]] = {  # one kind of experiment each, with
 
 @dataclass(frozen=True)
 class Experiment:
-    """What matters here of an experiment: its type, and whether it has modifiers and analyses."""
+    """What matters here of an experiment: its type, and whether it has modifiers and analyses.
+
+    settings: all that its results depend on, as text.
+    """
 
     name: str
     type: str
@@ -83,6 +86,7 @@ class Experiment:
     redetection: bool
     points: bool
     analysed: bool
+    settings: str = ""
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,7 @@ def _experiment(name: str, facts: Mapping[str, Any]) -> Experiment:
         redetection="redetection" in [transformer["type"] for transformer in facts.get("transformers", [])],
         points=any("point" in analysis["type"] for analysis in facts.get("analyses", [])),
         analysed=bool(facts.get("analyses")),
+        settings=str({key: value for key, value in sorted(facts.items()) if key != "analyses"}),
     )
 
 

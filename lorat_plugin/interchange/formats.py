@@ -18,12 +18,11 @@ from lorat_plugin.interchange.text import (
     read_got10k,
     read_json_lines,
     read_mot,
-    read_yolo,
     write_got10k,
     write_mot,
-    write_yolo,
 )
 from lorat_plugin.interchange.tracks import Row, Tracks, VideoInfo, read_json
+from lorat_plugin.interchange.yolo import is_yolo, read_yolo, write_yolo
 from lorat_plugin.outputs import DEFAULT_FPS, NO_MASKS, Masks
 from lorat_plugin.video import Frame
 
@@ -66,15 +65,19 @@ def read_tracks(path: Path, video: VideoInfo) -> Tracks:
     """
     suffix = path.suffix.lower()
     if path.is_dir():
-        read = read_yolo if (path / "data.yaml").exists() else read_got10k
+        read = read_yolo if is_yolo(path) else read_got10k
     elif suffix == ".json":
-        read = read_label_studio if isinstance(read_json(path), list) else read_coco
+        content = read_json(path)
+        is_task = isinstance(content, dict) and "data" in content
+        read = read_label_studio if is_task or isinstance(content, list) else read_coco
     elif suffix == ".txt":
         read = read_mot if read_plain_text(path).partition("\n")[0].count(",") >= 5 else read_got10k
     elif suffix in (".xml", ".jsonl"):
         read = read_cvat if suffix == ".xml" else read_json_lines
     else:
-        raise InputError(f"{path}: is no file of tracks: give .txt, .json, .jsonl, .xml, or a folder of texts")
+        raise InputError(
+            f"{path}: is no file of tracks: give .txt, .json, .jsonl, .xml, or a folder of texts; unpack archives"
+        )
     tracks = read(path, video)
     if not tracks.rows:
         raise InputError(f"{path}: holds no box")

@@ -1,16 +1,17 @@
-"""Text formats: MOT-challenge, YOLO, GOT-10k, and the track.jsonl of `lorat track`."""
+"""Text formats: MOT-challenge, GOT-10k, and the track.jsonl of `lorat track`."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from lorat_plugin.box_files import read_boxes
-from lorat_plugin.files import parse_json, parse_yaml, read_plain_text
-from lorat_plugin.interchange.tracks import LABEL, Row, Tracks, VideoInfo, clipped, reading
+from lorat_plugin.errors import InputError
+from lorat_plugin.files import parse_json, read_plain_text
+from lorat_plugin.interchange.tracks import LABEL, Row, Tracks, VideoInfo, reading, whole
 
 
 def write_mot(tracks: Tracks, path: Path) -> None:
@@ -26,59 +27,39 @@ def write_mot(tracks: Tracks, path: Path) -> None:
 
 
 def read_mot(path: Path, video: VideoInfo) -> Tracks:
-    """Read MOT-challenge results or truth: six columns or more; a line of truth whose flag is 0 does not count.
+    """Read MOT-challenge results or truth: `frame,id,left,top,width,height`, then score or flag, class, visibility.
 
-    Raises InputError for another file, or another video's.
+    Where the seventh column holds only 0 and 1 it is truth's flag, and a line with 0 does not count. Classes of nine
+    columns are named by a labels.txt beside the file, as CVAT and Datumaro write it; then pixels count from 0. Raises
+    InputError for another file, another video's, or boxes without ids.
     """
-    rows = []
+    lines = []
     for number, line in enumerate(read_plain_text(path).splitlines(), start=1):
-        if not line.strip():
-            continue
-        with reading(path, f"MOT-challenge text: frame,id,left,top,width,height,..., line {number}"):
-            frame, identity, x, y, w, h, *rest = map(float, line.split(","))
-            truth = len(rest) == 3  # flag, class, visibility; results have a score and three coordinates
-            if truth and rest[0] == 0:
-                continue
-            score = rest[0] if rest and not truth and rest[0] >= 0 else 1.0
-            rows.append(Row(int(frame) - 1, int(identity) - 1, (x - 1, y - 1, w, h), score))
-    return Tracks.checked(video, rows, str(path))
-
-
-def write_yolo(tracks: Tracks, folder: Path) -> None:
-    """Write a YOLO data set: `data.yaml` with the labels, `labels/NAME.txt` for each frame.
-
-    A line is `class centre_x centre_y width height` in fractions of the frame, cut at its border; a frame without
-    objects has an empty file. Ids and scores are not kept.
-    """
-    video, names = tracks.video, tracks.labels()
-    lines: dict[int, list[str]] = {frame: [] for frame in video.frames}
-    for row in tracks.rows:
-        x, y, right, bottom = clipped(row.box, video) / np.array([video.width, video.height] * 2)
-        sides = ((x + right) / 2, (y + bottom) / 2, right - x, bottom - y)
-        lines[row.frame].append(f"{names.index(row.label)} {' '.join(f'{side:.8f}' for side in sides)}\n")
-    (folder / "labels").mkdir()
-    for frame, content in lines.items():
-        (folder / "labels" / Path(video.file_name(frame)).with_suffix(".txt")).write_text("".join(content))
-    classes = {"names": dict(enumerate(names)), "nc": len(names), "train": "images", "val": "images"}
-    (folder / "data.yaml").write_text(yaml.safe_dump(classes, sort_keys=False), encoding="utf-8")
-
-
-def read_yolo(folder: Path, video: VideoInfo) -> Tracks:
-    """Read a YOLO data set of one video; as there are no ids, a class is an object. Raises InputError for others."""
-    with reading(folder / "data.yaml", "YOLO's data.yaml: names of classes"):
-        names = (parse_yaml(read_plain_text(folder / "data.yaml")) or {})["names"]
-        names = dict(enumerate(names)) if isinstance(names, list) else dict(names)
-    named = {Path(name).stem: frame for frame, name in enumerate(video.file_names, video.frames.start)}
+        if line.strip():
+            with reading(path, f"MOT-challenge text: frame,id,left,top,width,height,..., line {number}"):
+                frame, identity, x, y, w, h, *rest = map(float, line.split(","))
+                kind = whole(rest[1]) if len(rest) == 3 else -1
+                lines.append((whole(frame), whole(identity), (x, y, w, h), rest[0] if rest else -1.0, kind))
+    if any(identity == -1 for _, identity, *_ in lines):
+        raise InputError(f"{path}: has boxes whose id is -1: these are detections, not tracks")
+    kinds = {kind for *_, kind in lines}
+    listed = path.with_name("labels.txt")
+    names = read_plain_text(listed).splitlines() if kinds != {-1} and listed.is_file() else []
+    if names and not kinds <= {-1, *range(1, len(names) + 1)}:
+        raise InputError(f"{path}: has class {max(kinds)}, {listed} has {len(names)}: complete it")
+    flags = {score for *_, score, _ in lines} <= {0.0, 1.0}
+    origin = 0 if names else 1
+    losses: Counter[str] = Counter()
     rows = []
-    for path in sorted((folder / "labels").glob("*.txt")):
-        with reading(path, f"YOLO text: class centre_x centre_y width height, a file for a frame of {video.name}"):
-            for line in read_plain_text(path).splitlines():
-                number, *sides = map(float, line.split())
-                x, y, w, h = np.array(sides).reshape(4) * ([video.width, video.height] * 2)
-                identity = int(number)
-                frame = named[path.stem] if named else int(path.stem)
-                rows.append(Row(frame, identity, (x - w / 2, y - h / 2, w, h), 1.0, str(names[identity])))
-    return Tracks.checked(video, rows, str(folder))
+    for frame, identity, (x, y, w, h), score, kind in lines:
+        if flags and score == 0:
+            losses["boxes whose flag is 0 (not read)"] += 1
+            continue
+        label = LABEL if len(kinds) == 1 else f"class {kind}"
+        if names and kind > 0:
+            label = names[kind - 1].strip()
+        rows.append(Row(frame - 1, identity - 1, (x - origin, y - origin, w, h), score if score >= 0 else 1.0, label))
+    return Tracks.checked(video, rows, str(path), losses=losses)
 
 
 def read_json_lines(path: Path, video: VideoInfo) -> Tracks:

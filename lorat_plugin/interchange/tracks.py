@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import math
+import re
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
@@ -14,7 +20,11 @@ from lorat_plugin.boxes import clip_to_image, xywh_to_xyxy
 from lorat_plugin.errors import InputError, first_line
 from lorat_plugin.files import parse_json, read_plain_text
 
+logger = logging.getLogger(__name__)
+
 LABEL = "object"  # of tracks that have no name
+UNBOUNDED = range(sys.maxsize)  # frames of a video whose length is not known
+UPLOAD_PREFIX = re.compile(r"[0-9a-f]{6,8}-")  # Label Studio puts it before the names of uploaded files
 
 
 class VideoInfo(NamedTuple):
@@ -63,12 +73,22 @@ class Tracks:
     gone: tuple[tuple[int, int], ...] = ()
 
     @classmethod
-    def checked(cls, video: VideoInfo, rows: Iterable[Row], shown: str, gone: Iterable[tuple[int, int]] = ()) -> Tracks:
+    def checked(
+        cls,
+        video: VideoInfo,
+        rows: Iterable[Row],
+        shown: str,
+        gone: Iterable[tuple[int, int]] = (),
+        losses: Counter[str] | None = None,
+    ) -> Tracks:
         """Sort and check rows that were read; where an object has a row, it is not gone.
 
-        Raises InputError naming `shown` for a box that is not finite or has no area, a frame that the video does not
-        have, or two boxes of an object in a frame.
+        `losses` counts what the file holds and `Tracks` does not, by a phrase that says what becomes of it; one line
+        of the log lists them. Raises InputError naming `shown` for a box that is not finite or has no area, a frame
+        that the video does not have, or two boxes of an object in a frame.
         """
+        if losses:
+            logger.warning("%s: holds %s", shown, ", ".join(f"{count} {what}" for what, count in losses.items()))
         ordered = tuple(sorted(rows, key=lambda row: row[:2]))
         before = None
         for row in ordered:
@@ -97,6 +117,25 @@ class Tracks:
 def clipped(box: Sequence[float], video: VideoInfo) -> np.ndarray:
     """A box x, y, w, h cut at the frame's border, as (4,) float64 xyxy, for formats that hold nothing beyond it."""
     return clip_to_image(xywh_to_xyxy(np.asarray(box, np.float64)), (video.height, video.width))
+
+
+def upright(box: Sequence[float], degrees: float, pivot: Sequence[float]) -> tuple[float, float, float, float]:
+    """The upright bounds x, y, w, h of a box x, y, w, h that is turned clockwise about `pivot`; all in pixels."""
+    x, y, w, h = box
+    if not degrees:
+        return x, y, w, h
+    sine, cosine = math.sin(math.radians(degrees)), math.cos(math.radians(degrees))
+    corners = np.array([[x, y], [x + w, y], [x, y + h], [x + w, y + h]]) - pivot
+    turned = corners @ np.array([[cosine, sine], [-sine, cosine]]) + pivot
+    left, top, right, bottom = np.concatenate([turned.min(axis=0), turned.max(axis=0)]).round(6).tolist()
+    return left, top, right - left, bottom - top
+
+
+def whole(value: float) -> int:
+    """A number as int. Raises ValueError if it has a fraction or is not finite."""
+    if not math.isfinite(value) or value != int(value):
+        raise ValueError(f"{value} is no whole number")
+    return int(value)
 
 
 def check_size(video: VideoInfo, width: int, height: int, shown: str) -> None:
@@ -130,10 +169,33 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: is no JSON ({first_line(error)})") from error
 
 
-def only(things: Sequence[Any], name: Callable[[Any], str], video: VideoInfo, path: Path) -> Any:
-    """The video that is meant among those of a file: the one of this name, or the only one; else InputError."""
-    named = [thing for thing in things if name(thing) == video.name] or things
+def frames_by_stem(video: VideoInfo) -> dict[str, int]:
+    """Frame numbers of a folder's images by their names without suffix; empty for a video file."""
+    return {Path(name).stem: frame for frame, name in enumerate(video.file_names, video.frames.start)}
+
+
+def only(things: Sequence[Any], texts: Callable[[Any], Sequence[str]], video: VideoInfo, path: Path) -> Any:
+    """The entry about `video` among those of a file: the one that names it, or the only one.
+
+    Args:
+        things: entries of a file, each about a video.
+        texts: names, paths or URLs of an entry's video.
+    Raises InputError if none or several of more than one entry name it.
+    """
+    named = [thing for thing in things if any(video.name in _names(text) for text in texts(thing))] or things
     if len(named) != 1:
-        names = ", ".join(map(name, things)) or "none"
-        raise InputError(f"{path}: holds {len(things)} videos ({names:.200}), none or several of them {video.name}")
+        listed = ", ".join(next(iter(texts(thing)), "?") for thing in things) or "none"
+        raise InputError(f"{path}: holds {len(things)} videos ({listed:.200}), none or several of them {video.name}")
     return named[0]
+
+
+def _names(text: str) -> set[str]:
+    """Names that a video may have by its name, path or URL: with and without suffix, and prefix of an upload."""
+    try:
+        url = urlsplit(text)
+        texts = [text, url.path, *parse_qs(url.query).get("d", ())]  # Label Studio's local files are ?d=PATH
+    except ValueError:
+        texts = [text]
+    paths = [Path(unquote(entry).replace("\\", "/")) for entry in texts]
+    names = {name for path in paths for name in (path.name, path.stem)}
+    return names | {UPLOAD_PREFIX.sub("", name, count=1) for name in names if UPLOAD_PREFIX.match(name)}

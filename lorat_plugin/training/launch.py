@@ -6,6 +6,7 @@ the same however many processes share it, and so is the update, up to rounding.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -36,8 +37,11 @@ from lorat_plugin.training.journal import Journal, check_trackers
 from lorat_plugin.training.methods import save_trained, starts_from_weights, training_network
 from lorat_plugin.training.recipe import Batch, make_loader, make_optimizer, step_seed, train_step
 from lorat_plugin.training.schedule import learning_rate
+from lorat_plugin.training.sources import data_record
 from lorat_plugin.training.state import (
+    DATA_NAME,
     changed_settings,
+    check_data,
     check_room,
     find_state,
     gather_state,
@@ -64,7 +68,7 @@ def train(
 
     Args:
         config: settings.
-        out: folder for `config.yaml`, `log.jsonl`, `curve.png`, `tensorboard/`, `checkpoints/` (see
+        out: folder for `config.yaml`, `data.json`, `log.jsonl`, `curve.png`, `tensorboard/`, `checkpoints/` (see
             `training.state`), `best/` (the weights that validated best) and, at the end, the merged network
             `<variant>.safetensors`. Many machines need it on a disk that they share.
         resume: "auto" goes on from `out`'s newest checkpoint if there is one, "never" starts anew, else the path of a
@@ -126,6 +130,7 @@ class _Run:
             spread_state(self.network, self.optimizer.optimizer, tensors, state)
             if accelerator.scaler and "loss_scale" in self.progress:
                 accelerator.scaler.update(self.progress["loss_scale"])
+            check_data(state, data_record(config, self.dataset.source))
             changes = changed_settings(former, config)
             told = "; changed: " + ", ".join(changes) if changes else ""
             logger.info("%s: going on after %d steps%s", state, self.done, told)
@@ -144,6 +149,8 @@ class _Run:
         if first:
             with whole_file(self.out / "config.yaml") as part:
                 config.save(part)
+            with whole_file(self.out / DATA_NAME) as part:
+                part.write_text(json.dumps(data_record(config, self.dataset.source), indent=2) + "\n", encoding="utf-8")
             self.journal = Journal(self.out, self.done, config, accelerator)
         loader = make_loader(self.dataset, config, self.done, accelerator.process_index, accelerator.num_processes)
         clock, since = time.perf_counter(), self.done

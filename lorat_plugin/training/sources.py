@@ -17,6 +17,7 @@ from lorat_plugin.data.material import Material
 from lorat_plugin.data.pairs import DatasetPairs
 from lorat_plugin.data.synthetic import FramePair, ObjectPairs, PatchPairs
 from lorat_plugin.data.video_pairs import ClipPairs, read_clips
+from lorat_plugin.digests import Record, digest
 from lorat_plugin.errors import InputError
 from lorat_plugin.training.absent import WithAbsent
 from lorat_plugin.training.config import TrainConfig
@@ -112,6 +113,20 @@ def open_named(entry: str, config: TrainConfig, *, held_out: bool = False) -> In
     if name == "got10k" and config.got10k_list and not held_out:
         options = {"chosen": read_list(Path(config.got10k_list)), "reading": config.got10k_reading}
     return open_dataset(name, folder or None, **options)
+
+
+def data_record(config: TrainConfig, source: PairSource) -> Record:
+    """The record of the data of a run, by the names in its settings: annotation of data sets, files of material."""
+    if isinstance(source, DatasetPairs):
+        datasets = [d for d in source.datasets if isinstance(d, IndexedDataset)]
+        entries = zip(config.datasets, datasets, strict=True)
+        return {f"annotation of {entry}": dataset.record["annotation"] for entry, dataset in entries}
+    found: Record = {}
+    for name in MATERIAL:
+        if folder := getattr(config, name):
+            files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+            found[f"files of {name} {folder}"] = digest(f"{path.name} {path.stat().st_size}" for path in files)
+    return found
 
 
 def check_protocol(config: TrainConfig) -> None:

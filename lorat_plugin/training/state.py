@@ -27,6 +27,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from lorat_plugin.digests import Record, difference
 from lorat_plugin.errors import CheckpointError, InputError
 from lorat_plugin.files import parse_json, whole_folder
 from lorat_plugin.training.config import TrainConfig
@@ -34,6 +35,7 @@ from lorat_plugin.training.config import TrainConfig
 logger = logging.getLogger(__name__)
 
 STATE_NAME = "state.safetensors"
+DATA_NAME = "data.json"  # digests of the data, in a run's folder
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 # full: sharded parameters are gathered on the first process; trained parameters and buffers only
 _GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
@@ -148,6 +150,29 @@ def read_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, float], d
         raise CheckpointError(f"{path} cannot be read ({error}); start anew in a new --out") from error
     except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise CheckpointError(f"{path} is no training state; give the {STATE_NAME} of a checkpoint") from error
+
+
+def check_data(state: Path, record: Record) -> None:
+    """Compare the data of a run with those that a state was trained on, as far as both settings name them.
+
+    Args:
+        state: file of the state; the record lies in its run's folder.
+        record: from `sources.data_record`.
+    Raises CheckpointError if they differ. A run without a record is named in a warning.
+    """
+    path = state.resolve().parent.parent.parent / DATA_NAME
+    if not path.is_file():
+        logger.warning("%s: has no record of the data that it was trained on, which are not checked", state)
+        return
+    try:
+        former = dict(parse_json(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} is no record of data ({error}); remove it to go on without") from error
+    if changed := difference({key: former[key] for key in record if key in former}, record, record.keys() - former):
+        raise CheckpointError(
+            f"{state.parent}: the data have changed since, in {changed}; restore them, start anew in a new --out, or"
+            f" remove {path} to go on with the new data"
+        )
 
 
 def changed_settings(former: dict[str, Any], config: TrainConfig) -> list[str]:

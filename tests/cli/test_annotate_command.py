@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -108,6 +109,40 @@ def test_part_of_a_video_whose_objects_come_and_go(
     again = read_tracks(Path("again/track_cvat.xml"), VIDEO)
     assert set(again.rows) == {row._replace(score=1.0) for row in written.rows} and again.gone == written.gone
     assert {(0, 0), (0, 5)} <= set(again.gone)  # a track of CVAT begins with its first box, in frame 1
+
+
+def test_boxes_that_label_studio_filled_in_are_tracked_anew(
+    clip: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file counts 24 frames a second, the video 10: its frames 1 and 10 are frames 0 and 4; 5 is filled in."""
+    sides = {"x": 25, "y": 20, "width": 15, "height": 20, "rotation": 0, "enabled": True}
+    keys = [{"frame": 1, **sides}, {"frame": 5, **sides, "auto": True}, {"frame": 10, **sides, "x": 35}]
+    value = {"framesCount": 14, "duration": 0.6, "sequence": keys, "labels": ["square"]}
+    task = {
+        "data": {"video": "clip.mp4"},
+        "annotations": [{"result": [{"id": "a", "type": "videorectangle", "value": value}]}],
+    }
+    Path("keys.json").write_text(json.dumps([task]))
+    options = ["--weights", str(tiny_weights), "--output", "out", "--format", "labelstudio"]
+    assert run(["annotate", str(clip), "--labels", "keys.json", *options]) == 0
+    assert "6 boxes of 1 objects from 2 drawn ones in 6 frames" in capsys.readouterr().out
+    written = json.loads(Path("out/track_labelstudio.json").read_text())[0]["predictions"][0]["result"][0]["value"]
+    assert written["framesCount"] / written["duration"] == pytest.approx(10)  # the video's rate
+    assert [written["sequence"][i]["x"] for i in (0, 4)] == [25, 35]
+
+
+def test_labels_of_a_folder_may_lie_behind_the_end(
+    tmp_path: Path, frames: list[np.ndarray], tiny_weights: Path
+) -> None:
+    for number, frame in enumerate(frames):
+        cv2.imwrite(str(tmp_path / f"shot_{number}.png"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    (tmp_path / "labels").mkdir()
+    for number in (0, 5):
+        (tmp_path / "labels" / f"shot_{number}.txt").write_text("0 0.3 0.3 0.1 0.2 7\n")
+    options = ["--weights", str(tiny_weights), "--output", str(tmp_path / "out"), "--end", "3"]
+    assert run(["annotate", str(tmp_path), "--labels", str(tmp_path / "labels"), *options]) == 0
+    rows = read_tracks(tmp_path / "out" / "track_cvat.xml", VIDEO).rows
+    assert [(row.frame, row.id) for row in rows] == [(0, 7), (1, 7), (2, 7)]
 
 
 def test_track_writes_formats_and_a_later_run_takes_them_away(clip: Path, tiny_weights: Path) -> None:

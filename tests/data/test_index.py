@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 
+import cv2
 import numpy as np
 import pytest
 
@@ -35,6 +37,27 @@ def test_made_once_and_renewed_when_annotations_change(tmp_path, cache, monkeypa
     assert sorted(cache.iterdir()) == sorted(
         [second.folder, open_dataset("got10k", root, excluded=(first[0].name,)).folder]
     )
+
+
+def test_renewed_when_the_pictures_change_and_the_annotation_does_not(tmp_path, cache):
+    root = write_got10k(tmp_path / "got10k")
+    first = open_dataset("got10k", root)
+    home = root / first[0].frames.folder
+    annotation = first.record["annotation"]
+    former = first[0].size
+    picture = root / first[0].frames.key(0)
+    picture.write_bytes(cv2.imencode(".jpg", np.zeros((31, 37, 3), np.uint8))[1].tobytes())
+    second = open_dataset("got10k", root)
+    assert second.folder == first.folder and former != (37, 31) == second[0].size
+    assert second.record["annotation"] != annotation
+    known = second.record["frames"]
+    os.utime(home, (1, 1))  # as after a file is added or removed
+    assert open_dataset("got10k", root).record["frames"] != known
+
+
+def test_the_digest_of_the_annotation_does_not_depend_on_the_root(tmp_path, cache):
+    one, two = (open_dataset("got10k", write_got10k(tmp_path / name)) for name in ("one", "two"))
+    assert one.folder != two.folder and one.record["annotation"] == two.record["annotation"]
 
 
 def test_boxes_stay_exact_and_whole_pixels_take_half_the_room(tmp_path, cache):

@@ -26,6 +26,7 @@ from lorat_plugin.training.methods import training_network
 from lorat_plugin.training.recipe import Batch, PairDataset, collate, make_optimizer, train_step
 from lorat_plugin.training.state import STATE_NAME, check_room, gather_state
 from lorat_plugin.variants import register_variant
+from tests.sequences import write_clip
 from tests.training.sharded import PAIRS, STEPS
 from tests.training.toy import TOY, toy_config
 
@@ -84,7 +85,7 @@ def test_what_a_run_leaves(tmp_path: Path) -> None:
     config = toy_config(trackers=("tensorboard",))
     weights = train(config, tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {
-        "best", "checkpoints", "config.yaml", "curve.png", "log.jsonl", "tensorboard", weights.name,
+        "best", "checkpoints", "config.yaml", "curve.png", "data.json", "log.jsonl", "tensorboard", weights.name,
     }  # fmt: skip
     assert [p.name for p in sorted((tmp_path / "checkpoints").iterdir())] == ["step_0000002", "step_0000004"]
     assert load_config(str(tmp_path / "config.yaml")) == config
@@ -109,6 +110,20 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
     assert_close(state_of(tmp_path / "whole", 4), state_of(tmp_path / "parts", 4), 1e-7)
     rows = read_journal(tmp_path / "parts" / "log.jsonl")
     assert [r["step"] for r in rows if "loss" in r] == [1, 2, 3, 4]
+
+
+def test_a_run_whose_data_changed_is_not_gone_on_with(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_clip(tmp_path / "clips" / "one")
+    changes = {"clips": str(tmp_path / "clips"), "steps": 2}
+    train(toy_config(**{**changes, "steps": 1}), tmp_path / "run")
+    write_clip(tmp_path / "clips" / "one", seed=7)
+    with pytest.raises(CheckpointError, match=r"data have changed since, in files of clips .*remove .*data\.json"):
+        train(toy_config(**changes), tmp_path / "run")
+    write_clip(tmp_path / "clips" / "one")
+    train(toy_config(**changes), tmp_path / "run")
+    (tmp_path / "run" / "data.json").unlink()
+    train(toy_config(**{**changes, "steps": 3}), tmp_path / "run")
+    assert "no record of the data" in caplog.text
 
 
 def test_a_run_can_start_from_anothers_state_or_from_weights(tmp_path: Path) -> None:
