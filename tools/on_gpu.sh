@@ -63,7 +63,7 @@ if [[ -n ${2:-} ]]; then
         >>"$log" 2>&1 || fail "the wheels in $2 cannot be installed: see $log"
 fi
 export PYTHONPATH=$work/site:$repository:$work/wheels LORAT_CACHE=$work/cache MPLBACKEND=Agg PYTHONUNBUFFERED=1
-export PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1
+export PYTHONPYCACHEPREFIX=$work/compiled HF_HUB_OFFLINE=1
 "$python" -c "import lorat_plugin.cli.main, torch; assert '$device' == 'cpu' or torch.cuda.is_available()" \
     >>"$log" 2>&1 || fail "$python cannot import the package, or sees no GPU: see $log, and give WHEELS or --cpu"
 lorat=("$python" -m lorat_plugin)
