@@ -74,12 +74,12 @@ class VideoFile:
         self.damaged: list[int] = []
         container, stream = self._open()
         with container:
-            rate = stream.guessed_rate or stream.average_rate
-            self.fps = float(rate) if rate and RATES[0] <= rate <= RATES[1] else None
+            rate = float(stream.guessed_rate or stream.average_rate or 0)
+            self.fps = rate if RATES[0] <= rate <= RATES[1] else None
             seconds = None if container.duration is None else container.duration / av.time_base
             if stream.duration is not None and stream.time_base:
                 seconds = float(stream.duration * stream.time_base)  # without the sound
-            average = stream.average_rate or rate
+            average = float(stream.average_rate or rate)
             self.length = round(seconds * average) if seconds and average else None
 
     def frames(self, start: int = 0, end: int | None = None) -> Generator[Frame, None, None]:
