@@ -74,12 +74,12 @@ class VideoFile:
         self.damaged: list[int] = []
         container, stream = self._open()
         with container:
-            rate = stream.guessed_rate or stream.average_rate
-            self.fps = float(rate) if rate and RATES[0] <= rate <= RATES[1] else None
+            rate = float(stream.guessed_rate or stream.average_rate or 0)
+            self.fps = rate if RATES[0] <= rate <= RATES[1] else None
             seconds = None if container.duration is None else container.duration / av.time_base
             if stream.duration is not None and stream.time_base:
                 seconds = float(stream.duration * stream.time_base)  # without the sound
-            average = stream.average_rate or rate
+            average = float(stream.average_rate or rate)
             self.length = round(seconds * average) if seconds and average else None
 
     def frames(self, start: int = 0, end: int | None = None) -> Generator[Frame, None, None]:
@@ -141,7 +141,7 @@ class VideoFile:
                 pictures = []
             for picture in pictures:
                 number = numbering.place(picture)
-                given += number is not None
+                given = given if number is None else number + 1
                 if number is not None and number >= following and not (numbering.trouble and threads > 1):
                     orientation = orientation or _orientation(picture)
                     yield Frame(number, self._shown, _rgb(picture, orientation), numbering.seconds(picture))
@@ -156,20 +156,28 @@ class VideoFile:
         if count <= start:
             raise InputError(f"{self._shown}: start {start} is beyond its end, it has {count} frames")
         if end is None or end > count:
-            self._check_end(container, stream, packets, reached, count)
+            self._check_end(container, stream, packets, reached, given, count - given)
 
     def _check_end(
-        self, container: InputContainer, stream: VideoStream, packets: int, reached: float, count: int
+        self,
+        container: InputContainer,
+        stream: VideoStream,
+        packets: int,
+        reached: float,
+        count: int,
+        damaged: int,
     ) -> None:
-        """Raise Incomplete if the file states more pictures than the `count` that it has."""
+        """Raise Incomplete if the file states more pictures than it has: `count`, and `damaged` ones behind them."""
         missing = 0
         if container.format.name == "avi":  # its duration is that of the file's part
             missing = stream.frames - packets
         elif STATED & {*container.format.name.split(",")} and container.duration is not None:
             end = (container.duration + (container.start_time or 0)) / av.time_base
             missing = round((end - reached) * float(stream.average_rate or self.fps or 0))
-        tolerance = max(2, TOLERANCE * float(stream.average_rate or 0), (count + missing) / 100)
+        tolerance = max(2, TOLERANCE * float(stream.average_rate or 0), (count + damaged + missing) / 100)
         if missing > tolerance:
+            missing += damaged  # the last packet may be cut
+            self.damaged[:] = [number for number in self.damaged if number < count]
             text = f"{self._shown}: ends after {count} of {count + missing} frames; it is damaged or incomplete"
             raise Incomplete(text, missing)
 
