@@ -11,7 +11,12 @@ import pytest
 import torch
 
 from lorat_plugin import LoRATTracker, create_model
-from lorat_plugin.data.device_pixels import resize_each
+from lorat_plugin.data.device_pixels import Windows, cut
+from lorat_plugin.data.device_scenes import Scenes, render
+from lorat_plugin.data.frame_bank import FrameBank
+from lorat_plugin.data.material import Material
+from lorat_plugin.data.scene_records import BankedMaterial, Recorder
+from lorat_plugin.data.synthetic import ObjectPairs
 from lorat_plugin.devices import find_device
 from lorat_plugin.engines import prepare
 from lorat_plugin.errors import InputError
@@ -51,14 +56,25 @@ def test_pairs_of_a_gpu_are_those_of_the_cpu(data: TrainConfig, bank_gb: float) 
         assert off.mean() < 0.6, (name, float(off.mean()))
 
 
-def test_crops_gathered_on_a_gpu_are_those_of_the_cpu(data: TrainConfig) -> None:
+def test_crops_cut_on_a_gpu_are_those_of_the_cpu(data: TrainConfig) -> None:
     dataset = DevicePairs(replace(data, device="cpu"))
     plan = dataset.collate([dataset[i] for i in range(16)])  # type: ignore[misc]
-    from lorat_plugin.data.device_pixels import cut
-
     windows = plan.windows[1]
-    there = cut(plan.pixels.to(GPU), type(windows)(*(t.to(GPU) for t in windows)), TOY.search_size)
-    assert (there.cpu() - resize_each(plan.pixels, windows, TOY.search_size)).abs().max() < 1.1
+    there = cut(plan.pixels.to(GPU), Windows(*(t.to(GPU) for t in windows)), TOY.search_size)
+    torch.testing.assert_close(there.cpu(), cut(plan.pixels, windows, TOY.search_size), atol=0.02, rtol=0)
+
+
+def test_made_frames_drawn_on_a_gpu_are_those_of_the_cpu() -> None:
+    material = BankedMaterial(Material(None, None))
+    material.bank = FrameBank(material.requests(), 1.0, torch.device("cpu"))
+    pairs = ObjectPairs(material, Recorder())  # type: ignore[arg-type]
+    drawn = [pair for seed in range(24) if (pair := pairs.sample(np.random.default_rng(seed)))]
+    scenes = Scenes.of([frame for pair in drawn for frame in (pair.template_frame, pair.search_frame)])  # type: ignore[misc]
+    bank = material.bank.pixels
+    assert bank is not None
+    here, there = (render(scenes, bank.to(device))[0].cpu() for device in ("cpu", "cuda"))
+    off = (here.view(torch.uint8).float() - there.view(torch.uint8).float()).abs()
+    assert off.mean() < 0.1
 
 
 def test_a_bank_beyond_the_memory_of_the_gpu_is_refused(data: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ if [[ -n ${2:-} ]]; then
         >>"$log" 2>&1 || fail "the wheels in $2 cannot be installed: see $log"
 fi
 export PYTHONPATH=$work/site:$repository:$work/wheels LORAT_CACHE=$work/cache MPLBACKEND=Agg PYTHONUNBUFFERED=1
-export PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1
+export PYTHONPYCACHEPREFIX=$work/compiled HF_HUB_OFFLINE=1
 "$python" -c "import lorat_plugin.cli.main, torch; assert '$device' == 'cpu' or torch.cuda.is_available()" \
     >>"$log" 2>&1 || fail "$python cannot import the package, or sees no GPU: see $log, and give WHEELS or --cpu"
 lorat=("$python" -m lorat_plugin)
@@ -106,10 +106,10 @@ part() {
 
 if [[ $device == cuda ]]; then
     b=lorat_b_224 l=lorat_l_224 g=lorat_g_378 batch=128 giant=16 several=1,32 rounds=5 steps=30 frames=100 bank=60
-    fast=autocast,eager,compiled baseline=autocast workers=$(($(nproc) > 3 ? $(nproc) - 2 : 1)) precision=bf16
+    fast=autocast,eager,compiled baseline=autocast modes=full,lora workers=$(($(nproc) > 3 ? $(nproc) - 2 : 1)) precision=bf16
 else
     b=lorat_tiny l=lorat_tiny g=lorat_tiny batch=4 giant=1 several=1 rounds=1 steps=2 frames=3 bank=1
-    fast=eager baseline=eager workers=0 precision=fp32
+    fast=eager baseline=eager modes=lora workers=0 precision=fp32
 fi
 
 # a) tests
@@ -119,11 +119,11 @@ part tests 100 "$python" -m pytest -q -p no:cacheprovider --rootdir "$repository
 # b) speed
 part networks 120 "${lorat[@]}" benchmark model --model "$b,$l" --batch "$several" --engine "$fast" --precision auto \
     --baseline "$baseline" --rounds "$rounds" --no-memory --device "$device" --json
-for model in "$b" "$l"; do
+for model in $(printf "%s\n" "$b" "$l" | sort -u); do
     part "track_$model" 45 "${lorat[@]}" benchmark track --model "$model" --engine "$fast" --baseline "$baseline" \
         --frames "$frames" --rounds 2 --decoded --device "$device" --json
-    part "step_$model" 60 "${lorat[@]}" benchmark train --variant "$model" --batch "$batch" --modes full,lora \
-        --baseline full --rounds "$rounds" --precision "$precision" --device "$device" --json
+    part "step_$model" 60 "${lorat[@]}" benchmark train --variant "$model" --batch "$batch" --modes "$modes" \
+        --baseline "${modes%%,*}" --rounds "$rounds" --precision "$precision" --device "$device" --json
 done
 part "step_${g}_giant" 90 "${lorat[@]}" benchmark train --variant "$g" --batch "$giant" --modes lora --baseline lora \
     --rounds 2 --precision "$precision" --device "$device" --json

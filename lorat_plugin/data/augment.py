@@ -110,8 +110,8 @@ class Changes(NamedTuple):
     pixels.
     """
 
-    flips: tuple[bool, bool]
-    colours: tuple[Colours, Colours]
+    flips: tuple[bool, ...]
+    colours: tuple[Colours, ...]
     third: int
     radius: float
 
@@ -189,7 +189,7 @@ def normalize_bytes(crop: np.ndarray, normalization: str) -> torch.Tensor:
 
 
 def augment(crops: Sequence[Pixels], changes: Changes, normalization: str = "imagenet") -> list[torch.Tensor]:
-    """Flip, colour jitter, then the third augmentation of a template and a search crop, which are overwritten.
+    """Flip, colour jitter, then the third augmentation of crops, which are overwritten.
 
     Returns (3, S, S) float32 crops, normalised as in `crop.normalize`.
     """

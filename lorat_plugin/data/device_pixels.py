@@ -1,8 +1,8 @@
 """Crops and colours of many training pairs at once, on the device that holds the frames.
 
 Frames lie one behind the other in a flat int32 tensor, one number a pixel, whose four bytes are red, green, blue and
-alpha: `pack` makes them. Everything here gives what `crop.Crop.cut` and `data.augment` give for one crop in float32, up
-to rounding.
+alpha: `pack` makes them. Crops are those that `crop.Crop.cut` and `data.augment` make in float32, up to rounding; on a
+CPU they are those with eight bits.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import pad
 
 from lorat_plugin.crop import NORMALIZATIONS, Crop
-from lorat_plugin.data.augment import Changes, Colours
+from lorat_plugin.data.augment import Changes, Colours, augment
 
 GREY = (0.2989, 0.587, 0.114)
 GREY_BYTES = (19595.0, 38470.0, 7471.0)  # of 65,536: the weights of 8-bit grey levels
-CPU_CHUNK = 1  # crops at once on a CPU: one stays in the cache of a core
+ONE_BY_ONE = ("cpu",)  # devices whose crops OpenCV makes in a third of the time
+NOWHERE = np.full(2, np.nan)
 
 
 def pack(image: np.ndarray) -> np.ndarray:
@@ -75,30 +76,10 @@ class Windows(NamedTuple):
 
 
 def cut(pixels: torch.Tensor, windows: Windows, size: int) -> torch.Tensor:
-    """Cut and mirror crops of `size` pixels a side out of packed frames, as `Crop.cut` does.
+    """Cut and mirror crops of `size` pixels a side out of packed frames, as `Crop.cut` does, by the four neighbours.
 
-    Returns (N, 3, size, size) float32, 0..255; whole levels from a CPU, which resizes bytes in a fifth of the time.
+    Returns (N, 3, size, size) float32, 0..255.
     """
-    return (resize_each if pixels.device.type == "cpu" else gather)(pixels, windows, size)
-
-
-def resize_each(pixels: torch.Tensor, windows: Windows, size: int) -> torch.Tensor:
-    """`cut`, one crop after the other."""
-    crops = windows.fill[:, :, None, None].repeat(1, 1, size, size)
-    table = zip(crops, windows.start, windows.shape.tolist(), windows.target.tolist(), windows.flip, strict=True)
-    for crop, start, (stride, width, height), (x1, y1, x2, y2), flip in table:
-        if x2 > x1 and y2 > y1:
-            window = pixels.as_strided((height, width), (stride, 1), int(start))[..., None].view(torch.uint8)
-            window = window.permute(2, 0, 1)[None]
-            part = interpolate(window, (y2 - y1, x2 - x1), mode="bilinear", align_corners=False)[0, :3]
-            if flip:
-                x1, x2, part = size - x2, size - x1, part.flip(-1)
-            crop[:, y1:y2, x1:x2] = part
-    return crops
-
-
-def gather(pixels: torch.Tensor, windows: Windows, size: int) -> torch.Tensor:
-    """`cut`, all crops at once by the indices of each crop pixel's four neighbours."""
     x1, y1, x2, y2 = windows.target.unbind(1)
     place = torch.arange(size, device=pixels.device).expand(len(x1), size)
     columns = torch.where(windows.flip[:, None], size - 1 - place, place)
@@ -206,7 +187,7 @@ def gaussian(images: torch.Tensor, deviation: torch.Tensor, border: str) -> torc
 def make_crops(
     sources: Sequence[tuple[torch.Tensor, torch.Tensor]], windows: Windows, tints: Tints, size: int, normalization: str
 ) -> torch.Tensor:
-    """Cut N crops, change their colours and normalise them.
+    """Cut N crops, change their colours and normalise them; on a CPU one by one, as `augment` does with eight bits.
 
     Args:
         sources: packed pixels, each with the rows (n,) int64 of `windows` that lie in them, on the CPU.
@@ -220,9 +201,30 @@ def make_crops(
     made = torch.empty(len(windows.start), 3, size, size, device=device)
     mean, std = (made.new_tensor(values)[:, None, None] for values in NORMALIZATIONS[normalization])
     for pixels, rows in sources:
-        for part in rows.split(CPU_CHUNK if device.type == "cpu" else max(len(rows), 1)):
-            there = part.to(device)
+        if device.type in ONE_BY_ONE:
+            for row in rows.tolist():
+                made[row] = _make_crop(pixels.numpy(), windows, tints, row, size, normalization)
+        elif len(rows):
+            there = rows.to(device)
             crops = cut(pixels, Windows(*(t[there] for t in windows)), size)
-            chosen = Tints(tints.order[there], tints.factors[there], tints.third[part], tints.radius[part])
+            chosen = Tints(tints.order[there], tints.factors[there], tints.third[rows], tints.radius[rows])
             made[there] = change_colours(crops, chosen).mul_(1 / (255 * std)).sub_(mean / std)
     return made
+
+
+def _make_crop(
+    pixels: np.ndarray, windows: Windows, tints: Tints, row: int, size: int, normalization: str
+) -> torch.Tensor:
+    stride, width, height = windows.shape[row].tolist()
+    window: np.ndarray = np.ndarray(
+        (height, width, 4), np.uint8, pixels, offset=4 * int(windows.start[row]), strides=(4 * stride, 4, 1)
+    )
+    window = cv2.cvtColor(window, cv2.COLOR_RGBA2RGB)
+    target = tuple(windows.target[row].tolist())
+    crop = Crop((size, size), (0, 0, width, height), target, NOWHERE, NOWHERE)
+    cut_out = crop.cut(window, windows.fill[row].numpy(), rounded=True)
+    order = tuple(tints.order[row].tolist())
+    factors = dict(zip(order, tints.factors[row].tolist(), strict=True))
+    colours = Colours(order, (factors[0], factors[1], factors[2]))
+    changes = Changes((bool(windows.flip[row]),), (colours,), int(tints.third[row]), float(tints.radius[row]))
+    return augment([cut_out], changes, normalization)[0]

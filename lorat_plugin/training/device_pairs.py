@@ -189,10 +189,6 @@ class DevicePairs(PairDataset):
         none = torch.empty(0)
         return PlannedPair(planned, changes, label(none, z_box, none, x_box, self.variant, frames.present))
 
-    def make_one(self, index: int) -> Batch:
-        """Sample `index` with its pixels, a batch of one on the device of the settings."""
-        return self.receive(self.collate([self[index]])).to(self.device)  # type: ignore[list-item]
-
     def collate(self, pairs: list[PlannedPair]) -> PlannedBatch:  # type: ignore[override]
         """Stack pairs."""
         return PlannedBatch.of(pairs)

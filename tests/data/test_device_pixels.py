@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorat_plugin.crop import Crop, mean_colour, normalize
+from lorat_plugin.data import device_pixels
 from lorat_plugin.data.augment import NO_THIRD, Changes, Colours, augment
-from lorat_plugin.data.device_pixels import Tints, Windows, change_colours, cut, gather, gaussian, make_crops, pack
+from lorat_plugin.data.device_pixels import Tints, Windows, change_colours, cut, gaussian, make_crops, pack
 from lorat_plugin.data.material import procedural_photo
 
 SIZES = ((90, 120), (64, 200), (240, 320))  # height, width
@@ -52,20 +53,18 @@ def test_gathered_crops_are_those_of_single_crops(seed: int) -> None:
         crops.append(Crop.around(box, float(rng.uniform(1.5, 8)), 56, SIZES[i]))
     flips = (rng.random(4) < 0.5).tolist()
     pixels, windows, frames = _windows(crops, which, flips)
-    exact, near = gather(pixels, windows, 56), cut(pixels, windows, 56)
+    made = cut(pixels, windows, 56)
     for i, (crop, frame, flip) in enumerate(zip(crops, frames, flips, strict=True)):
         wanted = torch.from_numpy(crop.cut(frame, mean_colour(frame))).permute(2, 0, 1)
         wanted = wanted.flip(-1) if flip else wanted
-        torch.testing.assert_close(exact[i], wanted, atol=0.02, rtol=0)
-        assert (near[i] - wanted).abs().max() <= 1.01
+        torch.testing.assert_close(made[i], wanted, atol=0.02, rtol=0)
 
 
 def test_a_crop_beside_the_last_frame_is_all_fill() -> None:
     crop = Crop.around(np.array([900.0, 900, 910, 910]), 2.0, 28, SIZES[2])
     pixels, windows, frames = _windows([crop], [2], [False])
-    for made in (gather(pixels, windows, 28), cut(pixels, windows, 28)):
-        wanted = torch.from_numpy(mean_colour(frames[0])).view(1, 3, 1, 1).expand_as(made)
-        assert torch.equal(made, wanted)
+    made = cut(pixels, windows, 28)
+    assert torch.equal(made, torch.from_numpy(mean_colour(frames[0])).view(1, 3, 1, 1).expand_as(made))
 
 
 @pytest.mark.parametrize("third", [NO_THIRD, 0, 1, 2])
@@ -86,7 +85,9 @@ def test_colours_change_as_those_of_single_crops(third: int, normalization: str)
         assert off.mean() < limit, (third, float(off.mean()))
 
 
-def test_chunks_and_sources_do_not_matter() -> None:
+@pytest.mark.parametrize("one_by_one", [("cpu",), ()])
+def test_sources_do_not_matter(monkeypatch: pytest.MonkeyPatch, one_by_one: tuple[str, ...]) -> None:
+    monkeypatch.setattr(device_pixels, "ONE_BY_ONE", one_by_one)
     rng = np.random.default_rng(1)
     boxes = np.array([[30.0, 20, 60, 50], [50, 10, 90, 40], [10, 30, 40, 80]])
     crops = [Crop.around(box, 3.0, 42, size) for box, size in zip(boxes, SIZES, strict=True)]
@@ -95,7 +96,7 @@ def test_chunks_and_sources_do_not_matter() -> None:
     whole = make_crops([(pixels, torch.arange(3))], windows, tints, 42, "imagenet")
     halves = [(pixels, torch.tensor([0, 2])), (pixels.clone(), torch.tensor([1]))]
     parts = make_crops(halves, windows, tints, 42, "imagenet")
-    assert torch.equal(whole, parts) and whole.shape == (3, 3, 42, 42)
+    assert (whole - parts).abs().mean() < 1e-3 and whole.shape == (3, 3, 42, 42)
 
 
 def test_a_blur_keeps_the_mean_and_spreads_a_point_by_its_deviation() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lorat_plugin.crop import NORMALIZATIONS
+from lorat_plugin.data import device_pixels
 from lorat_plugin.errors import InputError
 from lorat_plugin.training import device_pairs
 from lorat_plugin.training.config import TrainConfig, load_config
@@ -49,7 +50,18 @@ def _levels(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("bank_gb", [0.0, 0.1])
-def test_pairs_are_those_of_the_workers(data: TrainConfig, bank_gb: float) -> None:
+def test_pairs_of_a_cpu_are_those_of_workers_with_eight_bits(data: TrainConfig, bank_gb: float) -> None:
+    config = replace(data, bank_gb=bank_gb, third_chance=0.7)
+    made, host = _made(DevicePairs(config), range(40)), PairDataset(replace(config, eight_bit=True))
+    wanted = collate([host[i] for i in range(40)])
+    assert all(torch.equal(*pair) for pair in zip(made, wanted, strict=True))
+
+
+@pytest.mark.parametrize("bank_gb", [0.0, 0.1])
+def test_pairs_made_together_are_those_of_the_workers(
+    data: TrainConfig, bank_gb: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_pixels, "ONE_BY_ONE", ())
     config = replace(data, bank_gb=bank_gb)
     made = _made(DevicePairs(config), range(60))
     for eight_bit, limit in ((False, 0.6), (True, 1.0)):
@@ -62,7 +74,8 @@ def test_pairs_are_those_of_the_workers(data: TrainConfig, bank_gb: float) -> No
             assert off.mean() < limit and off.max() < 3, (name, float(off.mean()), float(off.max()))
 
 
-def test_statistics_of_many_pairs_agree(data: TrainConfig) -> None:
+def test_statistics_of_many_pairs_agree(data: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_pixels, "ONE_BY_ONE", ())
     config = replace(data, flip_chance=0.3, third_chance=0.4)
     device, host = DevicePairs(config), PairDataset(config)
     plans = [device[i] for i in range(240)]
