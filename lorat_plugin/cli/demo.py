@@ -11,6 +11,7 @@ import typer
 
 from lorat_plugin.cli.options import (
     BackboneOption,
+    BaselineModelsOption,
     DeviceOption,
     EngineOption,
     JsonOption,
@@ -47,9 +48,7 @@ def demo_command(
             help="Baselines, comma separated: static,MIL,KCF,CSRT,NanoTrack,VitTrack. All that run if left out."
         ),
     ] = None,
-    baseline_models: Annotated[
-        Path | None, typer.Option(help="Folder of the .onnx files that NanoTrack and VitTrack need.")
-    ] = None,
+    baseline_models: BaselineModelsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Track a few sequences with LoRAT and OpenCV's trackers through the GOT-10k toolkit; write lorat_demo/.
