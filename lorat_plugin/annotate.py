@@ -30,7 +30,7 @@ from lorat_plugin.errors import InputError
 from lorat_plugin.interchange.tracks import Row
 from lorat_plugin.tracker import MultiObjectTracker
 from lorat_plugin.tracking import TrackResult, start, step
-from lorat_plugin.video import Frame, FrameSource
+from lorat_plugin.video import Frame, FrameSource, without_gaps
 
 PRIOR = 2.0  # arrivals without correction that are averaged in
 SPOOL_BYTES = 1 << 28  # of a gap's frames in memory; more go to a temporary file
@@ -99,7 +99,7 @@ def follow_gaps(
     gaps: list[Gap] = []
     waiting, key = list(keys), None
     with open_frames() as source, tempfile.SpooledTemporaryFile(SPOOL_BYTES) as stream:
-        frames, spool = iter(source), _Spool(stream, source.name)
+        frames, spool = without_gaps(source), _Spool(stream, source.name)
         for frame in frames:
             advance()
             spool.append(frame)

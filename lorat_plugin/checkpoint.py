@@ -1,4 +1,4 @@
-"""Weights: find, read, check, put together. The only place that opens a weights file; `saving` writes them.
+"""Weights: recognised, checked, put together. `weight_files` reads the files, `saving` writes them.
 
 A tracker's weights are a backbone (DINOv2) and what LoRAT trains (adapters, token types, head). Files hold the one,
 the other or both; `load_checkpoint` puts together what it is given and merges adapters, without peft.
@@ -8,30 +8,29 @@ from __future__ import annotations
 
 import json
 import logging
-import pickle
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from lorat_plugin.backbones import hub_id, network_names
 from lorat_plugin.digests import file_digest
 from lorat_plugin.errors import CheckpointError, InputError, first_line
 from lorat_plugin.files import parse_json, read_plain_text
 from lorat_plugin.layouts import Weights, recognise
-from lorat_plugin.lora import adapter_tensors, inject, merge, merge_tensors, plain_lora, trained_modules
+from lorat_plugin.lora import adapter_tensors, inject, merge, merge_tensors, plain_lora, refused_option, trained_modules
 from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.variants import Variant, get_variant, is_variant, list_variants
+from lorat_plugin.weight_files import HUB_ID, SUFFIXES, locate, read_tensors, weights_file
 
 logger = logging.getLogger(__name__)
 
-_HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
-SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 HUB_CONFIG, HUB_WEIGHTS = "config.json", "model.safetensors"  # of a folder on the hub
+ADAPTER_CONFIG, ADAPTER_FILES = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
 DINOV2_GRID = 37  # cells along a side of DINOv2's own position table
 
 
@@ -39,7 +38,10 @@ DINOV2_GRID = 37  # cells along a side of DINOv2's own position table
 
 
 def load_pretrained(
-    model: str, weights: str | None = None, backbone: str | None = None, revision: str | None = None
+    model: str | Path,
+    weights: str | Path | None = None,
+    backbone: str | Path | None = None,
+    revision: str | None = None,
 ) -> LoRATNetwork:
     """A network with trained weights, merged and in eval mode.
 
@@ -50,8 +52,9 @@ def load_pretrained(
         revision: branch, tag or commit of a hub id.
     Raises CheckpointError (an InputError) that names the file or id and the remedy.
     """
+    model = str(model)
     if revision is not None:
-        if Path(model).exists() or weights is not None or not _HUB_ID.fullmatch(f"{model}@{revision}"):
+        if Path(model).exists() or weights is not None or not HUB_ID.fullmatch(f"{model}@{revision}"):
             raise CheckpointError(f"revision '{revision}': '{model}' is no hub id; revisions are of owner/name")
         model = f"{model}@{revision}"
     if weights is not None:
@@ -86,64 +89,28 @@ def weights_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return dict(options) if bundled is None else {**options, "weights": bundled}
 
 
-def _locate(source: str | Path) -> Path:
-    """A file or folder, fetched from the hub if it is an id. Honours the hub's cache and offline variables."""
-    if (path := Path(source)).exists():
-        return path
-    match = _HUB_ID.fullmatch(str(source))
-    if not match or str(source).endswith(SUFFIXES):
-        raise CheckpointError(f"weights '{source}' not found: give an existing file, an adapter folder or a hub id")
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = Path(snapshot_download(match[1], revision=match[2], allow_patterns=["*.json", "*.safetensors"]))
-    except Exception as error:  # the hub's client raises many kinds
-        raise CheckpointError(
-            f"'{source}' is no file here and could not be had from the hub ({first_line(error)}): check the name, go "
-            "online, or download it once into the hub's cache"
-        ) from error
-    for path in folder.glob("*.safetensors"):
-        _verify_checksum(path)
-    return folder
-
-
-def _only_file(folder: Path) -> Path:
-    candidates = [folder / "model.safetensors", *sorted(folder.glob("*.safetensors"))]
-    for path in candidates:
-        if path.is_file():
-            return path
-    raise CheckpointError(f"{folder}: holds no .safetensors file and no adapter_config.json: name the weights file")
-
-
-def _verify_checksum(path: Path) -> None:
-    """The hub's cache names large files by their SHA-256; compare it with the content."""
-    expected = path.resolve().name
-    if re.fullmatch(r"[0-9a-f]{64}", expected) and file_digest(path) != expected:
-        raise CheckpointError(f"{path}: its SHA-256 is not the hub's: delete it and download it again")
-
-
 # --- read ----------------------------------------------------------------------------------------------------------
 
 
 def read_weights(source: str | Path) -> Weights:
-    """Read any weights file or adapter folder, or fetch a hub id, and recognise its layout.
+    """Read any weights file, index of shards or adapter folder, or fetch a hub id, and recognise its layout.
 
-    Safetensors are known by their header under any suffix; everything else is read as a torch file that may hold only
-    tensors and plain containers. Raises CheckpointError for what is missing, cut short, foreign or needs code to load.
+    The configuration that lies beside a file of adapters is read with it. Raises CheckpointError as `read_tensors`,
+    and for weights of an unknown layout.
     """
-    path = _locate(source)
-    if path.is_dir():
-        config_file, tensor_file = path / "adapter_config.json", path / "adapter_model.safetensors"
-        if not config_file.is_file():
-            file = _only_file(path)
-            raw, metadata = _read_tensors(file)
-            return recognise(str(source), raw, _read_hub_config(path / HUB_CONFIG, file) | metadata)
-        if not tensor_file.is_file():
-            raise CheckpointError(f"{path}: has adapter_config.json but no adapter_model.safetensors: copy both")
-        raw, metadata = _read_tensors(tensor_file)
-        return recognise(str(source), raw, metadata | _read_adapter_config(config_file))
-    raw, metadata = _read_tensors(path)
-    return recognise(str(source), raw, metadata)
+    path = locate(source)
+    if path.name in ADAPTER_FILES and (path.parent / ADAPTER_CONFIG).is_file():
+        path = path.parent
+    if path.is_dir() and (config := path / ADAPTER_CONFIG).is_file():
+        for name in ADAPTER_FILES:
+            if (path / name).is_file():
+                raw, metadata = read_tensors(path / name)
+                return recognise(str(source), raw, metadata | _read_adapter_config(config))
+        raise CheckpointError(f"{path}: has adapter_config.json but no adapter_model.safetensors: copy both")
+    file = weights_file(path) if path.is_dir() else path
+    raw, metadata = read_tensors(file)
+    own = _read_hub_config(path / HUB_CONFIG, file) if path.is_dir() else {}
+    return recognise(str(source), raw, own | metadata)
 
 
 def _read_hub_config(path: Path, weights: Path) -> dict[str, str]:
@@ -163,39 +130,18 @@ def _read_hub_config(path: Path, weights: Path) -> dict[str, str]:
 def _read_adapter_config(path: Path) -> dict[str, str]:
     try:
         config = parse_json(read_plain_text(path))
+        if option := refused_option(config):
+            raise CheckpointError(
+                f"{path}: peft's option {option} cannot be applied here: merge the adapter with peft's "
+                "merge_and_unload, and give the merged weights"
+            )
         if not plain_lora(config):
             return {"peft_type": str(config["peft_type"])}
         return {"lora_alpha": str(float(config["lora_alpha"])), "rslora": str(bool(config.get("use_rslora", False)))}
+    except CheckpointError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: not a peft configuration ({error}): save the adapter again") from error
-
-
-def _read_tensors(path: Path) -> tuple[dict[str, object], dict[str, str]]:
-    with path.open("rb") as stream:
-        head = stream.read(512)
-    if not head:
-        raise CheckpointError(f"{path}: the file is empty: download it again")
-    if head.lstrip()[:1] == b"<":
-        raise CheckpointError(
-            f"{path}: an HTML page, not weights; the download site answered with a page: download again"
-        )
-    try:
-        if head[8:9] == b"{":
-            with safe_open(path, framework="pt") as stream:
-                return {name: stream.get_tensor(name) for name in stream.keys()}, dict(stream.metadata() or {})  # noqa: SIM118
-        raw = torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: cut short or damaged ({error}): download or copy it again") from error
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: a pickle that needs code to be loaded, which is refused: save its tensors alone (safetensors)"
-        ) from error
-    except Exception as error:  # a damaged pickle can raise anything
-        reason = first_line(error)
-        raise CheckpointError(f"{path}: neither a safetensors nor a readable torch file ({reason})") from error
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"{path}: holds a {type(raw).__name__}, not a dictionary of tensors: save the state dict")
-    return raw, {}
 
 
 # --- check and put together ----------------------------------------------------------------------------------------
@@ -221,17 +167,13 @@ def load_checkpoint(
     check_trained(weights, variant)
     if weights.layout == "LoRAT adapters (peft, not LoRA)":
         return _load_by_peft(weights, variant, "pretrained" if backbone is None else str(backbone))
-    tensors = dict(weights.tensors)
-    base = ""
-    if not weights.has_backbone:
-        plain = backbone_tensors(variant, "pretrained" if backbone is None else str(backbone))
-        base = f", backbone from {backbone or 'the hub'}"
-        tensors = plain | tensors
+    tensors = complete_tensors(weights, variant, backbone)
     tensors = merged_tensors(weights, {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()})
     check_fit(variant, tensors, str(source))
     with torch.device("meta"):  # random start values would only be thrown away
         network = LoRATNetwork(variant)
     network.load_state_dict(tensors, assign=True)
+    base = "" if weights.has_backbone else f", backbone from {backbone or 'the hub'}"
     logger.info("%s: %s loaded from %s%s", variant.name, weights.layout, source, base)
     return network.requires_grad_(False).eval()
 
@@ -243,7 +185,7 @@ def _load_by_peft(weights: Weights, variant: Variant, backbone: str) -> LoRATNet
     network = LoRATNetwork(variant)
     load_backbone(network, backbone)
     try:
-        network = inject(network, "zero", PeftConfig.from_pretrained(str(_locate(weights.source))))
+        network = inject(network, "zero", PeftConfig.from_pretrained(str(locate(weights.source))))
         wanted, found = ({n: t.shape for n, t in s.items()} for s in (adapter_tensors(network), weights.tensors))
         if wanted != found:
             raise ValueError("names or shapes of tensors differ")
@@ -285,6 +227,28 @@ def backbone_tensors(variant: Variant, source: str) -> dict[str, torch.Tensor]:
     return network_names(weights.tensors, variant)
 
 
+def complete_tensors(weights: Weights, variant: Variant, backbone: str | Path | None = None) -> dict[str, torch.Tensor]:
+    """Tensors of `weights` over those of the backbone that they lack, whose q, k and v are layers of their own.
+
+    `backbone` is as for `load_checkpoint`. Raises CheckpointError as `backbone_tensors`.
+    """
+    if weights.has_backbone:
+        return weights.tensors
+    return _split_qkv(backbone_tensors(variant, str(backbone or "pretrained"))) | weights.tensors
+
+
+def _split_qkv(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same with q, k and v of every block as layers of their own."""
+    split: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        if ".attn.qkv." in name:
+            parts = zip("qkv", tensor.chunk(3), strict=True)
+            split |= {name.replace(".qkv.", f".qkv.{letter}."): part for letter, part in parts}
+        else:
+            split[name] = tensor
+    return split
+
+
 def merged_tensors(weights: Weights, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Tensors with the adapters of `weights` folded in. CheckpointError if they do not fit."""
     try:
@@ -296,6 +260,13 @@ def merged_tensors(weights: Weights, tensors: dict[str, torch.Tensor]) -> dict[s
         ) from error
 
 
+@lru_cache(maxsize=8)
+def _plain_state(variant: Variant) -> dict[str, torch.Tensor]:
+    """Names and shapes of a plain network of a variant, without memory for values."""
+    with torch.device("meta"):
+        return LoRATNetwork(variant).state_dict()
+
+
 def trained_names(variant: Variant) -> tuple[str, ...]:
     """How the names of tensors begin that LoRAT trains, adapters aside."""
     return tuple(f"{module}." for module in trained_modules(variant))
@@ -303,8 +274,7 @@ def trained_names(variant: Variant) -> tuple[str, ...]:
 
 def check_trained(weights: Weights, variant: Variant) -> None:
     """Raise CheckpointError unless LoRAT's own parts are there, and all that is there fits the variant."""
-    with torch.device("meta"):
-        plain = LoRATNetwork(variant).state_dict()
+    plain = _plain_state(variant)
     absent = [name for name in plain if name.startswith(trained_names(variant)) and name not in weights.tensors]
     if absent:
         raise CheckpointError(
@@ -313,7 +283,9 @@ def check_trained(weights: Weights, variant: Variant) -> None:
     if weights.layout == "LoRAT adapters (peft, not LoRA)":
         return  # peft alone knows their shapes
     rest = {name: tensor.to("meta") for name, tensor in weights.tensors.items()}
-    check_fit(variant, merged_tensors(weights, rest if weights.has_backbone else plain | rest), weights.source)
+    check_fit(
+        variant, merged_tensors(weights, rest if weights.has_backbone else _split_qkv(plain) | rest), weights.source
+    )
 
 
 def infer_variant(weights: Weights) -> Variant:
@@ -353,8 +325,7 @@ def infer_variant(weights: Weights) -> Variant:
 
 def check_fit(variant: Variant, tensors: dict[str, torch.Tensor], source: str) -> None:
     """Raise CheckpointError unless these tensors are just a plain network's of that variant, in shape and name."""
-    with torch.device("meta"):
-        wanted = LoRATNetwork(variant).state_dict()
+    wanted = _plain_state(variant)
     misfits = [n for n, t in tensors.items() if n in wanted and t.shape != wanted[n].shape]
     missing, foreign = [n for n in wanted if n not in tensors], [n for n in tensors if n not in wanted]
     if misfits:

@@ -173,9 +173,9 @@ def check_opencv(installation: Installation) -> Iterator[Finding]:
             remedy += "-headless, which needs no graphics libraries"
         yield Finding("broken", "opencv", answer.text, remedy)
     elif answer.text == "False":
-        yield Finding("warning", "opencv", "is built without FFmpeg: folders of images work, videos do not", remedy)
+        yield Finding("warning", "opencv", "is built without FFmpeg: files work, streams and video.mp4 do not", remedy)
     else:
-        yield Finding("ok", "opencv", "works and reads videos")
+        yield Finding("ok", "opencv", "works and reads streams")
     if len(present) > 1:
         builds = " and ".join(f"{name} {installation.versions[name]}" for name in present)
         text = f"{builds} overwrite each other's files; removing one breaks the other"

@@ -1,15 +1,15 @@
 """Names of tensors in every kind of weights file, translated to one and back.
 
 The common names are the network's own, with adapters as peft calls them: `<layer>.lora_A.weight`, and q, k and v under
-`attn.qkv.{q,k,v}`. Known layouts: DINOv2 (Meta's or timm's), other ViTs (timm's), official LoRAT (adapters only, full,
-merged), peft.
+`attn.qkv.{q,k,v}`. Known layouts: DINOv2 (Meta's, also within a training checkpoint, timm's, transformers'), other ViTs
+(timm's, transformers'), official LoRAT (adapters only, full, merged), peft.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, cast
 
 import torch
 
@@ -18,7 +18,9 @@ from lorat_plugin.errors import CheckpointError
 Layout = Literal[
     "DINOv2 (Meta)",
     "DINOv2 (timm)",
+    "DINOv2 (transformers)",
     "ViT (timm)",
+    "ViT (transformers)",
     "LoRAT adapters (official)",
     "LoRAT full (official)",
     "LoRAT merged",
@@ -26,7 +28,18 @@ Layout = Literal[
     "LoRAT adapters (peft, not LoRA)",
 ]
 _PREFIX = re.compile(r"^((module|model|net|network|ema|ema_model|base_model\.model)\.)+")
-_CONTAINERS = ("state_dict", "model", "model_state_dict", "net", "network", "ema", "state_dict_ema", "model_ema")
+_WRAPPED = re.compile(r"\.(base_layer|modules_to_save\.default)\.")  # peft's names of layers with adapters
+_CONTAINERS = (
+    "teacher",
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "net",
+    "network",
+    "ema",
+    "state_dict_ema",
+    "model_ema",
+)
 _OFFICIAL = (  # official name -> common name
     (re.compile(r"^token_type_embed$"), "token_type_embed.weight"),
     (re.compile(r"^register_tokens$"), "reg_token"),
@@ -35,6 +48,23 @@ _OFFICIAL = (  # official name -> common name
     (re.compile(r"\.mlp\.w12\."), ".mlp.fc1."),
     (re.compile(r"\.mlp\.w3\."), ".mlp.fc2."),
 )
+_TRANSFORMERS = (  # name in transformers' Dinov2Model, Dinov2WithRegistersModel and ViTModel -> timm's
+    (re.compile(r"^.*?\bembeddings\.(cls_token|mask_token|register_tokens)$"), r"\1"),
+    (re.compile(r"^.*?\bembeddings\.position_embeddings$"), "pos_embed"),
+    (re.compile(r"^.*?\bembeddings\.patch_embeddings\.projection\."), "patch_embed.proj."),
+    (re.compile(r"^.*?\bencoder\.layer\.(\d+)\."), r"blocks.\1."),
+    (re.compile(r"\.attention\.(?:attention\.)?(q|k|v)(?:uery|ey|alue|_proj)\."), r".attn.\1_proj."),
+    (re.compile(r"\.attention\.(?:output\.dense|o_proj)\."), ".attn.proj."),
+    (re.compile(r"\.mlp\.gate_proj\."), ".mlp.fc1_g."),
+    (re.compile(r"\.mlp\.up_proj\."), ".mlp.fc1_x."),
+    (re.compile(r"\.layer_scale([12])\.lambda1$"), r".ls\1.gamma"),
+    (re.compile(r"\.mlp\.weights_in\.|(?<=\d)\.intermediate\.dense\."), ".mlp.fc1."),
+    (re.compile(r"\.mlp\.(?:weights_out|down_proj)\.|(?<=\d)\.output\.dense\."), ".mlp.fc2."),
+    (re.compile(r"\.layernorm_before\."), ".norm1."),
+    (re.compile(r"\.layernorm_after\."), ".norm2."),
+    (re.compile(r"^(?:\w+\.)?layernorm\."), "norm."),
+)
+_CHUNK = re.compile(r"^blocks\.\d+\.(?=\d+\.)")  # of blocks, in checkpoints of DINOv2's training
 _ADAPTED = re.compile(r"^(blocks\.\d+\.(?:attn\.qkv\.[qkv]|attn\.proj|mlp\.fc[12]))\.(weight|bias)$")
 
 
@@ -61,8 +91,8 @@ class Weights:
 
     @property
     def has_backbone(self) -> bool:
-        """Whether the blocks' own weights are there."""
-        return "patch_embed.proj.weight" in self.tensors
+        """Whether the blocks' own weights are there; adapters may come with single modules of the backbone."""
+        return {"patch_embed.proj.weight", "blocks.0.mlp.fc2.weight"} <= self.tensors.keys()
 
     def scaling(self, layer: str, rank: int) -> float:
         """Factor of B A for a layer. A file without alpha means 1, as the official loader reads it."""
@@ -81,32 +111,44 @@ def recognise(source: str, raw: dict[str, object], metadata: dict[str, str]) -> 
         metadata: strings of a safetensors header.
     Raises CheckpointError if it is none of the known layouts.
     """
-    tensors = _plain_names(raw)
+    tensors = _backbone_part(_plain_names(raw))
+    if any(name.endswith("flat_param") for name in tensors):
+        raise CheckpointError(
+            f"{source}: one process's part of a sharded checkpoint (FSDP): give the gathered one, in DINOv2's training "
+            "eval/*/teacher_checkpoint.pth"
+        )
     peft_names = any(".lora_A." in name for name in tensors)
+    origin = "Meta" if {"mask_token", "blocks.0.mlp.w12.weight"} & tensors.keys() else "timm"
+    if any("embeddings.patch_embeddings.projection." in name for name in tensors):
+        origin, tensors = "transformers", _from_transformers(tensors)
     alpha, rslora = _lora_settings(tensors, metadata)
     tensors = {_common(name): tensor for name, tensor in tensors.items()}
-    layout: Layout
+    weights = Weights(source, "LoRAT merged", tensors, alpha, rslora, metadata)
+    layout: str
     if metadata.get("peft_type"):
         layout = "LoRAT adapters (peft, not LoRA)"
     elif "blocks.0.ls1.gamma" in tensors and "cls_token" in tensors and "pos_embed" in tensors:
-        swiglu_renamed = any(name.endswith("mlp.w12.weight") for name in raw)
-        layout = "DINOv2 (Meta)" if "mask_token" in tensors or swiglu_renamed else "DINOv2 (timm)"
-    elif any(".lora_A." in name for name in tensors):
-        if "patch_embed.proj.weight" in tensors:
+        layout = f"DINOv2 ({origin})"
+    elif weights.has_adapters:
+        if weights.has_backbone:
             layout = "LoRAT full (official)"
         else:
-            layout = "LoRAT adapters (peft)" if peft_names else "LoRAT adapters (official)"
-    elif any(name.startswith("head.cls_") for name in tensors) and "patch_embed.proj.weight" in tensors:
+            layout = f"LoRAT adapters ({'peft' if peft_names else 'official'})"
+            if peft_names and not alpha:
+                raise CheckpointError(
+                    f"{source}: peft's adapters without alpha: give the folder of adapter_config.json"
+                )
+    elif any(name.startswith("head.cls_") for name in tensors) and weights.has_backbone:
         layout = "LoRAT merged"
     elif {"patch_embed.proj.weight", "blocks.0.norm1.weight"} <= tensors.keys():
-        layout = "ViT (timm)"
+        layout = f"ViT ({'transformers' if origin == 'transformers' else 'timm'})"
     else:
         some = ", ".join(list(tensors)[:3]) or "no tensors"
         raise CheckpointError(
             f"{source}: neither LoRAT nor DINOv2 weights (it holds {some}): give a LoRAT file, a peft adapter folder "
-            "or a DINOv2 ViT/14 backbone"
+            "or a DINOv2 ViT/14 backbone, the latter as Meta, timm or transformers' Dinov2Model name its tensors"
         )
-    return Weights(source, layout, tensors, alpha, rslora, metadata)
+    return replace(weights, layout=cast(Layout, layout))
 
 
 def to_official(tensors: dict[str, torch.Tensor], swiglu: bool, full: bool = False) -> dict[str, torch.Tensor]:
@@ -128,10 +170,30 @@ def _plain_names(raw: dict[str, object]) -> dict[str, torch.Tensor]:
             return _plain_names(inner)
     tensors = {name: value for name, value in raw.items() if isinstance(value, torch.Tensor)}
     return {
-        _PREFIX.sub("", name.replace("_orig_mod.", "")): tensor
+        _PREFIX.sub("", _WRAPPED.sub(".", name.replace("_orig_mod.", ""))): tensor
         for name, tensor in tensors.items()
-        if name != "n_averaged"  # counter of torch's AveragedModel
+        if name != "n_averaged" and ".original_module." not in name  # torch's AveragedModel; peft's unused copy
     }
+
+
+def _backbone_part(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The backbone of a checkpoint of DINOv2's training or of another model around it, the teacher's if it has two."""
+    for prefix in ("teacher.backbone.", "backbone."):
+        if f"{prefix}patch_embed.proj.weight" in tensors:
+            inner = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+            return {_CHUNK.sub("blocks.", name): tensor for name, tensor in inner.items()}
+    return {_CHUNK.sub("blocks.", name): tensor for name, tensor in tensors.items()}
+
+
+def _from_transformers(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Names of transformers -> timm's; what lies around the backbone, such as a classifier, is left out."""
+    renamed = {}
+    for name, tensor in tensors.items():
+        for pattern, replacement in _TRANSFORMERS:
+            name = pattern.sub(replacement, name)
+        if name.startswith(("blocks.", "norm.", "patch_embed.", "pos_embed", "cls_token", "mask_token", "register_")):
+            renamed[name] = tensor
+    return renamed
 
 
 def _lora_settings(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> tuple[dict[str, float], bool]:

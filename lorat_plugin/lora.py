@@ -7,6 +7,7 @@ shared A. So the fused layer is split before peft sees it and put together again
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +21,16 @@ if TYPE_CHECKING:
     from peft import LoraConfig, PeftConfig
 
 TARGETS = ("q", "k", "v", "proj", "fc1", "fc2")  # layers of a block that can be adapted
+_BY_PEFT = ("use_dora", "rank_pattern", "alpha_pattern")  # options of peft's LoRA that peft itself merges
+_PLAIN = frozenset(  # options that change nothing beside the tensors in the file, alpha and the rsLoRA flag
+    (
+        *("peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "task_type"),
+        *("inference_mode", "runtime_config", "megatron_core", "qalora_group_size", "ensure_weight_tying"),
+        *("r", "lora_alpha", "use_rslora", "lora_bias", "bias", "modules_to_save", "lora_dropout"),
+        *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "fan_in_fan_out"),
+        *("loftq_config", "eva_config", "corda_config", "lora_ga_config"),
+    )
+)
 ADAPTER = "default"  # peft's name of a model's only adapter
 
 
@@ -110,16 +121,24 @@ def adapters(network: LoRATNetwork) -> PeftConfig | None:
 
 
 def plain_lora(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration of peft's means W + s B A with one rank and alpha, which is merged without peft."""
-    special = any(config.get(name) for name in ("use_dora", "rank_pattern", "alpha_pattern"))
+    """Whether a configuration of peft's means W + s B A with one alpha, which is merged without peft."""
     plain_start = config.get("init_lora_weights", True) in (True, False, "gaussian")
-    return config.get("peft_type", "LORA") == "LORA" and plain_start and not special
+    return config.get("peft_type", "LORA") == "LORA" and plain_start and not any(config.get(n) for n in _BY_PEFT)
+
+
+def refused_option(config: Mapping[str, Any]) -> str | None:
+    """An option of a LoRA configuration that changes what adapters compute and is not known here, or None."""
+    if config.get("peft_type", "LORA") != "LORA":
+        return None
+    options = (name for name, value in config.items() if value and value != "none")
+    return next((name for name in options if name not in (*_PLAIN, *_BY_PEFT, "init_lora_weights")), None)
 
 
 def network_tensors(network: LoRATNetwork) -> dict[str, torch.Tensor]:
     """A network's state by name; adapters, if it has any, as `<layer>.lora_A.weight` and `.lora_B.weight`."""
+    part = re.compile(rf"\.{ADAPTER}\.(weight|bias)$")
     return {
-        name.replace(".base_layer.", ".").replace(f".{ADAPTER}.weight", ".weight"): tensor.detach()
+        part.sub(r".\1", name.replace(".base_layer.", ".")): tensor.detach()
         for name, tensor in network.state_dict().items()
     }
 
@@ -165,27 +184,41 @@ def _merged_by_peft(network: LoRATNetwork) -> dict[str, torch.Tensor]:
 def merge_tensors(tensors: dict[str, torch.Tensor], scaling: Callable[[str, int], float]) -> dict[str, torch.Tensor]:
     """Fold adapters into their layers and fuse q, k, v: the state dict of a plain network.
 
-    W + scaling * B A is computed in float32 and cast back to the wider of their types.
+    W + scaling * B A and, where an adapter has a bias, b + scaling * its bias are computed in float32 and cast back to
+    the wider of their types.
 
     Args:
         tensors: by the names of `network_tensors`; q, k and v apart or fused.
         scaling: (layer's name, rank) -> factor of B A.
-    Raises KeyError or ValueError, naming the layer, if an adapter has no layer or another shape.
+    Raises KeyError or ValueError, naming the layer or tensor, if an adapter has no layer, another shape or parts that
+    are not known here.
     """
     plain = {name: tensor for name, tensor in tensors.items() if ".lora_" not in name}
     for name in [name for name in plain if ".attn.qkv.q." in name]:
         parts = [plain.pop(name.replace(".qkv.q.", f".qkv.{letter}.")) for letter in "qkv"]
-        plain[name.replace(".qkv.q.", ".qkv.")] = torch.cat(parts)
+        fused = name.replace(".qkv.q.", ".qkv.")
+        if fused in plain:
+            raise ValueError(f"{fused} is there twice")
+        plain[fused] = torch.cat(parts)
+    left = {name for name in tensors if ".lora_" in name}
     for name in [name for name in tensors if name.endswith(".lora_A.weight")]:
         layer = name.removesuffix(".lora_A.weight")
         a, b = tensors[name].float(), tensors[f"{layer}.lora_B.weight"].float()
+        scale = scaling(layer, a.shape[0])
+        changes = {"weight": (b.flatten(1) @ a.flatten(1)).unflatten(1, a.shape[1:])}
+        if f"{layer}.lora_B.bias" in tensors:
+            changes["bias"] = tensors[f"{layer}.lora_B.bias"].float()
         attention, _, part = layer.rpartition(".qkv.")
-        key = f"{attention}.qkv.weight" if attention else f"{layer}.weight"
         first = "qkv".index(part) * b.shape[0] if attention else 0
         rows = slice(first, first + b.shape[0])
-        weight = plain[key].float().clone()
-        if weight[rows].shape != (b.shape[0], a.shape[1]):
-            raise ValueError(f"adapter of {layer} is {b.shape[0]}x{a.shape[1]}, its layer {tuple(weight.shape)}")
-        weight[rows] += scaling(layer, a.shape[0]) * (b @ a)
-        plain[key] = weight.to(torch.promote_types(plain[key].dtype, tensors[name].dtype))
+        for kind, change in changes.items():
+            key = f"{attention}.qkv.{kind}" if attention else f"{layer}.{kind}"
+            whole = plain[key].float().clone()
+            if whole[rows].shape != change.shape:
+                raise ValueError(f"adapter of {layer} is {tuple(change.shape)}, its layer {tuple(whole.shape)}")
+            whole[rows] += scale * change
+            plain[key] = whole.to(torch.promote_types(plain[key].dtype, tensors[name].dtype))
+        left -= {name, f"{layer}.lora_B.weight", f"{layer}.lora_B.bias"}
+    if left:
+        raise ValueError(f"{min(left)} is no known part of an adapter")
     return plain

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import save_file
 
 from lorat_plugin.checkpoint import (
-    backbone_tensors,
     check_fit,
     check_trained,
+    complete_tensors,
     infer_variant,
     load_checkpoint,
     merged_tensors,
@@ -95,6 +95,11 @@ def write_weights(
     if target == "merged":
         return _save(to_official(merged_tensors(weights, weights.tensors), swiglu), path, header, dtype)
     trained = {n: t for n, t in weights.tensors.items() if ".lora_" in n or n.startswith(trained_names(variant))}
+    extra = [n for n in weights.tensors if n.endswith(".lora_B.bias") or not (weights.has_backbone or n in trained)]
+    if extra:
+        raise CheckpointError(
+            f"{weights.source}: trains {extra[0]} too, for which '{target}' has no name: write it as merged"
+        )
     if target == "peft":
         a = {n.removesuffix(".lora_A.weight"): t for n, t in trained.items() if n.endswith(".lora_A.weight")}
         targets = [name for name in TARGETS if any(layer.endswith(f".{name}") for layer in a)]
@@ -195,25 +200,12 @@ def convert(
     check_trained(weights, variant)
     target = target or ("merged" if Path(destination).suffix else "peft")
     complete = weights
-    if target in ("merged", "official-full") and not weights.has_backbone:
-        tensors = _split_base(backbone_tensors(variant, backbone or "pretrained")) | weights.tensors
-        complete = replace(weights, tensors=tensors)
+    if target in ("merged", "official-full"):
+        complete = replace(weights, tensors=complete_tensors(weights, variant, backbone))
     if target == "merged":
         check_fit(variant, merged_tensors(complete, complete.tensors), str(source))
     write_weights(complete, variant, destination, target, dtype)
     return weights, variant, target
-
-
-def _split_base(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """q, k and v of a backbone as layers of their own, as files with adapters have them."""
-    split = {}
-    for name, tensor in tensors.items():
-        if ".attn.qkv." in name:
-            parts = {name.replace(".qkv.", f".qkv.{x}."): t for x, t in zip("qkv", tensor.chunk(3), strict=True)}
-            split.update(parts)
-        else:
-            split[name] = tensor
-    return split
 
 
 def weights_digest(network: LoRATNetwork) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import copy
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,6 +14,7 @@ from numpy.typing import ArrayLike
 from lorat_plugin.engines import check_options, prepare
 from lorat_plugin.errors import InputError
 from lorat_plugin.network import LoRATNetwork
+from lorat_plugin.processes import check_process
 from lorat_plugin.tracking import Target, TrackResult, check_frame, check_threshold, start, step
 
 if TYPE_CHECKING:
@@ -31,13 +35,31 @@ class _Tracker:
         """Track with a network (adapters merged or not); the names are those of `from_pretrained`."""
         self.absent_below = check_threshold(absent_below)
         self.engine, self.device = prepare(network, device, engine, precision)
+        self._process = os.getpid()
+
+    def __copy__(self) -> Self:
+        """A tracker that goes on by itself from where this one is; both share the engine, so use them in one thread."""
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """As `__copy__`."""
+        return copy.copy(self)
+
+    def __reduce__(self) -> NoReturn:
+        """Raise InputError: an engine is bound to its process."""
+        raise InputError(
+            "a tracker cannot be pickled for another process: make it there, with from_pretrained; copy.copy gives"
+            " another one in this process"
+        )
 
     @classmethod
     def from_pretrained(
         cls,
-        model: str = "lorat_tiny",
-        weights: str | None = None,
-        backbone: str | None = None,
+        model: str | Path = "lorat_tiny",
+        weights: str | Path | None = None,
+        backbone: str | Path | None = None,
         device: str = "auto",
         engine: str = "auto",
         precision: str = "auto",
@@ -85,17 +107,29 @@ class MultiObjectTracker(_Tracker):
         self._targets: dict[int, Target] = {}
         self._next_id = 0
 
-    def add(self, frame: np.ndarray, boxes: np.ndarray | Sequence[Sequence[float]]) -> list[int]:
+    def __copy__(self) -> Self:
+        """As that of `LoRATTracker`."""
+        twin = super().__copy__()
+        twin._targets = {number: copy.copy(target) for number, target in self._targets.items()}
+        return twin
+
+    def add(self, frame: np.ndarray, boxes: ArrayLike | Iterable[ArrayLike | Iterable[float]]) -> list[int]:
         """Add targets seen in a frame.
 
         Args:
             frame: (H, W, 3) uint8 RGB.
-            boxes: (N, 4) x, y, w, h in frame pixels, 0-based top-left.
+            boxes: (N, 4) x, y, w, h in frame pixels, 0-based top-left: an array, a tensor, or an iterable of rows.
         Returns an id for each; ids are never used again. Raises InputError (nothing is added) as `tracking.start`.
         """
-        if any(np.ndim(box) != 1 for box in boxes):
+        given: Any = boxes
+        try:
+            rows = list(given)
+        except TypeError:
+            rows = [given]
+        if any(not isinstance(row, Iterable) or getattr(row, "ndim", 1) == 0 for row in rows):
             raise InputError(f"boxes must be (N, 4): a list of x, y, w, h; got {boxes!r:.80}")
-        targets = [start(self.engine, self.device, frame, box) for box in boxes]
+        check_process(self.device, self._process)
+        targets = [start(self.engine, self.device, frame, row) for row in rows]
         ids = list(range(self._next_id, self._next_id + len(targets)))
         self._next_id += len(targets)
         self._targets.update(zip(ids, targets, strict=True))
@@ -112,6 +146,8 @@ class MultiObjectTracker(_Tracker):
         frame = check_frame(frame)
         if not self._targets:
             return {}
+        if os.getpid() != self._process:  # forked
+            check_process(self.device, self._process)
         targets = list(self._targets.values())
         results = step(self.engine, self.device, targets, [frame] * len(targets), self.absent_below)
         return dict(zip(self._targets, results, strict=True))
@@ -122,18 +158,27 @@ class LoRATTracker(_Tracker):
 
     _target: Target | None = None
 
-    def init(self, frame: np.ndarray, box: ArrayLike) -> None:
+    def __copy__(self) -> Self:
+        """A tracker that goes on by itself from where this one is; both share the engine, so use them in one thread."""
+        twin = super().__copy__()
+        twin._target = copy.copy(self._target)
+        return twin
+
+    def init(self, frame: np.ndarray, box: ArrayLike | Iterable[float]) -> None:
         """Start on a target, forgetting the one before.
 
         Args:
             frame: (H, W, 3) uint8 RGB.
-            box: x, y, w, h in frame pixels, 0-based top-left.
+            box: x, y, w, h in frame pixels, 0-based top-left: an array, a tensor or another iterable.
         Raises InputError for a frame of another kind, or a box that is not finite, has no area or misses the frame.
         """
+        check_process(self.device, self._process)
         self._target = start(self.engine, self.device, frame, box)
 
     def update(self, frame: np.ndarray) -> TrackResult:
         """Follow the target into the next frame, (H, W, 3) uint8 RGB. Raises InputError before `init`."""
         if self._target is None:
             raise InputError("no target yet: call init(frame, box) before update(frame)")
+        if os.getpid() != self._process:  # forked
+            check_process(self.device, self._process)
         return step(self.engine, self.device, [self._target], [check_frame(frame)], self.absent_below)[0]

@@ -7,10 +7,10 @@ Source: LoRAT's tracker (arXiv 2403.05231, section 3): the template never change
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 from lorat_plugin.boxes import area, clip_to_image, xywh_to_xyxy, xyxy_to_xywh
 from lorat_plugin.crop import Crop, cells_on_target, cut_all, mean_colour, normalize
 from lorat_plugin.errors import InputError
+from lorat_plugin.frames import conversion
 from lorat_plugin.network import Prediction
 from lorat_plugin.variants import Variant
 
@@ -65,7 +66,7 @@ class Target:
 
 
 @torch.inference_mode()
-def start(engine: Engine, device: torch.device, frame: np.ndarray, box_xywh: ArrayLike) -> Target:
+def start(engine: Engine, device: torch.device, frame: np.ndarray, box_xywh: ArrayLike | Iterable[float]) -> Target:
     """Begin a target in its first frame.
 
     Args:
@@ -160,28 +161,34 @@ def hann_window(grid: int, device: torch.device | str = "cpu") -> torch.Tensor:
 
 
 def check_frame(frame: np.ndarray) -> np.ndarray:
-    """The frame itself if it is (H, W, 3) uint8; else InputError says what to do."""
+    """The frame itself if it is (H, W, 3) uint8; else InputError says how to convert it."""
     if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-        kind = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
-        raise InputError(
-            f"a frame must be an (H, W, 3) uint8 RGB array; got {kind}: convert grey, RGBA or 16-bit images first, "
-            "e.g. with cv2.cvtColor, or read them with lorat_plugin.video.open_source"
-        )
+        shape = getattr(frame, "shape", None)
+        got = type(frame).__name__ if shape is None else f"{type(frame).__name__} {frame.dtype} {tuple(shape)}"
+        raise InputError(f"a frame must be an (H, W, 3) uint8 RGB array; got {got}: {conversion(frame)}")
     if 0 in frame.shape:
         raise InputError(f"a frame must have pixels; got shape {frame.shape}")
     return frame
 
 
-def check_box(box_xywh: ArrayLike, frame_size: tuple[int, int]) -> np.ndarray:
-    """A start box as (4,) float64 xyxy; InputError if it is not finite, has no area, or misses the frame (H, W)."""
+def check_box(box_xywh: ArrayLike | Iterable[float], frame_size: tuple[int, int]) -> np.ndarray:
+    """A start box as (4,) float64 xyxy.
+
+    Args:
+        box_xywh: four numbers in an array, a tensor on any device, a sequence or an iterator, which is used up.
+        frame_size: (height, width), pixels.
+    Raises InputError if it is not finite, has no area, or misses the frame.
+    """
+    values: Any = box_xywh
     try:
-        box = np.asarray(box_xywh, np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"a box must be four numbers x, y, w, h in pixels; got {box_xywh!r:.80}") from None
+        if isinstance(values, (str, bytes, Mapping, Set)) or len(getattr(values, "shape", (4,))) != 1:
+            raise TypeError("no row of numbers")
+        box = np.array([float(value) for value in (values.tolist() if hasattr(values, "tolist") else values)])
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last is torch's
+        box = np.empty(0)
     if box.shape != (4,) or not np.isfinite(box).all() or min(box[2:]) < LEAST_SIDE:
-        raise InputError(
-            f"a box must be x, y, w, h in pixels, finite, with w and h above 0; got {np.round(box, 3).tolist()}"
-        )
+        got = np.round(box, 3).tolist() if box.size else f"{values!r:.80}"
+        raise InputError(f"a box must be x, y, w, h in pixels: four finite numbers, w and h above 0; got {got}")
     box = xywh_to_xyxy(box)
     if area(clip_to_image(box, frame_size)) <= 0:
         height, width = frame_size

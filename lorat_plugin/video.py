@@ -14,31 +14,27 @@ import queue
 import re
 import threading
 import weakref
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import cv2
-import numpy as np
 
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import require_utf8
 from lorat_plugin.images import IMAGE_NAME, list_images, pattern_images, read_image
+from lorat_plugin.video_file import RATES, Frame, Incomplete, VideoFile
 
 logger = logging.getLogger(__name__)
 
 READ_AHEAD = 4  # decoded frames waiting: enough to even out decoding times, 100 MB of 4K frames
+PATIENCE = 25  # frames of a live source that cannot be read in a row until it counts as closed
 POLL_SECONDS = 0.1  # how soon a waiting thread notices that the source was stopped
 
 
-class Frame(NamedTuple):
-    """One decoded frame: its number in the source (0-based), where it came from, (H, W, 3) uint8 RGB, when it shows."""
-
-    number: int
-    origin: str
-    image: np.ndarray
-    seconds: float | None = None  # from the video's beginning
+class SourceClosed(Exception):
+    """A live source has ended by itself."""
 
 
 class FrameSource:
@@ -46,14 +42,17 @@ class FrameSource:
 
     Attributes:
         name: short name of the source, fit for a folder's name.
-        length: number of frames to expect, or None if unknown (cameras, streams, some videos). Some containers state
-            none; then it is an estimate, too great if the frame rate varies.
+        length: number of frames to expect, or None if unknown (cameras, streams, some videos); for videos an estimate
+            from the duration.
         fps: frames per second that the source states, or None if unknown.
         live: only the newest frame is kept; `Frame.number` counts the dropped ones too.
         mean_fps: frames per second by the times of the first and last frame; `fps` until the last is decoded.
         missing: number of frames that a file states and lacks at its end; 0 until the last is decoded.
+        damaged: numbers of the frames of a file so far that cannot be decoded and are left out.
+        closed: whether a live source has ended by itself: it was switched off, or sends nothing more.
 
-    Iterating raises InputError for a frame that cannot be read or that has another size than the frames before.
+    Iterating raises InputError for a frame that cannot be read or, with `one_size`, that has another size than the
+    frames before.
     """
 
     def __init__(
@@ -64,13 +63,16 @@ class FrameSource:
         length: int | None = None,
         fps: float | None = None,
         live: bool = False,
+        damaged: Sequence[int] = (),
+        one_size: bool = True,
     ) -> None:
-        """Start to decode `frames` in a thread."""
-        self.name, self.length, self.fps, self.live = name, length, fps, live
-        self.mean_fps, self.missing = fps, 0
+        """Start to decode `frames` in a thread; they may add to `damaged`, and differ in size unless `one_size`."""
+        self.name, self.length, self.fps, self.live, self.damaged = name, length, fps, live, damaged
+        self.mean_fps, self.missing, self.closed = fps, 0, False
         self._queue: queue.Queue[Frame | Exception | None] = queue.Queue(maxsize=1 if live else READ_AHEAD)
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._decode, args=(frames,), name=f"decode {name}", daemon=True)
+        checked = _of_one_size(frames) if one_size else frames
+        self._thread = threading.Thread(target=self._decode, args=(checked,), name=f"decode {name}", daemon=True)
         self._thread.start()
         weakref.finalize(self, _end, self._stopped, self._thread)  # at exit: a thread amid decoding would abort it
 
@@ -105,42 +107,41 @@ class FrameSource:
         try:
             first = frame = None
             with contextlib.closing(frames):
-                for frame in _of_one_size(frames):
+                for frame in frames:
                     first = first or frame._replace(image=frame.image[:0, :0].copy())  # its pixels need not stay
-                    self._put(frame)
+                    self._put(frame, self.live)
                     if self._stopped.is_set():
                         return
             if first is not None and frame is not None and not self.live:
-                self._take_stock(first, frame)
+                self._compare_rates(first, frame)
+            self._put(None)
+        except (Incomplete, SourceClosed) as error:
+            logger.warning("%s", error)
+            self.missing = getattr(error, "missing", 0)
+            self.closed = isinstance(error, SourceClosed)
             self._put(None)
         except Exception as error:  # raised again in the thread that iterates
             self._put(error)
 
-    def _take_stock(self, first: Frame, last: Frame) -> None:
-        """Compare the frames that came with what the file states."""
-        count, seconds = last.number - first.number + 1, (last.seconds or 0) - (first.seconds or 0)
-        mean = (count - 1) / seconds if seconds > 0 else 0
-        stated = seconds * (self.fps or 0) + 1  # frames in this time; the stated number may be duration times rate
-        missing = (self.length or 0) - max(count, round(stated))
-        if missing > max(2, (self.length or 0) // 100):
-            self.missing = missing
-            expected = last.number + 1 + missing
-            logger.warning(
-                "%s: ends after %d of %d frames; it is damaged or incomplete", last.origin, last.number + 1, expected
-            )
-        elif 1 <= mean <= 240 and abs(stated - count) > max(1, count / 50):  # times are often rounded
+    def _compare_rates(self, first: Frame, last: Frame) -> None:
+        """Find the mean frame rate; warn if it is not the stated one."""
+        steps, seconds = last.number - first.number, (last.seconds or 0) - (first.seconds or 0)
+        mean = steps / seconds if seconds > 0 else 0
+        stated = seconds * (self.fps or 0)
+        if RATES[0] <= mean <= RATES[1] and abs(stated - steps) > max(1, steps / 50):  # times are often rounded
             self.mean_fps = mean
             logger.warning(
                 "%s: its frame rate varies: %.4g a second on average, %.4g stated", last.origin, mean, self.fps or 0
             )
 
-    def _put(self, item: Frame | Exception | None) -> None:
+    def _put(self, item: Frame | Exception | None, replace: bool = False) -> None:
+        """Give an item to the reader, with `replace` instead of one that waits; else wait for room."""
         while not self._stopped.is_set():
             try:
-                self._queue.put(item, timeout=0 if self.live else POLL_SECONDS)
+                self._queue.put(item, timeout=0 if replace else POLL_SECONDS)
                 return
             except queue.Full:
-                if self.live:
+                if replace:
                     with contextlib.suppress(queue.Empty):
                         self._queue.get_nowait()
 
@@ -162,7 +163,8 @@ def open_source(source: str | int | Path, start: int = 0, end: int | None = None
         end: frame to stop before (exclusive); None for all.
 
     Videos with rotation metadata come upright. 16-bit images keep their high byte, grey and palette images become RGB,
-    alpha is dropped. A video that ends early gives the frames that it has and logs a warning.
+    alpha is dropped. Damaged frames of a video are left out and named in a warning; the others keep their numbers. A
+    video that ends early gives the frames that it has and logs a warning.
 
     Raises InputError if the source does not exist, cannot be opened, has no frame, or if `start` is beyond its end; the
     latter two for videos when the first frame is asked for.
@@ -176,23 +178,35 @@ def open_source(source: str | int | Path, start: int = 0, end: int | None = None
     if not isinstance(source, int) and path.exists():
         if IMAGE_NAME.fullmatch(path.name) and path.suffix.lower() != ".gif":
             raise InputError(f"{path}: is a single image; give the folder of frames or a video")
-        remedy = "it is damaged, incomplete, without pictures or of an unknown format"
-        capture = _open_capture(str(path), str(path), remedy)
-        return _capture_source(capture, path.stem, str(path), start, end, live=not path.is_file())
+        if path.is_file():
+            return _file_source(VideoFile(str(path.absolute()), str(path)), path.stem, start, end)
+        return _live_source(str(path), path.stem, str(path), "may this user read it?", start, end)
     text = str(source)
     if "://" not in text and (paths := pattern_images(path)):
         return _open_images(path.parent, paths, start, end)
     if re.fullmatch("[0-9]+", text):
         shown = f"camera {text}"
-        capture = _open_capture(int(text), shown, "is it connected, free, and may this user read it?")
-        return _capture_source(capture, f"camera{text}", shown, start, end, live=True)
+        remedy = "is it connected, free, and may this user read it?"
+        return _live_source(int(text), f"camera{text}", shown, remedy, start, end)
     if "://" in text:
         parts = urlsplit(text)
+        if parts.scheme == "file":
+            return open_source(url2pathname(parts.path), start, end)
         shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # neither password nor token
         name = re.sub(r"[^A-Za-z0-9.-]+", "_", shown.partition("://")[2]).strip("_.") or "stream"
-        capture = _open_capture(text, shown, "is the address right and reachable?")
-        return _capture_source(capture, name, shown, start, end, live=True)
+        return _live_source(text, name, shown, "is the address right and reachable?", start, end)
     raise InputError(f"{text}: no such video or folder, and neither a camera's index nor a URL")
+
+
+def without_gaps(frames: Iterable[Frame]) -> Iterator[Frame]:
+    """The frames, and for each number that damage has left out between them the frame before, with that number."""
+    before: Frame | None = None
+    for frame in frames:
+        if before is not None:
+            for number in range(before.number + 1, frame.number):
+                yield before._replace(number=number)
+        yield frame
+        before = frame
 
 
 def _folder_images(folder: Path) -> list[Path]:
@@ -219,61 +233,57 @@ def _folder_frames(paths: Sequence[Path], start: int, end: int) -> Generator[Fra
             raise InputError(f"frame {number}: {error}") from error
 
 
-def _open_capture(source: str | int, shown: str, remedy: str) -> cv2.VideoCapture:
+def _file_source(video: VideoFile, name: str, start: int, end: int | None) -> FrameSource:
+    length = video.length
+    if length is not None:
+        length = max(0, min(length, length if end is None else end) - start)
+    frames = video.frames(start, end)
+    return FrameSource(name, frames, length=length, fps=video.fps, damaged=video.damaged)
+
+
+def _live_source(source: str | int, name: str, shown: str, remedy: str, start: int, end: int | None) -> FrameSource:
     capture = cv2.VideoCapture(source)
     if not capture.isOpened():
         raise InputError(f"{shown}: cannot be opened; {remedy}")
-    return capture
-
-
-def _capture_source(
-    capture: cv2.VideoCapture, name: str, shown: str, start: int, end: int | None, *, live: bool
-) -> FrameSource:
-    announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    count = int(announced) if 0 < announced < 1e9 else None  # containers without an index announce absurd numbers
+    if 0 < capture.get(cv2.CAP_PROP_FRAME_COUNT) < 1e9:  # a URL with a known number of frames is a file
+        capture.release()
+        return _file_source(VideoFile(str(source), shown, local=False), name, start, end)
     rate = capture.get(cv2.CAP_PROP_FPS)
-    fps = rate if 1 <= rate <= 240 else None
-    length = None
-    if count is not None and fps is not None:  # without a rate the number means nothing: it may be duration times rate
-        length = max(0, min(count, count if end is None else end) - start)
-    return FrameSource(
-        name,
-        _capture_frames(capture, shown, start, end),
-        length=length,
-        fps=fps,
-        live=live and count is None,  # a URL with a known number of frames is a file: deliver them all
-    )
+    fps = rate if RATES[0] <= rate <= RATES[1] else None
+    return FrameSource(name, _live_frames(capture, shown, start, end), fps=fps, live=True)
 
 
-def _capture_frames(capture: cv2.VideoCapture, shown: str, start: int, end: int | None) -> Generator[Frame, None, None]:
+def _live_frames(capture: cv2.VideoCapture, shown: str, start: int, end: int | None) -> Generator[Frame, None, None]:
+    """The frames that come, damaged ones left out but counted. Raises SourceClosed when no more come."""
+    number, failures = 0, 0
     try:
-        for skipped in range(start):  # seeking is inexact in many formats, decoding is not
-            if not capture.grab():
-                raise InputError(f"{shown}: start {start} is beyond its end, it has {skipped} frames")
-        number = start
         while end is None or number < end:
             good, image = capture.read()
-            if not good:
-                break
-            seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-            yield Frame(number, shown, cv2.cvtColor(image, cv2.COLOR_BGR2RGB), seconds)
+            if good:
+                if number >= start:
+                    seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+                    yield Frame(number, shown, cv2.cvtColor(image, cv2.COLOR_BGR2RGB), seconds)
+                failures = 0
+            else:
+                failures += 1
+                if failures == PATIENCE:
+                    count = number + 1 - failures
+                    raise SourceClosed(f"{shown}: has ended after {count} frames: it closed, or sends nothing more")
             number += 1
-        if number == start:
-            nothing = "no frame can be decoded; convert it, for example to H.264 with ffmpeg"
-            raise InputError(f"{shown}: {f'start {start} is beyond its end' if start else nothing}")
     finally:
         capture.release()
 
 
-def _of_one_size(frames: Iterator[Frame]) -> Iterator[Frame]:
+def _of_one_size(frames: Generator[Frame, None, None]) -> Generator[Frame, None, None]:
     """The same frames; raises InputError at the first whose size differs, as boxes would lose their meaning."""
     size = None
-    for frame in frames:
-        height, width = frame.image.shape[:2]
-        if size is not None and size != (width, height):
-            raise InputError(
-                f"frame {frame.number} ({frame.origin}): is {width}x{height} pixels, the frames before are"
-                f" {size[0]}x{size[1]}; frames of one source must have one size"
-            )
-        size = (width, height)
-        yield frame
+    with contextlib.closing(frames):
+        for frame in frames:
+            height, width = frame.image.shape[:2]
+            if size is not None and size != (width, height):
+                raise InputError(
+                    f"frame {frame.number} ({frame.origin}): is {width}x{height} pixels, the frames before are"
+                    f" {size[0]}x{size[1]}; frames of one source must have one size"
+                )
+            size = (width, height)
+            yield frame

@@ -19,15 +19,15 @@ HEAVY = {"vot", "trax", "got10k", "peft", "accelerate", "transformers", "matplot
 
 # A module may import, when it is loaded, modules of its own row and of the rows above it.
 LAYERS = [
-    {"errors", "boxes", "variants", "files", "digests", "devices", "images", "box_files"},
+    {"errors", "boxes", "variants", "files", "digests", "devices", "images", "box_files", "frames", "processes"},
     {"crop"},
     {"backbones"},
     {"network"},
-    {"lora", "layouts", "checkpoint", "saving"},
+    {"lora", "layouts", "weight_files", "checkpoint", "saving"},
     {"graphs"},
     {"engines", "tracking"},
     {"tracker", "export", "masks", "mobile_sam"},
-    {"video", "outputs", "drawing", "data", "interchange"},
+    {"video", "video_file", "outputs", "drawing", "data", "interchange"},
     {"training", "harness", "evaluation", "annotate"},
     {"doctor", "app", "hub"},
     {"benchmark"},

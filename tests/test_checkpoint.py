@@ -183,6 +183,10 @@ def test_half_precision_and_fewer_blocks(tmp_path, tiny_network):
     assert (network.pos_embed - tiny_network.pos_embed).abs().max() < 1e-4
 
 
+def test_a_model_may_be_a_path(tiny_weights):
+    assert load_pretrained(tiny_weights).variant.name == load_pretrained(str(tiny_weights)).variant.name == "lorat_tiny"
+
+
 def test_variant_is_inferred_from_shapes(tmp_path, tiny_weights):
     save_file(load_file(tiny_weights), tmp_path / "bare.safetensors")  # without metadata
     assert infer_variant(read_weights(tmp_path / "bare.safetensors")).name == "lorat_tiny"

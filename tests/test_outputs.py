@@ -15,6 +15,7 @@ import pytest
 from lorat_plugin import outputs
 from lorat_plugin.drawing import draw_results, object_colour
 from lorat_plugin.errors import InputError
+from lorat_plugin.interchange import TrackFiles
 from lorat_plugin.outputs import AnnotatedVideo, MaskFolder, TextFile, Window, box_lines, json_lines, output_folder
 from lorat_plugin.tracker import TrackResult
 from lorat_plugin.video import Frame, open_source
@@ -83,6 +84,23 @@ def test_video_can_be_read_back(tmp_path: Path, size: tuple[int, int]) -> None:
     assert (len(frames), source.fps) == (6, 30)
     assert frames[0].image.shape[0] % size[0] == frames[0].image.shape[1] % size[1] == 0
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 24000 / 1001, 240.0, 999.5, 1000.0])
+def test_a_frame_rate_is_kept_wherever_it_is_written(tmp_path: Path, rate: float) -> None:
+    paths = {"coco": tmp_path / "coco.json", "labelstudio": tmp_path / "labels.json"}
+    with AnnotatedVideo(tmp_path / "video.mp4", rate) as video, TrackFiles(paths, "made", rate) as tracks:
+        for number in range(6):
+            frame = Frame(number, "made", GREY)
+            video.write(frame, {0: result()}, 0.01)
+            tracks.write(frame, {0: result()}, 0.01)
+    with open_source(tmp_path / "video.mp4") as source:
+        times = [frame.seconds for frame in source]
+    assert source.fps == pytest.approx(rate, rel=1e-3) and len(times) == source.length == 6
+    assert times[5] == pytest.approx(5 / rate, rel=1e-3)
+    assert json.loads(paths["coco"].read_text())["videos"][0]["fps"] == rate
+    value = json.loads(paths["labelstudio"].read_text())[0]["predictions"][0]["result"][0]["value"]
+    assert value["duration"] == pytest.approx(6 / rate)
 
 
 def test_a_video_that_did_not_get_written_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

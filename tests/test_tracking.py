@@ -164,6 +164,59 @@ def test_impossible_boxes_are_refused(box):
         check_box(np.array(box), (90, 120))
 
 
+BOXES = {  # each is x 30, y 20, w 16, h 12
+    "tensor": lambda: torch.tensor([30, 20, 16, 12]),
+    "tensor with gradient": lambda: torch.tensor([30.0, 20, 16, 12], requires_grad=True),
+    "bfloat16": lambda: torch.tensor([30, 20, 16, 12], dtype=torch.bfloat16),
+    "list of tensors": lambda: list(torch.tensor([30, 20, 16, 12])),
+    "uint8 array": lambda: np.array([30, 20, 16, 12], np.uint8),
+    "row of a table": lambda: np.array([(30, 20, 16, 12)], "i4,i4,f4,f4")[0].item(),
+    "numbers as text": lambda: ["30", "20.0", " 16", "1.2e1"],
+    "map": lambda: map(float, (30, 20, 16, 12)),
+    "generator": lambda: (value for value in (30, 20, 16, 12)),
+}
+
+
+@pytest.mark.parametrize("name", BOXES)
+def test_a_box_may_be_any_row_of_numbers(tiny_network, frames, name):
+    np.testing.assert_array_equal(check_box(BOXES[name](), (90, 120)), [30, 20, 46, 32])
+    many = MultiObjectTracker(tiny_network, device="cpu", engine="eager")
+    assert many.add(frames[0], (BOXES[name]() for _ in range(2))) == [0, 1]
+    assert [target.box.tolist() for target in many._targets.values()] == [[30, 20, 46, 32]] * 2
+
+
+@pytest.mark.parametrize(
+    "box",
+    ["1234", b"1234", {1: 0, 2: 0, 3: 0, 4: 0}, {1, 2, 3, 4}, None, 7, torch.tensor(7.0), object(), [1, 2, 3, None],
+     [1, 2, 3, 4j], [1, 2, 3, "x"], [1, 2, 3, 10**400], torch.ones(1, 4), torch.ones(2, 4), np.ones((4, 1)),
+     np.ma.masked_array([1, 2, 3, 4], [0, 0, 0, 1]), np.array([1, 2, 3, 4 + 1j])],
+)  # fmt: skip
+def test_what_is_no_row_of_four_numbers_is_refused(box):
+    with pytest.raises(InputError, match="a box must be x, y, w, h in pixels: four finite numbers"):
+        check_box(box, (90, 120))
+
+
+@pytest.mark.parametrize(
+    "boxes", [map(list, [[30, 20, 16, 12]]), zip([30], [20], [16], [12], strict=True), torch.tensor([[30, 20, 16, 12]]),
+              {7: (30, 20, 16, 12)}.values(), iter(np.array([[30, 20, 16, 12]]))],
+)  # fmt: skip
+def test_boxes_may_be_any_iterable(tiny_network, frames, boxes):
+    many = MultiObjectTracker(tiny_network, device="cpu", engine="eager")
+    assert many.add(frames[0], boxes) == [0]
+    np.testing.assert_array_equal(many._targets[0].box, [30, 20, 46, 32])
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [[30, 20, 16, 12], (v for v in (30, 20, 16, 12)), torch.tensor([30, 20, 16, 12]), 7, None, {7: (30, 20, 16, 12)}],
+)
+def test_one_flat_box_is_not_taken_for_boxes(tiny_network, frames, boxes):
+    many = MultiObjectTracker(tiny_network, device="cpu", engine="eager")
+    with pytest.raises(InputError, match=r"boxes must be \(N, 4\)"):
+        many.add(frames[0], boxes)
+    assert many.update(frames[1]) == {}
+
+
 def test_a_box_outside_the_frame_is_refused_and_one_over_the_border_is_not():
     with pytest.raises(InputError, match="outside the frame of 120x90"):
         check_box(np.array([130.0, 10, 20, 20]), (90, 120))

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 import pandas as pd
 
+from lorat_plugin.app import no_proxies
 from lorat_plugin.app.session import GOT10K, JSON_LINES, OTHERS, VIDEO, Session
 from lorat_plugin.data.demo_clips import CLIPS
 from lorat_plugin.engines import list_engines
@@ -71,18 +72,19 @@ def served(options: Options) -> Iterator[Page]:
         page = Page(options, Path(folder))
         blocks = page.build().queue(default_concurrency_limit=None)
         try:
-            blocks.launch(
-                server_name=options.host,
-                server_port=options.port,
-                max_file_size=options.max_megabytes * 2**20,
-                theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # none from the net
-                css="#frame img {max-height: 65vh}",
-                footer_links=[],
-                share=False,
-                ssr_mode=False,
-                quiet=True,
-                prevent_thread_lock=True,
-            )
+            with no_proxies():
+                blocks.launch(
+                    server_name=options.host,
+                    server_port=options.port,
+                    max_file_size=options.max_megabytes * 2**20,
+                    theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # no downloads
+                    css="#frame img {max-height: 65vh}",
+                    footer_links=[],
+                    share=False,
+                    ssr_mode=False,
+                    quiet=True,
+                    prevent_thread_lock=True,
+                )
         except OSError as error:
             raise InputError(
                 f"{options.host}, port {options.port or '7860 to 7959'}: cannot be served; the port is taken, or the"

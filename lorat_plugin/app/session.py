@@ -94,6 +94,7 @@ class Session:
         shown.mkdir()
         try:
             kept = _keep(source, home)
+            length = 0
             with open_source(kept) as frames:
                 for frame in frames:
                     if frame.number >= self._max_frames or (frames.length or 0) > SURELY * self._max_frames:
@@ -101,9 +102,10 @@ class Session:
                             f"{source.name}: has more than {self._max_frames} frames: cut it,"
                             " or start the app with a greater --max-frames"
                         )
-                    _write_shown(shown, frame)
-                    advance(frame.number + 1, frames.length)
-                length, size = frame.number + 1, frame.image.shape[:2]
+                    for number in range(length, frame.number + 1):  # damaged frames look like the one behind them
+                        _write_shown(shown, frame._replace(number=number))
+                    length, size = frame.number + 1, frame.image.shape[:2]
+                    advance(length, frames.length)
         except BaseException as error:
             shutil.rmtree(home, ignore_errors=True)
             if isinstance(error, InputError):  # visitors know the file's name, not where it is kept
@@ -113,6 +115,9 @@ class Session:
             self._source, self._shown, self._fps = kept, shown, frames.mean_fps
             self.length, self.size, self.tracks, self._seconds = length, size, {}, {}
             self.note = f"Its last {frames.missing} frames are missing: it may be damaged." if frames.missing else ""
+            if frames.damaged:
+                numbers = ", ".join(map(str, frames.damaged[:10])) + (", ..." if len(frames.damaged) > 10 else "")
+                self.note = f"{self.note} Damaged frames are left out: {numbers}.".lstrip()
         self._scale = self.picture(0).shape[1] / size[1]
 
     def draw(self, frame: int, number: int | None, box: Iterable[float]) -> int:
@@ -180,7 +185,7 @@ class Session:
             for track in due.values():
                 del track.results[track.drawn - track.first + 1 :]
         targets: dict[int, Target] = {}
-        with open_source(self._source, min(track.drawn for track in due.values())) as frames:
+        with open_source(self._source, min(track.drawn for track in due.values()), self.length) as frames:
             for frame in frames:
                 began = time.perf_counter()
                 with turn:
@@ -189,14 +194,16 @@ class Session:
                                  tracker.absent_below) if targets else []  # fmt: skip
                     results = dict(zip(targets, found, strict=True))
                     for number, track in due.items():
-                        if track.drawn == frame.number:
+                        if track.drawn <= frame.number and number not in targets:
                             box = track.results[-1].box
                             targets[number] = start(tracker.engine, tracker.device, frame.image, box)
                 with self._lock:
                     if run != self._run:
                         return
                     for number, result in results.items():
-                        due[number].results.append(result)
+                        track = due[number]
+                        track.results += track.results[-1:] * (frame.number - track.end)  # damaged frames
+                        track.results.append(result)
                     self._seconds[frame.number] = time.perf_counter() - began
                 yield frame.number
 
@@ -258,12 +265,17 @@ class Session:
         with contextlib.ExitStack() as stack:
             for output in outputs:
                 stack.enter_context(output)
+            following = 0
             for frame in stack.enter_context(open_source(self._source, 0, max(t.end for t in tracks.values()))):
-                rows = {number: track.at(frame.number) or _NOWHERE for number, track in tracks.items()}
-                seen = {number: result for number, result in rows.items() if result is not _NOWHERE}
-                for output in outputs:
-                    each_frame = isinstance(output, TextFile) and output.path.suffix == ".txt"
-                    output.write(frame, rows if each_frame else seen, seconds.get(frame.number, 0.0))
+                for number in range(following, frame.number + 1):  # damaged frames have rows of text, nothing else
+                    rows = {name: track.at(number) or _NOWHERE for name, track in tracks.items()}
+                    seen = {name: result for name, result in rows.items() if result is not _NOWHERE}
+                    for output in outputs:
+                        if isinstance(output, TextFile) and output.path.suffix == ".txt":
+                            output.write(frame, rows, 0.0)
+                        elif number == frame.number:
+                            output.write(frame, seen, seconds.get(number, 0.0))
+                following = frame.number + 1
         return sorted(folder.iterdir())
 
 

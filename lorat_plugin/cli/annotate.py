@@ -21,7 +21,7 @@ from lorat_plugin.cli.options import (
     WeightsOption,
 )
 from lorat_plugin.cli.progress import progress
-from lorat_plugin.cli.track import quiet_opencv
+from lorat_plugin.cli.track import check_end, quiet_opencv
 from lorat_plugin.errors import InputError
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def _hand_boxes(source: Path, labels: Path, start: int, end: int | None) -> tupl
         for frame in frames:
             about.write(frame, {}, 0.0)
         about.fps = frames.mean_fps or about.fps  # known when all is read
+        check_end(frames, frame)
     video = about.tracks().video
     wanted = range(start, video.frames.stop)
     if not wanted or start < 0:

@@ -1,6 +1,7 @@
 """Entry point of `lorat`: registers the commands and turns errors into exit codes.
 
-Exit codes: 0 done, 1 failed while running, 2 bad input (one sentence on stderr names it and the remedy).
+Exit codes: 0 done, 1 failed while running, 2 bad input (one sentence on stderr names it and the remedy),
+3 a camera or stream ended by itself (`lorat track`; its files are whole).
 """
 
 from __future__ import annotations

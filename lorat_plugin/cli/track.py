@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from lorat_plugin.masks import MaskMaker
     from lorat_plugin.outputs import Output
     from lorat_plugin.tracker import MultiObjectTracker, TrackResult
-    from lorat_plugin.video import FrameSource
+    from lorat_plugin.video import Frame, FrameSource
 
 Box = tuple[float, float, float, float]  # x, y, w, h in pixels
 
@@ -49,6 +49,7 @@ class Summary(NamedTuple):
     objects: list[int]
     files: list[str]
     interrupted: bool
+    closed: bool  # a live source ended by itself
 
 
 def track_command(
@@ -87,7 +88,8 @@ def track_command(
     objects) and track.jsonl (frame, id, box_xywh, score, absent, time_ms); with
     --format also track_NAME in other tools' formats; with --masks also
     masks/000012.png, a picture a frame (masks_ID/ for each of several
-    objects). Ctrl-C stops and keeps what is done.
+    objects). Ctrl-C stops and keeps what is done; so does the end of a camera or
+    stream, with exit code 3. For a damaged frame boxes.txt repeats the last box.
     """
     boxes = [parse_box(text) for text in box or []]
     if bool(boxes) == select:
@@ -118,8 +120,8 @@ def track_command(
         typer.echo(f"{summary.frames} frames, {summary.frames_per_second:.1f} frames/s while tracking")
         for path in summary.files:
             typer.echo(path)
-    if summary.interrupted:
-        raise typer.Exit(130)
+    if summary.interrupted or summary.closed:
+        raise typer.Exit(130 if summary.interrupted else 3)
 
 
 def parse_box(text: str) -> Box:
@@ -151,7 +153,7 @@ def _track(
     from lorat_plugin.tracker import TrackResult
 
     frames = iter(source)
-    frame = next(frames)
+    frame = _first(source, frames)
     given = boxes(frame.image) if callable(boxes) else boxes
     began = time.perf_counter()
     try:
@@ -176,11 +178,16 @@ def _track(
             advance()
             done, spent = done + 1, spent + seconds
             try:
-                frame = next(frames)
-            except StopIteration:
-                break
+                following = next(frames, None)
             except InputError as error:
                 raise InputError(f"{error}; --end {frame.number + 1} tracks up to there") from error
+            for _ in [] if stopped else _damaged_between(source, frame, following):
+                for rows in outputs[: len(ids)]:
+                    rows.write(frame, results, 0.0)
+            if following is None:
+                check_end(source, frame)
+                break
+            frame = following
             began = time.perf_counter()
             results = tracker.update(frame.image)
             masks = _object_masks(maker, frame.image, results)
@@ -192,7 +199,35 @@ def _track(
         else:
             former.unlink(missing_ok=True)
     interrupted = bool(stopped) and not source.live  # Ctrl-C is how a camera's track ends
-    return Summary(done, done / spent, ids, [str(path) for path in files], interrupted)
+    return Summary(done, done / spent, ids, [str(path) for path in files], interrupted, source.closed)
+
+
+def _first(source: FrameSource, frames: Iterator[Frame]) -> Frame:
+    """The first frame. Raises InputError if there is none, or if it is not the one that the boxes are for."""
+    frame = next(frames, None)
+    if frame is None:
+        raise InputError(f"{source.name}: ended before its first frame; start it again")
+    if source.damaged and source.damaged[0] < frame.number:
+        raise InputError(
+            f"{frame.origin}: frame {source.damaged[0]} is damaged; give the boxes in frame {frame.number}, and"
+            f" --start {frame.number}"
+        )
+    return frame
+
+
+def check_end(source: FrameSource, last: Frame) -> None:
+    """Raise InputError if a video file lacks frames behind the last one."""
+    if source.missing:
+        raise InputError(
+            f"{last.origin}: its last {source.missing} frames cannot be read; copy it again, or leave them out with"
+            f" --end {last.number + 1}"
+        )
+
+
+def _damaged_between(source: FrameSource, frame: Frame, following: Frame | None) -> list[int]:
+    """Numbers of the damaged frames behind a frame and before the following one, or the end."""
+    end = math.inf if following is None else following.number
+    return [number for number in source.damaged if frame.number < number < end]
 
 
 def _object_masks(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -119,7 +120,10 @@ def prepare(
     Returns the engine and its device. Raises InputError for a name that is unknown, a device that is not there, or a
     network, device or precision that the engine named does not run; what "auto" chose instead is logged.
     """
+    from lorat_plugin.processes import check_process
+
     place = check_options(device, engine, precision)
+    check_process(place, os.getpid())
     names = [n for n in AUTO if not _obstacle(n, place, precision)] if engine == "auto" else [engine]
     for name, after in zip(names, [*names[1:], ""], strict=True):
         try:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from lorat_plugin.box_files import read_boxes
 from lorat_plugin.errors import InputError, first_line
 from lorat_plugin.files import decode_text, read_plain_text
 from lorat_plugin.images import IMAGE_NAME
@@ -45,6 +46,10 @@ def toolkit_dataset(name: str, root: Path, subset: str, layout: str) -> Any:
     try:
         with contextlib.redirect_stdout(printed):
             dataset = makers[name](str(root))
+    except UnicodeDecodeError as error:  # OTB's looks into every file of boxes
+        for path in sorted(root.glob("*/groundtruth_rect*.txt")):
+            read_plain_text(path)
+        raise InputError(f"{root}: a file of boxes is no UTF-8 text ({error}); save it as UTF-8") from error
     except Exception as error:  # it raises bare Exception, IndexError and KeyError
         raise InputError(f"{root}: cannot be read as {name} ({first_line(error)}); wanted {layout}") from error
     logger.debug("%s", printed.getvalue())
@@ -76,6 +81,8 @@ def toolkit_item(dataset: Any, name: str) -> tuple[list[str], np.ndarray]:
     index = dataset.seq_names.index(name)
     try:
         files, boxes = dataset[index]
+        if type(dataset).__name__ == "OTB":  # it takes an empty field for none
+            boxes = read_boxes(Path(dataset.anno_files[index]))
         return files, boxes.astype(np.float64)
     except Exception as error:  # a bare assertion for lengths, whatever numpy says for what is no number
         file, folder = dataset.anno_files[index], Path(dataset.seq_dirs[index])

@@ -86,7 +86,7 @@ class FrameTracker(Tracker, ABC):
         boxes[0] = box
         paths = [Path(file).resolve() for file in img_files]  # a message should name the user's file, not a link to it
         decoded = (Frame(number, str(path), read_image(path)) for number, path in enumerate(paths))
-        with FrameSource("sequence", decoded, length=len(img_files)) as source:
+        with FrameSource("sequence", decoded, length=len(img_files), one_size=False) as source:
             for number, origin, frame, _ in source:
                 began = time.perf_counter()
                 try:

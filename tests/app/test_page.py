@@ -290,6 +290,24 @@ def test_a_taken_port_is_told(app: Page) -> None:
         pass
 
 
+@pytest.mark.parametrize("proxy", ["http_proxy=http", "all_proxy=socks5", "HTTPS_PROXY=socks5h"])
+def test_the_page_starts_and_answers_where_a_proxy_that_refuses_it_is_set(proxy: str, tmp_path: Path) -> None:
+    """The proxy is a closed port; the variables stay set for what the process requests later."""
+    name, _, scheme = proxy.partition("=")
+    code = (
+        "import os\nfrom lorat_plugin.app import no_proxies\nwith no_proxies():\n"
+        "    from lorat_plugin.app.page import Options, served\n"
+        "with served(Options(device='cpu')) as page:\n    import urllib.request\n"
+        "    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))\n"
+        "    status = direct.open(page.address).status\n"
+        f"print(status, os.environ['{name}'], os.environ['no_proxy'], 'NO_PROXY' in os.environ)"
+    )
+    address = f"{scheme}://127.0.0.1:9"
+    environment = {**os.environ, name: address, "no_proxy": "example.org", "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == ["200", address, "example.org", "False"], done.stderr
+
+
 def test_the_command_serves_the_network_when_told_warns_and_cleans_up(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lorat_plugin", "app", "--host", "0.0.0.0"]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}

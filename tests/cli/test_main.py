@@ -69,3 +69,10 @@ def test_what_fails_while_running_is_exit_code_1(monkeypatch, capsys):
     monkeypatch.setattr("lorat_plugin.saving.convert", fail)
     assert run(["convert", os.devnull, "out.safetensors"]) == 1
     assert "lorat: OSError: disk full (--debug shows where)" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such arguments")
+@pytest.mark.parametrize("command", [["track"], ["data", "check"], ["evaluate", "--dataset"]])
+def test_arguments_that_are_no_utf8_are_refused_before_any_work(command, capsys):
+    assert run([*command, os.fsdecode(b"caf\xe9.mp4")]) == 2
+    assert capsys.readouterr().err == "lorat: command line: 'caf\\udce9.mp4' is no UTF-8 name; rename it\n"

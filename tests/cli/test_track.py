@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from lorat_plugin.cli.track import parse_box
 from lorat_plugin.errors import InputError
 from lorat_plugin.tracker import MultiObjectTracker
 from lorat_plugin.tracking import TrackResult
+from tests.numbered_videos import copy_damaged, write_numbered
 
 BOX = "30,20,16,16"  # of the square in the fixture `frames`
 
@@ -247,6 +249,46 @@ def test_import_is_light() -> None:
     code = "import sys, lorat_plugin.cli.track, lorat_plugin.cli.doctor; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "cv2", "numpy", "timm"} & set(loaded)
+
+
+def test_a_damaged_frame_keeps_its_row(
+    lorat, tmp_path: Path, tiny_weights: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = write_numbered(tmp_path / "whole.mp4", 10, options={"g": "1"})
+    bad = copy_damaged(whole, tmp_path / "bad.mp4", {4, 9}, "zero")
+    done = lorat("track", bad, "--box", "20,16,16,16", "--weights", tiny_weights, "--output", "out", "--save")
+    assert done.returncode == 0, done.stderr
+    assert "2 frames (4, 9) are damaged and left out" in caplog.text
+    rows = (tmp_path / "work" / "out" / "boxes.txt").read_text().splitlines()
+    lines = [json.loads(line) for line in (tmp_path / "work" / "out" / "track.jsonl").read_text().splitlines()]
+    assert len(rows) == 10 and rows[4] == rows[3] and rows[9] == rows[8]
+    assert [line["frame"] for line in lines] == [0, 1, 2, 3, 5, 6, 7, 8]
+    for line in lines[1:]:
+        assert rows[line["frame"]] == ",".join(f"{value:.4f}" for value in line["box_xywh"])
+
+
+def test_boxes_for_a_damaged_first_frame_are_refused(lorat, tmp_path: Path, tiny_weights: Path) -> None:
+    whole = write_numbered(tmp_path / "whole.mp4", 10, options={"g": "1"})
+    bad = copy_damaged(whole, tmp_path / "bad.mp4", {0, 1}, "zero")
+    arguments = ("--box", "20,16,16,16", "--weights", tiny_weights, "--output", "out")
+    done = lorat("track", bad, *arguments)
+    assert done.returncode == 2 and "frame 0 is damaged; give the boxes in frame 2, and --start 2" in done.stderr
+    done = lorat("track", bad, *arguments, "--start", 2, "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["frames"] == 8
+
+
+def test_a_file_without_its_end_is_refused_with_the_remedy(lorat, tmp_path: Path, tiny_weights: Path) -> None:
+    path = write_numbered(tmp_path / "cut.mkv", 60, options={"crf": "5"})
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    arguments = ("--box", "20,16,16,16", "--weights", tiny_weights, "--output", "out")
+    done = lorat("track", path, *arguments)
+    found = re.search(
+        r"its last \d+ frames cannot be read; copy it again, or leave them out with --end (\d+)", done.stderr
+    )
+    assert done.returncode == 2 and found, done.stderr
+    assert files_below(tmp_path / "work") == []
+    done = lorat("track", path, *arguments, "--end", found[1], "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["frames"] == int(found[1])
 
 
 def test_parse_box() -> None:

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lorat_plugin.data.lmdb_build import build_lmdb
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.attributes import LASOT_ATTRIBUTES, add_attributes, read_attributes
-from lorat_plugin.evaluation.benchmark_sets import BENCHMARKS, LASOT_EXT_CLASSES, open_benchmark, toolkit_dataset
+from lorat_plugin.evaluation.benchmark_sets import BENCHMARKS, LASOT_EXT_CLASSES, open_benchmark
 from lorat_plugin.evaluation.benchmarks import Benchmark
 from lorat_plugin.evaluation.clips import write_sequences
+from lorat_plugin.evaluation.toolkit_sets import toolkit_dataset
 from tests import datasets
 from tests.sequences import square_sequence
 
@@ -91,7 +93,7 @@ def test_the_truth_is_the_toolkit_s(case: str, tmp_path: Path) -> None:
 
         theirs = GOT10k(str(tmp_path / "data"), subset=benchmark.subset)
     else:
-        theirs = toolkit_dataset(benchmark.name, tmp_path / "data", benchmark.subset)
+        theirs = toolkit_dataset(benchmark.name, tmp_path / "data", benchmark.subset, "")
     for name in benchmark.seq_names:
         (files, boxes), (their_files, their_boxes) = benchmark[name], theirs[name]
         assert files == their_files
@@ -337,3 +339,63 @@ def test_a_vot_sequence_of_several_objects_is_refused_or_left_out(beside: bool, 
     with pytest.raises(InputError, match=r"mask: has a file of regions for each of 2 objects.*--skip mask"):
         open_benchmark("vot", tmp_path)
     assert open_benchmark("vot", tmp_path, skip=["mask"]).seq_names == ["polygon", "rectangle"]
+
+
+ENCODINGS = {
+    "mark": lambda text: b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode(),
+    "cr": lambda text: text.replace("\n", "\r").encode(),
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("case", CASES)
+def test_byte_order_marks_and_line_ends_change_nothing(case: str, encoding: str, tmp_path: Path) -> None:
+    plain = opened(case, tmp_path / "data")
+    files = [path for path in (tmp_path / "data").rglob("*") if path.suffix in (".txt", ".label")]
+    assert files
+    for path in files:
+        path.write_bytes(ENCODINGS[encoding](path.read_text()))
+    marked = opened(case, tmp_path / "data")
+    assert marked.seq_names == plain.seq_names
+    for one, other in zip(marked.sequences, plain.sequences, strict=True):
+        np.testing.assert_array_equal(one.boxes, other.boxes)
+        np.testing.assert_array_equal(one.visible, other.visible)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_utf16_is_refused_by_name(case: str, tmp_path: Path) -> None:
+    opened(case, tmp_path / "data")
+    for path in (tmp_path / "data").rglob("*.txt"):
+        path.write_bytes(path.read_text().encode("utf-16"))
+    with pytest.raises(InputError, match=r"\.txt: is UTF-16 text; save it as UTF-8"):
+        opened(case, tmp_path / "data")
+
+
+def test_an_empty_field_makes_no_box_where_the_toolkit_takes_one(tmp_path: Path) -> None:
+    opened("otb", tmp_path / "data")
+    path = tmp_path / "data" / "Boy" / "groundtruth_rect.txt"
+    first, _, rest = path.read_text().partition("\n")
+    path.write_text(f"{first.replace(',', ',,', 1)}\n{rest}")
+    with pytest.raises(InputError, match=r"groundtruth_rect\.txt.* is not a box"):
+        opened("otb", tmp_path / "data")
+
+
+def test_sizes_are_those_of_upright_pictures(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    for case in ("clips", "got10k", "otb", "vot"):
+        opened(case, tmp_path / case)
+        for path in (tmp_path / case).rglob("*.jpg"):
+            Image.new("RGB", (64, 48)).save(path, exif=exif)
+        assert {sequence.size for sequence in opened(case, tmp_path / case).sequences} == {(48, 64)}
+
+
+def test_frames_named_by_seconds_stay_with_their_boxes(tmp_path: Path) -> None:
+    home = tmp_path / "rec"
+    home.mkdir()
+    names = [f"{round(100 + 0.05 * number, 2)}.jpg" for number in range(16)]
+    for number, name in enumerate(names):
+        Image.new("RGB", (200, 100), (number,) * 3).save(home / name)
+    np.savetxt(home / "groundtruth.txt", [[number, 1, 20, 20] for number in range(16)], fmt="%d", delimiter=",")
+    (sequence,) = open_benchmark("clips", tmp_path).sequences
+    assert [Path(frame).name for frame in sequence.frames] == names

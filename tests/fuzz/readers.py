@@ -30,8 +30,8 @@ from lorat_plugin.engines.calibration import calibration_inputs
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.attributes import read_attributes
 from lorat_plugin.evaluation.benchmark_sets import open_benchmark
-from lorat_plugin.evaluation.evaluate import _compare as compare_settings
 from lorat_plugin.evaluation.lasot import LaSOT
+from lorat_plugin.evaluation.provenance import _compare as compare_settings
 from lorat_plugin.evaluation.report import _read_run as read_run
 from lorat_plugin.evaluation.results import notes_folder, read_confidences, result_files
 from lorat_plugin.evaluation.scoring import score_tracker
@@ -224,7 +224,7 @@ def _sequences(root: Path) -> Iterator[tuple[str, Reader]]:
     clip, made = root / "boxes" / "groundtruth.txt", root / "regions"
     yield "clip", Reader(clip, lambda: find_clips(root / "boxes"))
     yield "vot clip", Reader(clip, lambda: find_sequences(root / "boxes"))
-    (made / "sequence").write_text("name=regions\n")
+    (made / "sequence").write_text("name=regions\nchannels.color=%08d.jpg\n")
     (made / "groundtruth.txt").write_text("1,2,3,4\n0\nm1,2,3,2,1,2,1,2\n1,1,5,1,5,5,1,5\n1,2,3,4\n9,8,7,6\n")
     yield "regions", Reader(made / "groundtruth.txt", lambda: find_sequences(made))
     write_frames(root / "masks", square_sequence(2)[0])

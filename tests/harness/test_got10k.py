@@ -71,6 +71,28 @@ def test_init_and_update_take_pil_images(lorat: TrackerLoRAT) -> None:
     assert box.shape == (4,) and box.dtype == np.float64 and np.isfinite(box).all()
 
 
+def test_phone_pictures_come_upright_from_the_toolkit_and_from_files(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.jpg", exif=exif)
+    recorder = Recorder()
+    with Image.open(tmp_path / "a.jpg") as image:
+        recorder.init(image, np.array([1, 2, 3, 4]))
+        recorder.update(image)
+    assert [frame.shape for frame in recorder.frames] == [(60, 40, 3)] * 2
+    recorder.track([str(tmp_path / "a.jpg")] * 2, np.array([1, 2, 3, 4]))
+    assert [frame.shape for frame in recorder.frames] == [(60, 40, 3)] * 2
+
+
+def test_pictures_that_change_size_are_tracked_to_the_end(lorat: TrackerLoRAT, tmp_path: Path) -> None:
+    frames, boxes = square_sequence(4)
+    for number, frame in enumerate(frames):
+        image = Image.fromarray(frame)
+        image.resize((image.width * 2, image.height * 2) if number > 1 else image.size).save(tmp_path / f"{number}.png")
+    found, _ = lorat.track(sorted(map(str, tmp_path.glob("*.png"))), boxes[0])
+    assert found.shape == (4, 4) and np.isfinite(found).all()
+
+
 def test_track_equals_the_toolkits_own_loop(lorat: TrackerLoRAT, tmp_path: Path) -> None:
     frames, boxes = square_sequence(4)
     write_frames(tmp_path, frames, suffix=".png")
