@@ -43,7 +43,7 @@ def draw_tracked(clip: str, tracker: LoRATTracker, path: Path, numbers: tuple[in
 
 
 @torch.inference_mode()
-def draw_frame_path(clip: str, tracker: LoRATTracker, path: Path, gap: int = 3, at: int = 70) -> None:
+def draw_frame_path(clip: str, tracker: LoRATTracker, path: Path, gap: int = 3, at: int = 79) -> None:
     """What happens to a frame: search region, template, score map, the map with the window, and the box."""
     variant = tracker.engine.variant
     frames, boxes = read_demo_clip(clip)

@@ -51,7 +51,7 @@ def demo_command(
     baseline_models: BaselineModelsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Track a few sequences with LoRAT and OpenCV's trackers through the GOT-10k toolkit; write lorat_demo/.
+    """Track two real clips with LoRAT and OpenCV's trackers through the GOT-10k toolkit; write lorat_demo/.
 
     Example: lorat demo --data my_clips --trackers MIL,CSRT
     """
