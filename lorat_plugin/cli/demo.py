@@ -109,6 +109,7 @@ def _print(report: DemoReport, left_out: dict[str, str]) -> None:
         aucs = [score.sequence_auc[sequence] for score in report.scores.values()]
         details.add_row(sequence, str(length), *(f"{auc:.3f}" for auc in aucs))
     console.print(details)
+    console.print(f"best success AUC on these frames: {next(iter(report.scores))}", highlight=False)
     for name, reason in left_out.items():
         console.print(f"{name} left out: {reason}", style="dim", soft_wrap=True, highlight=False)
     for what, path in (("success plot", report.success_plot), ("video", report.video), ("scores", report.results)):

@@ -78,6 +78,9 @@ def test_a_second_run_replaces_the_first(clips: Path, tiny_weights: Path, capsys
     assert not Path("lorat_demo/results/GOT-10k/static/clip1").exists()
     shown = capsys.readouterr().out
     assert "success AUC" in shown and "clip0" in shown and "demo.mp4" in shown
+    scores = json.loads(Path("lorat_demo/results.json").read_text())["trackers"]
+    best = max(scores, key=lambda name: scores[name]["auc"])
+    assert f"best success AUC on these frames: {best}\n" in shown
 
 
 def test_the_packages_clips_are_written_as_jpegs_with_boxes(tmp_path: Path) -> None:
