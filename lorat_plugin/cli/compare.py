@@ -11,6 +11,7 @@ import typer
 
 from lorat_plugin.cli.options import (
     BackboneOption,
+    BaselineModelsOption,
     DatasetOption,
     DeviceOption,
     EngineOption,
@@ -44,10 +45,8 @@ def compare_command(
             help="Comma separated; the first is held against each other: LoRAT, static, MIL, KCF, CSRT, NanoTrack,"
             " VitTrack, module:Class (the GOT-10k toolkit's interface), NAME=FOLDER (raw results of others, or a zip)."
         ),
-    ] = "LoRAT,static,MIL",
-    baseline_models: Annotated[
-        Path | None, typer.Option(help="Folder of the .onnx files that NanoTrack and VitTrack need.")
-    ] = None,
+    ] = "LoRAT,VitTrack,static",
+    baseline_models: BaselineModelsOption = None,
     results: ResultsOption = Path("results"),
     subset: SubsetOption = None,
     sequences: SequencesOption = None,

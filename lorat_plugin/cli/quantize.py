@@ -29,7 +29,7 @@ def quantize_command(
     backbone: BackboneOption = None,
     calibration: Annotated[
         Optional[Path],
-        typer.Option(help="Clips, a folder of images or a video. None: LORAT_CALIBRATION's, else made-up scenes."),
+        typer.Option(help="Clips, a folder of images or a video. None: LORAT_CALIBRATION's, else the bundled clips."),
     ] = None,
     subset: SubsetOption = None,
     sequences: SequencesOption = None,
