@@ -33,14 +33,14 @@ def quantize_command(
     ] = None,
     subset: SubsetOption = None,
     sequences: SequencesOption = None,
-    engine: EngineOption = "auto",
+    engine: EngineOption = "openvino",
     precision: PrecisionOption = "int8",
     batch: Annotated[int, typer.Option(min=1, help="Sequences at once.")] = 8,
     as_json: JsonOption = False,
 ) -> None:
     """Track clips in int8 and in fp32, and print what changes: AUC both ways, and the IoU between the runs' boxes.
 
-    Any command takes --precision int8 and the environment's LORAT_CALIBRATION; this one says what to expect of it.
+    Any command takes --engine openvino --precision int8 and the environment's LORAT_CALIBRATION.
 
     Example: lorat quantize --dataset clips:clips --calibration other_clips
     """
