@@ -83,7 +83,7 @@ def _openvino(network: LoRATNetwork, precision: str) -> Engine:
 ENGINES: dict[str, EngineKind] = {
     "eager": EngineKind(_eager, {"any": ("fp32", "bf16", "fp16")}),
     "fused": EngineKind(_fused, {"cpu": ("fp32", "bf16")}),
-    "compiled": EngineKind(_compiled, {"cpu": ("fp32",), "cuda": ("bf16", "fp16", "fp32")}),
+    "compiled": EngineKind(_compiled, {"cuda": ("bf16", "fp16", "fp32")}),
     "onnxruntime": EngineKind(_onnxruntime, {"cpu": ("fp32",)}, "onnxruntime onnxscript", "onnx"),
     "openvino": EngineKind(_openvino, {"cpu": ("fp32", "bf16", "fp16", "int8")}, "openvino", "openvino"),
 }
