@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 
 import cv2
@@ -12,12 +13,11 @@ import torch
 from lorat_plugin import create_model
 from lorat_plugin.boxes import iou
 from lorat_plugin.checkpoint import load_pretrained
+from lorat_plugin.cli.main import run
 from lorat_plugin.engines import prepare
 from lorat_plugin.engines.calibration import VARIABLE, calibration_inputs
 from lorat_plugin.engines.openvino_int8 import OpenVINOInt8Engine, sums_in_16_bits
 from lorat_plugin.errors import InputError
-from lorat_plugin.evaluation.accuracy import accuracy_change
-from lorat_plugin.evaluation.benchmark_sets import open_benchmark
 from lorat_plugin.tracking import hann_window, peak
 from tests.small_variants import variant_of
 
@@ -103,15 +103,15 @@ def test_weights_are_narrow_where_sums_may_overflow(machine, able, narrow, monke
 
 
 @pytest.mark.slow
-def test_accuracy_is_that_of_both_runs(trained, tmp_path, frames):
+def test_its_cost_in_accuracy_is_told_by_evaluate_beside_the_results_of_float32(tmp_path, frames, capsys):
     write_clip(tmp_path / "clips/one", frames, (30, 20, 16, 16))
-    benchmark = open_benchmark("clips", tmp_path / "clips")
-    same = accuracy_change(benchmark, trained, "cpu", "fused", "fp32")
-    assert (same.auc, same.mean_iou) == (same.reference_auc, 1.0)
-    change = accuracy_change(benchmark, trained, "cpu", "openvino", "int8")
-    assert change.reference_auc == same.auc
-    assert 0.7 < change.mean_iou < 1
-    assert change.agreement.overall.auc_difference == pytest.approx(change.auc - change.reference_auc)
+    words = ["evaluate", "--dataset", f"clips:{tmp_path / 'clips'}", "--results", str(tmp_path), "--device", "cpu"]
+    assert run([*words, "--name", "fp32", "--json"]) == 0
+    exact = json.loads(capsys.readouterr().out)
+    int8 = ["--name", "int8", "--engine", "openvino", "--precision", "int8", "--check-official", exact["results"]]
+    assert run([*words, *int8, "--json"]) == 0
+    overall = json.loads(capsys.readouterr().out)["agreement"]["overall"]
+    assert overall["frames"] == len(frames) and 0.7 < overall["mean_iou"] < 1
 
 
 def test_calibration_frames_are_named_by_the_environment(tiny_network, tmp_path, frames, monkeypatch):
