@@ -308,7 +308,11 @@ def test_damaged_adapters_of_other_methods_are_refused(config: TrainConfig, back
     with pytest.raises(CheckpointError, match="names or shapes of tensors differ"):
         load_checkpoint(folder, replace(TOY, depth=1), backbone)
     settings = json.loads((folder / "adapter_config.json").read_text())
-    for kind, reason in (("NOSUCH", "cannot be rebuilt"), ("LORA", "peft's option alpha"), ("HRA", "differ")):
+    for kind, reason in (
+        ("NOSUCH", "cannot be rebuilt"),
+        ("LORA", "peft's option alpha cannot be applied"),
+        ("HRA", "differ"),
+    ):
         (folder / "adapter_config.json").write_text(json.dumps({**settings, "peft_type": kind}))
         with pytest.raises(CheckpointError, match=reason):
             load_checkpoint(folder, TOY, backbone)
