@@ -186,10 +186,8 @@ def _numbers(text: str, option: str) -> list[int]:
 
 
 def _show(report: Report, plot: Path | None, as_json: bool) -> None:
-    from rich.table import Table
-
     from lorat_plugin.benchmark.rounds import STAGE
-    from lorat_plugin.evaluation.tables import wide_console
+    from lorat_plugin.evaluation.tables import make_table, wide_console
 
     if plot:
         report.plot(plot)
@@ -197,18 +195,15 @@ def _show(report: Report, plot: Path | None, as_json: bool) -> None:
         typer.echo(json.dumps(report.as_dict(), indent=2))
         return
     tables = {k: v for k, v in report.settings.items() if isinstance(v, dict)}
-    table = Table(
-        title=f"{report.benchmark}: " + ", ".join(f"{k} {v}" for k, v in report.settings.items() if k not in tables)
-    )
-    for column in ("", "measure", "median", "ratio to", "", "quartiles"):
-        table.add_column(column, justify="left" if column in ("", "measure") else "right")
+    title = f"{report.benchmark}: " + ", ".join(f"{k} {v}" for k, v in report.settings.items() if k not in tables)
+    rows = []
     stages = [c for c in report.comparisons if c.measure.startswith(STAGE)]
     for c in [c for c in report.comparisons if c not in stages]:
         more = "".join(f", {k} {v:.4g}" for k, v in c.details.items() if isinstance(v, float))
         value, spread = f"{c.value:.4g} {c.unit}{more}", f"{c.low:.2f} to {c.high:.2f}"
-        table.add_row(c.name, c.measure, value, c.baseline, f"{c.ratio:.2f}x", spread)
+        rows.append([c.name, c.measure, value, c.baseline, f"{c.ratio:.2f}x", spread])
     console = wide_console()
-    console.print(table)
+    console.print(make_table(("", "measure", "median", "ratio to", "", "quartiles"), rows, title, left=2))
     if stages:
         console.print(_stage_table(stages))
     for name, values in tables.items():
@@ -222,15 +217,12 @@ def _show(report: Report, plot: Path | None, as_json: bool) -> None:
 
 def _stage_table(stages: list[Comparison]) -> Table:
     """A row for each contestant, a column for each stage."""
-    from rich.table import Table
+    from lorat_plugin.evaluation.tables import make_table
 
-    table = Table(title="stages, ms a frame: median (95 % are below)")
-    table.add_column("")
-    for measure in dict.fromkeys(c.measure for c in stages):
-        table.add_column(measure.partition(": ")[2], justify="right")
-    for name in dict.fromkeys(c.name for c in stages):
-        table.add_row(name, *(f"{c.value:.3g} ({c.details['p95']:.3g})" for c in stages if c.name == name))
-    return table
+    headings = ["", *dict.fromkeys(c.measure.partition(": ")[2] for c in stages)]
+    names = dict.fromkeys(c.name for c in stages)
+    rows = [[n, *(f"{c.value:.3g} ({c.details['p95']:.3g})" for c in stages if c.name == n)] for n in names]
+    return make_table(headings, rows, "stages, ms a frame: median (95 % are below)")
 
 
 def _told(value: object) -> str:
