@@ -32,7 +32,12 @@ def best_precision(device: torch.device) -> str:
 def slow_precision(device: torch.device, precision: str) -> bool:
     """Whether a device computes in a half precision without hardware for it, which takes several times as long."""
     if device.type == "cpu":
-        able = getattr(torch.cpu, "get_capabilities", dict[str, bool])()  # torch 2.6 has no such function
+        able = cpu_capabilities()
         half = able.get("amx_bf16") or able.get("avx512_bf16")
         return precision == "fp16" or (precision == "bf16" and not half)
     return device.type == "cuda" and precision == "bf16" and torch.cuda.get_device_capability(device) < (8, 0)
+
+
+def cpu_capabilities() -> dict[str, bool]:
+    """Extensions of the processor by torch's names, e.g. "avx512_vnni"; empty where torch does not name them (2.6)."""
+    return getattr(torch.cpu, "get_capabilities", dict[str, bool])()

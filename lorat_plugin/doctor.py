@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from packaging.requirements import Requirement
-from packaging.version import InvalidVersion, Version
 
 PACKAGES = [
     "lorat_plugin", "torch", "torchvision", "timm", "peft", "accelerate", "transformers", "safetensors",
@@ -47,6 +46,15 @@ frame = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
 tracker.init(frame, (120, 90, 60, 50))
 assert np.isfinite(tracker.update(frame).box).all()
 """
+PROBES = {  # subject: code that fails where it does not work, remedy
+    "torch": (TORCH, "pip install --upgrade numpy torch torchvision"),
+    "torchvision": ("import torchvision", "uninstall torch and torchvision, and install both from the same index"),
+    "opencv": ("import cv2; cv2.VideoCapture", "reinstall OpenCV; opencv-python-headless needs no graphics libraries"),
+    "got10k": ("import got10k.experiments", "pip install --upgrade got10k six matplotlib"),
+    "vot-toolkit": ("import vot.tracker", 'pip install --upgrade vot-toolkit "attributee!=0.1.10"'),
+    "bundled weights": (TRACK, "reinstall lorat_plugin, or mend what is broken above"),
+}
+TOOLKITS = {"got10k": "got10k", "vot-toolkit": "vot"}  # and the extra that brings each
 
 
 class Answer(NamedTuple):
@@ -71,14 +79,12 @@ class Installation:
     """What the checks look at; tests give made-up ones.
 
     Attributes:
-        python: version of the interpreter, e.g. (3, 11).
         versions: distribution -> version of what is installed, names as in `PACKAGES`.
         requirements: of lorat_plugin itself, as in its metadata.
         probe: runs Python code in a fresh interpreter.
         nvidia_driver: whether an NVIDIA driver is installed.
     """
 
-    python: tuple[int, int]
     versions: Mapping[str, str]
     requirements: Sequence[str]
     probe: Callable[[str], Answer]
@@ -91,7 +97,7 @@ def this_installation() -> Installation:
     names = dict.fromkeys([*PACKAGES, *(need.name for need in map(Requirement, required) if need.marker is None)])
     found = {name: version for name in names if (version := _version(name)) is not None}
     nvidia_driver = shutil.which("nvidia-smi") is not None
-    return Installation(sys.version_info[:2], found, required, functools.cache(run_fresh), nvidia_driver)
+    return Installation(found, required, functools.cache(run_fresh), nvidia_driver)
 
 
 def run_fresh(code: str) -> Answer:
@@ -110,9 +116,10 @@ def run_fresh(code: str) -> Answer:
 
 
 def examine(installation: Installation) -> list[Finding]:
-    """Run all checks, those that wait for an interpreter side by side. Findings come in the order of `CHECKS`."""
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        return [finding for found in pool.map(lambda check: list(check(installation)), CHECKS) for finding in found]
+    """Findings of all checks, in the order of `CHECKS`."""
+    with ThreadPoolExecutor(max_workers=4) as pool:  # `probe` remembers answers, so the checks do not wait again
+        list(pool.map(installation.probe, [code for code, _ in PROBES.values()]))
+    return [finding for check in CHECKS for finding in check(installation)]
 
 
 def check_requirements(installation: Installation) -> Iterator[Finding]:
@@ -131,118 +138,40 @@ def check_requirements(installation: Installation) -> Iterator[Finding]:
             yield Finding("warning" if optional else "broken", name, text, f'pip install "{name}{specifier}"')
 
 
-def check_torch(installation: Installation) -> Iterator[Finding]:
-    """Whether torch works, also with numpy, and sees the GPU that the machine seems to have."""
-    answer = installation.probe(TORCH)
-    if not answer.good:
-        remedy = "pip install --upgrade numpy torch torchvision" if "umpy" in answer.text else "reinstall torch"
-        yield Finding("broken", "torch", answer.text, remedy)
-    elif installation.nvidia_driver and '"cuda:' not in answer.text:
+def check_programs(installation: Installation) -> Iterator[Finding]:
+    """Whether the parts of `PROBES` work, each in a fresh interpreter; toolkits only if they are installed."""
+    for subject, (code, remedy) in PROBES.items():
+        if subject in TOOLKITS and subject not in installation.versions:
+            yield Finding("ok", subject, f'not installed (optional: pip install "lorat_plugin[{TOOLKITS[subject]}]")')
+            continue
+        answer = installation.probe(code)
+        if answer.good:
+            yield Finding("ok", subject, "works")
+            continue
+        if answer.text.startswith("ModuleNotFoundError: No module named "):
+            remedy = f"pip install {answer.text.split(chr(39))[1].partition('.')[0]}"
+        yield Finding("broken", subject, answer.text, remedy)
+
+
+def check_gpu(installation: Installation) -> Iterator[Finding]:
+    """Whether torch sees the GPU that the machine seems to have."""
+    devices = list_devices(installation)
+    if devices and installation.nvidia_driver and not any(d["device"].startswith("cuda") for d in devices):
         text = f"{installation.versions.get('torch')} sees no GPU although an NVIDIA driver is installed"
         yield Finding("warning", "torch", text, "install the CUDA build of torch and torchvision, or update the driver")
-    else:
-        yield Finding("ok", "torch", "works")
-
-
-def check_torchvision(installation: Installation) -> Iterator[Finding]:
-    """Whether torchvision, which timm imports, fits torch; builds for different devices do not."""
-    answer = installation.probe("import torchvision")
-    if answer.good:
-        yield Finding("ok", "torchvision", "works")
-    elif "nms does not exist" in answer.text:
-        versions = installation.versions
-        yield Finding(
-            "broken",
-            "torchvision",
-            f"{answer.text}: torchvision {versions.get('torchvision')} is built for another torch than"
-            f" {versions.get('torch')}, e.g. one for CUDA and one for the CPU only",
-            "pip uninstall -y torch torchvision, then install both in one command from the same index",
-        )
-    else:
-        yield Finding("broken", "torchvision", answer.text, "install the torchvision that belongs to this torch")
 
 
 def check_opencv(installation: Installation) -> Iterator[Finding]:
-    """Whether OpenCV works and reads videos, and whether several builds of it share one folder."""
+    """Whether several builds of OpenCV share one folder."""
     present = [name for name in OPENCV if name in installation.versions]
-    wanted = max(present or ["opencv-python"], key=lambda name: ("contrib" in name, "headless" not in name))
-    remedy = f"pip uninstall -y {' '.join(present)}, then pip install {wanted}" if present else f"pip install {wanted}"
-    answer = installation.probe("import cv2; cv2.VideoCapture; print(cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG))")
-    if not answer.good:
-        if "libGL" in answer.text or "libgthread" in answer.text:
-            remedy += "-headless, which needs no graphics libraries"
-        yield Finding("broken", "opencv", answer.text, remedy)
-    elif answer.text == "False":
-        yield Finding("warning", "opencv", "is built without FFmpeg: files work, streams and video.mp4 do not", remedy)
-    else:
-        yield Finding("ok", "opencv", "works and reads streams")
     if len(present) > 1:
-        builds = " and ".join(f"{name} {installation.versions[name]}" for name in present)
-        text = f"{builds} overwrite each other's files; removing one breaks the other"
-        yield Finding("warning", "opencv", text, f"if anything of it fails: {remedy}")
+        best = max(present, key=lambda name: ("contrib" in name, "headless" not in name))
+        text = f"{' and '.join(present)} overwrite each other's files; removing one breaks the other"
+        remedy = f"if anything of it fails: pip uninstall -y {' '.join(present)}, then pip install {best}"
+        yield Finding("warning", "opencv", text, remedy)
 
 
-def check_got10k(installation: Installation) -> Iterator[Finding]:
-    """Whether the GOT-10k toolkit imports, and whether it is too old for this numpy."""
-    versions = installation.versions
-    if "got10k" not in versions:
-        yield Finding("ok", "got10k", 'not installed (optional: pip install "lorat_plugin[got10k]")')
-        return
-    if "six" not in versions:
-        yield Finding(
-            "broken", "got10k", "imports six, which it does not declare and which is missing", "pip install six"
-        )
-        return
-    if _older(versions["got10k"], "0.1.3") and not _older(versions.get("numpy", "0"), "1.24"):
-        text = f"{versions['got10k']} uses names that numpy {versions['numpy']} and matplotlib no longer have"
-        yield Finding("broken", "got10k", text, 'pip install "got10k>=0.1.3"')
-        return
-    yield _imported(installation, "got10k", "import got10k.experiments", "pip install --upgrade got10k six matplotlib")
-
-
-def check_vot(installation: Installation) -> Iterator[Finding]:
-    """Whether the VOT toolkit imports; attributee 0.1.10 keeps it from that on Python 3.11 and later."""
-    if "vot-toolkit" not in installation.versions:
-        yield Finding("ok", "vot-toolkit", 'not installed (optional: pip install "lorat_plugin[vot]")')
-        return
-    if installation.versions.get("attributee") == "0.1.10" and installation.python >= (3, 11):
-        text = "attributee 0.1.10 breaks `import vot` on Python 3.11 and later"
-        yield Finding("broken", "vot-toolkit", text, 'pip install "attributee!=0.1.10"')
-        return
-    yield _imported(installation, "vot-toolkit", "import vot.tracker", "pip install --upgrade vot-toolkit")
-
-
-def check_onnxruntime(installation: Installation) -> Iterator[Finding]:
-    """Whether two builds of onnxruntime share one folder."""
-    if {"onnxruntime", "onnxruntime-gpu"} <= set(installation.versions):
-        yield Finding(
-            "warning",
-            "onnxruntime",
-            "onnxruntime and onnxruntime-gpu overwrite each other's files; the GPU may not be found",
-            "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu",
-        )
-
-
-def check_weights(installation: Installation) -> Iterator[Finding]:
-    """Whether the bundled weights are found, load and track a generated frame."""
-    answer = installation.probe(TRACK)
-    if answer.good:
-        yield Finding("ok", "bundled weights", "lorat_tiny loads and tracks a generated frame")
-    else:
-        text = answer.text.rpartition("Error: ")[2]
-        yield Finding("broken", "bundled weights", text, "reinstall lorat_plugin, or mend what is broken above")
-
-
-CHECKS = (
-    check_requirements,
-    check_torch,
-    check_torchvision,
-    check_opencv,
-    check_got10k,
-    check_vot,
-    check_onnxruntime,
-    check_weights,
-)
+CHECKS = (check_requirements, check_programs, check_gpu, check_opencv)
 
 
 def list_devices(installation: Installation) -> list[dict[str, Any]]:
@@ -251,25 +180,8 @@ def list_devices(installation: Installation) -> list[dict[str, Any]]:
     return json.loads(answer.text) if answer.good else []
 
 
-def _imported(installation: Installation, name: str, code: str, remedy: str) -> Finding:
-    answer = installation.probe(code)
-    if answer.good:
-        return Finding("ok", name, "works")
-    if answer.text.startswith("ModuleNotFoundError: No module named "):
-        missing = answer.text.split("'")[1].partition(".")[0]
-        remedy = f"pip install {missing}"
-    return Finding("broken", name, answer.text, remedy)
-
-
 def _version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _older(version: str, than: str) -> bool:
-    try:
-        return Version(version) < Version(than)
-    except InvalidVersion:
-        return False

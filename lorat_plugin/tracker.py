@@ -74,7 +74,8 @@ class _Tracker:
             backbone: DINOv2 file that completes weights which hold adapters only; left out, timm fetches it.
             device: "auto" (CUDA, MPS or CPU, the first there is), or torch's name of one.
             engine: "auto" or a name from `lorat_plugin.engines.list_engines()`.
-            precision: "auto" (bf16, else fp16, on a CUDA GPU; fp32 elsewhere), "fp32", "bf16", "fp16" or "int8".
+            precision: "auto" (bf16, else fp16, on a CUDA GPU; fp32 elsewhere), "fp32", "bf16", "fp16", or "int8" of
+                engine "openvino".
             absent_below: score in [0, 1) below which a target counts as absent and is searched for, see
                 `tracking.step`; 0 never, as in published results.
             revision: branch, tag or commit of a hub id; a commit pins the weights for good.

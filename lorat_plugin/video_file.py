@@ -27,6 +27,7 @@ THREADS = 4  # of the decoder; each holds a frame or more
 ATTEMPTS = 10  # to read on behind damage in a container
 TOLERANCE = 0.3  # seconds between a stated end and the last packet; the last packet of sound may state no duration
 LATEST = 10.0  # seconds; times that go back further are of a clock that was set anew
+LASTING = 2.0  # seconds around a sign of damage in which a gap in time is a loss
 LONGEST_GAP = 10_000  # frames; a longer one is a clock that was set anew
 CONVERT = "no frame can be decoded; convert it, for example to H.264 with ffmpeg"
 # Formats that name other files, which may be another user's, or that take any text for a picture.
@@ -74,12 +75,12 @@ class VideoFile:
         self.damaged: list[int] = []
         container, stream = self._open()
         with container:
-            rate = stream.guessed_rate or stream.average_rate
-            self.fps = float(rate) if rate and RATES[0] <= rate <= RATES[1] else None
+            rate = float(stream.guessed_rate or stream.average_rate or 0)  # 1/10 as a fraction is less than 0.1
+            self.fps = rate if RATES[0] <= rate <= RATES[1] else None
             seconds = None if container.duration is None else container.duration / av.time_base
             if stream.duration is not None and stream.time_base:
                 seconds = float(stream.duration * stream.time_base)  # without the sound
-            average = stream.average_rate or rate
+            average = float(stream.average_rate or rate)
             self.length = round(seconds * average) if seconds and average else None
 
     def frames(self, start: int = 0, end: int | None = None) -> Generator[Frame, None, None]:
@@ -141,7 +142,7 @@ class VideoFile:
                 pictures = []
             for picture in pictures:
                 number = numbering.place(picture)
-                given += number is not None
+                given = given if number is None else number + 1
                 if number is not None and number >= following and not (numbering.trouble and threads > 1):
                     orientation = orientation or _orientation(picture)
                     yield Frame(number, self._shown, _rgb(picture, orientation), numbering.seconds(picture))
@@ -156,20 +157,28 @@ class VideoFile:
         if count <= start:
             raise InputError(f"{self._shown}: start {start} is beyond its end, it has {count} frames")
         if end is None or end > count:
-            self._check_end(container, stream, packets, reached, count)
+            self._check_end(container, stream, packets, reached, given, count - given)
 
     def _check_end(
-        self, container: InputContainer, stream: VideoStream, packets: int, reached: float, count: int
+        self,
+        container: InputContainer,
+        stream: VideoStream,
+        packets: int,
+        reached: float,
+        count: int,
+        damaged: int,
     ) -> None:
-        """Raise Incomplete if the file states more pictures than the `count` that it has."""
+        """Raise Incomplete if the file states more pictures than it has: `count`, and `damaged` ones behind them."""
         missing = 0
         if container.format.name == "avi":  # its duration is that of the file's part
             missing = stream.frames - packets
         elif STATED & {*container.format.name.split(",")} and container.duration is not None:
             end = (container.duration + (container.start_time or 0)) / av.time_base
             missing = round((end - reached) * float(stream.average_rate or self.fps or 0))
-        tolerance = max(2, TOLERANCE * float(stream.average_rate or 0), (count + missing) / 100)
+        tolerance = max(2, TOLERANCE * float(stream.average_rate or 0), (count + damaged + missing) / 100)
         if missing > tolerance:
+            missing += damaged  # the last packet may be cut
+            self.damaged[:] = [number for number in self.damaged if number < count]
             text = f"{self._shown}: ends after {count} of {count + missing} frames; it is damaged or incomplete"
             raise Incomplete(text, missing)
 
@@ -222,14 +231,16 @@ class _Numbering:
         self._waiting: set[int] = set()  # times of pictures that the decoder has
         self._sent = self._errors = 0
         self._gaps: set[int] = set()  # numbers of lost pictures in streams without times
-        self._last: int | None = None
-        self._damage = False  # since the last picture
+        self._last: int | None = None  # time of the last picture that has one
+        self._untimed = 0  # pictures without a time since then
+        self._damaged_at = -math.inf  # time of the last sign of damage
         self._steps: tuple[int, int, int, int] = (0, 0, 0, 0)  # least, greatest, sum and number of steps in time
 
     def sent(self, packet: av.Packet) -> None:
         """Note a packet that goes to the decoder."""
         if packet.is_discard or packet.size == 0:  # before the cut of an edit list
             return
+        self._mark(packet.pts, packet.is_corrupt)  # a hole in a transport stream may show nowhere else
         if self._first is None and (packet.is_keyframe or self._whole):
             self._first = -math.inf if packet.pts is None else packet.pts
         self._sent += 1
@@ -239,6 +250,7 @@ class _Numbering:
     def failed(self, packet: av.Packet) -> None:
         """Note a packet that the decoder has refused; those before the first key frame tell nothing."""
         self.trouble = True
+        self._mark(packet.pts)
         if not self._timed or packet.pts is None:
             self._gaps.add(self._sent - 1)
         elif packet.pts in self._waiting:
@@ -249,13 +261,13 @@ class _Numbering:
         if picture.is_corrupt and self._last is None and (picture.pts or 0) < (self._first or -math.inf):
             return None  # what a cut has left of the scene before
         if self.trouble and self._is_late(picture):
-            self._damage = True
+            self._mark(picture.pts)
             return None
         lost = self._lost_before(picture)
         number = self.number + lost
         self._note(number + picture.is_corrupt)
         self.number = number + 1
-        self._damage = picture.is_corrupt
+        self._mark(picture.pts, picture.is_corrupt or lost > 0)
         self.trouble = self.trouble or lost > 0 or picture.is_corrupt
         return None if picture.is_corrupt else number
 
@@ -269,6 +281,11 @@ class _Numbering:
     def seconds(self, picture: av.VideoFrame) -> float | None:
         """When a picture is shown, from the beginning of the stream."""
         return None if picture.pts is None else (picture.pts - (self._start or 0)) * self._unit
+
+    def _mark(self, time: int | None, damage: bool = True) -> None:
+        """Note the time of a sign of damage."""
+        if damage and time is not None:
+            self._damaged_at = time
 
     def _note(self, end: int) -> None:
         """The pictures from the next one to before `end` are damaged."""
@@ -284,6 +301,7 @@ class _Numbering:
         """How many pictures are missing between the one before and this."""
         lost = 0
         if not self._timed or picture.pts is None:
+            self._untimed += 1
             while self.number + lost in self._gaps:
                 lost += 1
             return lost
@@ -292,11 +310,12 @@ class _Numbering:
         lost = len(late)
         if self._hidden or picture.interlaced_frame:  # a packet may hold one of a picture's two fields
             lost = min(lost, self._errors)
-        damage = self._damage or lost > 0 or self._errors > 0 or picture.is_corrupt
+        damage = lost > 0 or self._errors > 0 or picture.is_corrupt
         self._errors = max(0, self._errors - lost)
         if self._last is not None:
-            lost = max(lost, self._skipped(picture.pts - self._last, damage))
-        self._last = picture.pts
+            damage = damage or abs(self._last - self._damaged_at) * self._unit < LASTING
+            lost = max(lost, self._skipped(picture.pts - self._last, damage) - self._untimed)
+        self._last, self._untimed = picture.pts, 0
         return lost
 
     def _skipped(self, step: int, damage: bool) -> int:

@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from lorat_plugin.digests import file_digest
-from lorat_plugin.errors import CheckpointError, first_line
-from lorat_plugin.files import parse_json
+from lorat_plugin.errors import CheckpointError, InputError, first_line
+from lorat_plugin.files import parse_json, read_plain_text
 
 HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 INDEX = ".index.json"  # ends the name of a list of shards: tensor -> file
@@ -82,7 +82,7 @@ def read_tensors(path: Path) -> tuple[dict[str, object], dict[str, str]]:
 
 def _read_shards(path: Path) -> tuple[dict[str, object], dict[str, str]]:
     try:
-        index = parse_json(path.read_text(encoding="utf-8"))
+        index = parse_json(read_plain_text(path))
         shards = defaultdict(list)
         for name, file in dict(index["weight_map"]).items():
             if PurePosixPath(file).name != file or "\\" in file:
@@ -90,7 +90,7 @@ def _read_shards(path: Path) -> tuple[dict[str, object], dict[str, str]]:
             shards[file].append(name)
         if not shards:
             raise ValueError("it lists no tensors")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (InputError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: not an index of shards ({error}): copy or download it again") from error
     if lacking := [file for file in shards if not (path.parent / file).is_file()]:
         raise CheckpointError(

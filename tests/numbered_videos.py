@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -33,7 +34,7 @@ def write_numbered(
     count: int = 30,
     codec: str = "libx264",
     *,
-    rate: int = 30,
+    rate: int | Fraction = 30,
     pixels: str = "yuv420p",
     options: dict[str, str] | None = None,
     container: dict[str, str] | None = None,

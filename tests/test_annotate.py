@@ -22,6 +22,7 @@ from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.tracker import LoRATTracker, MultiObjectTracker
 from lorat_plugin.tracking import TrackResult
 from lorat_plugin.video import FrameSource, open_source
+from tests.numbered_videos import copy_damaged, write_numbered
 
 SCRIPT = Path(__file__).parents[1] / "integration" / "annotate" / "quality.py"
 KEYS = [Row(1, 3, (33.0, 22.0, 16.0, 16.0), label="square"), Row(4, 3, (42.0, 28.0, 16.0, 16.0), label="square")]
@@ -157,3 +158,12 @@ def test_the_blend_beats_one_run_and_a_line(shared: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     linear, _, forward, _, blended, _ = map(float, done.stdout.splitlines()[-1].split("|")[2:-1])
     assert linear < 0.5 < 0.68 < forward < 0.73 < blended  # of 82 frames, 0, 30 and 60 are shown
+
+
+def test_a_damaged_frame_does_not_shift_the_boxes_behind_it(tmp_path: Path, tiny_network: LoRATNetwork) -> None:
+    whole = write_numbered(tmp_path / "whole.mp4", 8, options={"g": "1"})
+    bad = copy_damaged(whole, tmp_path / "bad.mp4", {3}, "zero")
+    keys = [Row(0, 0, (20, 16, 16, 16)), Row(5, 0, (25, 16, 16, 16))]
+    rows = annotate_object(partial(open_source, bad), [range(8)], keys, MultiObjectTracker(tiny_network, device="cpu"))
+    assert [row.frame for row in rows] == list(range(8))
+    assert [rows[key.frame].box for key in keys] == [key.box for key in keys]

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from lorat_plugin.boxes import iou, xywh_to_xyxy
+from lorat_plugin.crop import normalize
 from lorat_plugin.data.catalogue import open_dataset
 from lorat_plugin.data.clips import find_clips
 from lorat_plugin.data.video_pairs import ClipPairs, read_clips
@@ -45,6 +46,15 @@ def scenes(length: int = 10, camera: int = 0) -> tuple[list[np.ndarray], np.ndar
     return frames, boxes
 
 
+@pytest.fixture(scope="module")
+def model() -> Any:
+    """MobileSAM of random weights."""
+    from lorat_plugin.mobile_sam import empty_mobile_sam
+
+    torch.manual_seed(0)
+    return empty_mobile_sam()
+
+
 def red(frame: np.ndarray) -> np.ndarray:
     return (frame[..., 0] > 180) & (frame[..., 1] < 80)
 
@@ -70,7 +80,7 @@ class RedSam(script.Sam):  # type: ignore[misc, name-defined]
 
 
 class RedTracker(FrameTracker):
-    """Finds what is red; from its update number `lost` on it stays where it is, as from a second start if `once`."""
+    """Finds what is red up to its update number `lost`, which is `again` from the second start on."""
 
     def __init__(self, lost: int = 99, off: float = 0.0, again: int | None = None) -> None:
         super().__init__("red")
@@ -153,11 +163,8 @@ def test_motion_is_that_of_the_target_and_not_of_the_camera() -> None:
     assert np.median(np.abs(frames[4].astype(int) - frames[2])) > 5
 
 
-def test_masks_lie_where_the_logits_say_in_a_frame_that_is_no_multiple_of_a_cell() -> None:
-    from lorat_plugin.mobile_sam import empty_mobile_sam
-
-    torch.manual_seed(0)
-    sam = script.Sam(empty_mobile_sam(), side=128)
+def test_masks_lie_where_the_logits_say_in_a_frame_that_is_no_multiple_of_a_cell(model: Any) -> None:
+    sam = script.Sam(model, side=128)
     sam.see(np.zeros((50, 100, 3), np.uint8))
     logits, quality = sam.ask(boxes=np.array([[10.0, 10, 30, 30], [50, 10, 90, 40]]))
     assert logits.shape == (2, 3, 16, 32)  # a quarter of 64 by 128 pixels
@@ -167,12 +174,7 @@ def test_masks_lie_where_the_logits_say_in_a_frame_that_is_no_multiple_of_a_cell
     np.testing.assert_allclose(script.bounds(sam.masks(painted)[0]), np.array([32, 16, 96, 32]) / 1.28, atol=1)
 
 
-def test_a_square_frame_is_segmented_as_by_the_whole_model() -> None:
-    from lorat_plugin.crop import normalize
-    from lorat_plugin.mobile_sam import empty_mobile_sam
-
-    torch.manual_seed(0)
-    model = empty_mobile_sam()
+def test_a_square_frame_is_segmented_as_by_the_whole_model(model: Any) -> None:
     sam = script.Sam(model, side=128)
     frame = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
     box = np.array([[20.0, 30, 80, 90]])

@@ -58,7 +58,8 @@ def start(command: list[str]) -> str:
 @pytest.mark.parametrize("path", PROGRAMS)
 def test_programs_run(path: Path, workplace: Path) -> None:
     program = "\n".join(text for kind, text in blocks(path) if kind == "python")
-    start([sys.executable, "-c", program])
+    (workplace / "program.py").write_text(program)  # a file, since spawned processes read the program again
+    start([sys.executable, "program.py"])
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -109,6 +110,17 @@ def test_streams_without_times(tmp_path: Path) -> None:
     assert list(source.damaged) == [12]
     between = write_numbered(tmp_path / "between.avi", options={"bf": "2"})  # AVI has no times of pictures
     assert numbers(read(between)[1]) == same(*range(30))
+
+
+@pytest.mark.parametrize("options", [{"g": "10"}, {"g": "10", "bf": "2"}])
+def test_a_hole_in_a_transport_stream_shifts_no_number(tmp_path: Path, options: dict[str, str]) -> None:
+    path = write_numbered(tmp_path / "whole.ts", options=options)
+    content = path.read_bytes()
+    place = content.index(b"\x47", len(content) // 2)
+    path.write_bytes(content[:place] + content[place + 1000 :])  # no whole number of packets of 188 bytes
+    source, frames = read(path)
+    assert numbers(frames)[-10:] == same(*range(20, 30)) and numbers(frames)[:8] == same(*range(8))
+    assert sorted([*source.damaged, *(frame.number for frame in frames)]) == list(range(30)) and source.damaged
 
 
 def test_the_reported_damaged_video(shared: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -229,3 +241,12 @@ def test_times_of_a_varying_rate_are_exact(tmp_path: Path, caplog: pytest.LogCap
     source, frames = read(VIDEOS / "variable_rate.webm")
     assert source.mean_fps == pytest.approx(2.25, abs=0.01) and frames[-1].seconds == pytest.approx(4.0, abs=0.05)
     assert "varies" in caplog.text
+
+
+@pytest.mark.parametrize("rate", [Fraction(1, 10), Fraction(24000, 1001), Fraction(1000)])
+def test_every_rate_from_a_tenth_to_a_thousand_a_second_is_believed(
+    tmp_path: Path, rate: Fraction, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, frames = read(write_numbered(tmp_path / "a.mp4", 6, rate=rate))
+    assert source.fps == source.mean_fps == float(rate)
+    assert frames[-1].seconds == pytest.approx(5 / float(rate)) and not caplog.text

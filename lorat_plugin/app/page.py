@@ -7,7 +7,6 @@ import functools
 import html
 import ipaddress
 import os
-import shutil
 import tempfile
 import threading
 import time
@@ -15,13 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import gradio as gr
 import pandas as pd
 
 from lorat_plugin.app import no_proxies
 from lorat_plugin.app.session import GOT10K, JSON_LINES, OTHERS, VIDEO, Session
-from lorat_plugin.data.scenes import SCENES, render_scene
+from lorat_plugin.data.demo_clips import CLIPS
 from lorat_plugin.engines import list_engines
 from lorat_plugin.errors import InputError
 from lorat_plugin.tracker import MultiObjectTracker
@@ -131,7 +129,6 @@ class Page:
         self.options, self.folder = options, folder
         self._sessions: dict[str, Session] = {}
         self._corners: dict[str, tuple[int, tuple[float, float]]] = {}  # of a box half drawn: frame; x, y in its pixels
-        self._rendering = threading.Lock()
         self.address = ""
 
     def build(self) -> gr.Blocks:
@@ -150,7 +147,7 @@ class Page:
     def _build_controls(self) -> None:
         chosen = self.options
         self.upload = gr.File(label="Video", file_types=SUFFIXES, height=130)
-        self.clip = gr.Dropdown(list(SCENES), value=None, label="or a bundled clip")
+        self.clip = gr.Dropdown(list(CLIPS), value=None, label="or a bundled clip")
         self.object = gr.Dropdown([NEW], value=NEW, label="Object to draw")
         self.box = gr.Textbox(label="Its box here: x, y, w, h in pixels", placeholder="click, or type and press Enter",
                               max_lines=1)  # fmt: skip
@@ -229,12 +226,8 @@ class Page:
 
     @_told
     def _open_clip(self, name: str, request: gr.Request) -> dict[Any, Any]:
-        home = self.folder / "clips" / name
-        with self._rendering:
-            if not home.is_dir():
-                _write_clip(name, home)
         session = self._session(request)
-        session.open(home)
+        session.open(CLIPS[name])
         status = f"{session.length} frames. Click two opposite corners of an object."
         return {**self._view(session, 0, NEW, status), self.upload: None}
 
@@ -357,11 +350,3 @@ def trained(options: Options, mark: int) -> tuple[MultiObjectTracker, threading.
 def _mark(weights: str | None) -> int:
     """Changes when a file of weights does, so that training goes on to be seen."""
     return Path(weights).stat().st_mtime_ns if weights and Path(weights).exists() else 0
-
-
-def _write_clip(name: str, home: Path) -> None:
-    part = Path(tempfile.mkdtemp(dir=home.parent.parent))
-    for number, frame in enumerate(render_scene(name)[0]):
-        cv2.imwrite(str(part / f"{number:04d}.png"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-    home.parent.mkdir(exist_ok=True)
-    shutil.move(part, home)

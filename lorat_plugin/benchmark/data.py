@@ -1,4 +1,4 @@
-"""Training pairs per second and core: our pipelines from folders and LMDB, beside the plain one and decoding alone."""
+"""Training pairs per second and core: from folders and LMDB, by each way of making them, beside decoding alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import cv2
 import numpy as np
 import torch
 
-from lorat_plugin.benchmark.plain import plain_pair
 from lorat_plugin.benchmark.rounds import Report, check_baseline, compare, compute_threads, interleave
 from lorat_plugin.boxes import clip_to_image, xyxy_to_xywh
 from lorat_plugin.data.lmdb_build import build_lmdb
@@ -25,7 +24,7 @@ from lorat_plugin.data.pairs import sample_generator
 from lorat_plugin.data.rendering import Look, Pose, degrade, draw, object_box
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.training.device_pairs import DevicePairs
-from lorat_plugin.training.recipe import Batch, Pair, PairDataset
+from lorat_plugin.training.recipe import Batch, PairDataset
 
 PAIRS = 8  # in a round: short, so that all contestants of a round meet the same machine
 
@@ -35,7 +34,7 @@ def benchmark_data(
     *,
     variant: str = "lorat_b_224",
     pairs: int = 160,
-    baseline: str = "plain",
+    baseline: str = "",
     frame_size: tuple[int, int] = (1280, 720),
     on_round: Callable[[], None] = lambda: None,
 ) -> Report:
@@ -45,8 +44,8 @@ def benchmark_data(
         datasets: NAME:FOLDER of folders or LMDBs; empty: generated clips, as a folder and as LMDB.
         variant: whose crops are made.
         pairs: made by each contestant, after 8 for warming up.
-        baseline: a contestant: "plain" and "decode" take the first data set; the others have the data sets' names,
-            with ", 8-bit" behind for 8-bit arithmetic, ", device" for `pairs_on: device` on this CPU, and
+        baseline: a contestant, by default the first data set: "decode" takes that too; the others have the data sets'
+            names, with ", 8-bit" behind for 8-bit arithmetic, ", device" for `pairs_on: device` on this CPU, and
             ", device bank" for the same with generated clips decoded beforehand.
         frame_size: (width, height) of generated frames, pixels.
         on_round: called after every 8 pairs of each contestant.
@@ -55,9 +54,8 @@ def benchmark_data(
     with _data(datasets, frame_size) as named, compute_threads(1):
         opened = {n: PairDataset(TrainConfig(variant=variant, datasets=(entry,))) for n, entry in named.items()}
         first = next(iter(opened.values()))
-        makers: dict[str, Callable[[Sequence[int]], object]] = {
-            "plain": lambda indices: [plain_sample(first, i) for i in indices]
-        }
+        baseline = baseline or next(iter(opened))
+        makers: dict[str, Callable[[Sequence[int]], object]] = {}
         for name, dataset in opened.items():
             on_device = replace(dataset.config, pairs_on="device", device="cpu")
             makers[name] = partial(_batch, dataset)
@@ -70,17 +68,6 @@ def benchmark_data(
         costs = interleave({n: _timed(make) for n, make in makers.items()}, max(pairs // PAIRS, 1), on_round=on_round)
         shown = {"variant": variant, "pairs": pairs, "datasets": list(datasets) or f"generated, {frame_size}"}
         return Report("data", shown, compare(costs, baseline, "training pairs", "pairs/s per core", lambda s: 1 / s))
-
-
-def plain_sample(dataset: PairDataset, index: int) -> Pair:
-    """Sample `index` of a data set by the plain pipeline, with the draws that the data set itself makes."""
-    rng = _generator(dataset, index)
-    frames = dataset.source.planned(0, index, rng)
-    while True:
-        pair = plain_pair(frames, dataset.variant, dataset.jitter, dataset.config, rng) if frames else None
-        if pair:
-            return pair
-        frames = dataset.source.sample(rng)
 
 
 def write_clips(folder: Path, size: tuple[int, int], clips: int = 4, frames: int = 8) -> None:

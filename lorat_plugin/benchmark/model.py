@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -109,43 +108,6 @@ def benchmark_model(
         return Report("model", settings, found)
 
 
-def benchmark_head(
-    model: str = "lorat_b_224",
-    *,
-    batch: int = 1,
-    precision: str = "auto",
-    rounds: int = 10,
-    device: str = "auto",
-    threads: int = 0,
-    on_round: Callable[[], None] = lambda: None,
-) -> Report:
-    """Measure the MLP head beside the convolutional one, alone and with the whole network before it, engine `eager`.
-
-    Args and errors: as for `benchmark_model`.
-    """
-    (way,) = find_ways(["eager"], [precision], device)
-    alone, whole = {}, {}
-    with compute_threads(threads):
-        for kind in ("conv", "mlp"):
-            variant = replace(get_variant(model), head=kind)
-            network, place = way.make(variant)
-            assert isinstance(network, LoRATNetwork)  # the engine `eager` is the network itself
-            tokens = torch.randn(
-                batch, variant.search_grid**2, variant.dim, device=place, dtype=network.pos_embed.dtype
-            )
-            alone[kind] = timed(partial(network.head, tokens), place, f"{kind} head")
-            whole[kind] = player(variant, batch, way)
-        plays = {f"{kind} head": play for kind, play in alone.items()}
-        plays |= {f"{kind} network": play for kind, play in whole.items()}
-        costs = interleave(plays, rounds, on_round=on_round)
-        found = []
-        for part, measure in (("head", "head alone"), ("network", "whole network")):
-            own = {kind: costs[f"{kind} {part}"] for kind in alone}
-            found += compare(own, "conv", measure, "ms", lambda s: s * 1e3)
-        settings = {"model": model, "batch": batch, "precision": way.precision, "device": way.device, "rounds": rounds}
-        return Report("head", settings, found)
-
-
 def find_ways(engines: Sequence[str], precisions: Sequence[str], device: str, baseline: str | None = None) -> list[Way]:
     """Pairs of engine and precision that run on a device.
 
@@ -243,14 +205,10 @@ def timed(call: Callable[[], object], place: torch.device, shown: str) -> Callab
 def memory_of(variant: Variant, batch: int, way: Way, threads: int) -> int:
     """Peak bytes of a process that runs the engine, libraries included, making it left out."""
     with compute_threads(threads):
-        return peak_of(player(variant, batch, way), way)
-
-
-def peak_of(play: Callable[[], float], way: Way) -> int:
-    """Bytes that this process takes while something plays."""
-    forget_peak(torch.device(way.device))
-    play()
-    return peak_memory(torch.device(way.device))
+        play, place = player(variant, batch, way), torch.device(way.device)
+        forget_peak(place)
+        play()
+        return peak_memory(place)
 
 
 def _compare_ways(

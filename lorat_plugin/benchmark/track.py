@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -38,7 +37,7 @@ from lorat_plugin.network import Prediction
 from lorat_plugin.variants import get_variant
 from lorat_plugin.video import Frame, FrameSource, open_source
 
-STAGES = ("wait", "crop", "copy", "model", "post")
+STAGES = ("wait", "crop", "model", "post")
 Images = Callable[[], Iterator[np.ndarray]]  # a clip's frames from the first on, (H, W, 3) uint8 RGB, at each call
 
 
@@ -62,8 +61,8 @@ def benchmark_track(
     """Track a clip with each engine in turn. Weights are random, so every search region is cut around a known box.
 
     Each round runs through the clip twice: the first time as users do, the second with a clock behind each stage: wait
-    for the decoder, which works ahead in a thread; crop; copy to the device and normalise; model; post, from the score
-    map to the box.
+    for the decoder, which works ahead in a thread; crop, copied to the device and normalised; model; post, from the
+    score map to the box.
 
     Args:
         source: video or folder of images, of one target in `box`; None for made-up JPEGs of 1280x720 pixels.
@@ -166,24 +165,17 @@ class _Run:
     def _stages(self) -> dict[str, list[float]]:
         """Seconds of each stage in each frame."""
         spent: dict[str, list[float]] = defaultdict(list)
-        normalize = tracking.normalize
-
-        def marked(*arguments: Any) -> torch.Tensor:
-            self.watch.mark("crop")
-            return normalize(*arguments)
-
-        with patch.object(tracking, "normalize", marked):  # the tracker's own path stays free of clocks
-            images = self.images()
-            for number in range(len(self.boxes)):
-                self.watch.start()
-                frame = next(images)
-                self.watch.mark("wait")
-                self._advance(self.watch, number, frame)
-                self.watch.mark("post")
-                if number or len(self.boxes) == 1:  # the first frame waits for the decoder's thread to start
-                    for stage in STAGES:
-                        spent[stage].append(self.watch.spent[stage])
-            next(images, None)  # the decoder's end
+        images = self.images()
+        for number in range(len(self.boxes)):
+            self.watch.start()
+            frame = next(images)
+            self.watch.mark("wait")
+            self._advance(self.watch, number, frame)
+            self.watch.mark("post")
+            if number or len(self.boxes) == 1:  # the first frame waits for the decoder's thread to start
+                for stage in STAGES:
+                    spent[stage].append(self.watch.spent[stage])
+        next(images, None)  # the decoder's end
         return spent
 
 
@@ -205,7 +197,7 @@ class _Watch:
         self.last = now
 
     def predict(self, template: torch.Tensor, x: torch.Tensor) -> Prediction:
-        self.mark("copy")
+        self.mark("crop")
         prediction = self.engine.predict(template, x)
         self.mark("model")
         return prediction

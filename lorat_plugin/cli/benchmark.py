@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from lorat_plugin.cli.options import DeviceOption, EngineOption, JsonOption, PrecisionOption
+from lorat_plugin.cli.options import DeviceOption, JsonOption, PrecisionOption
 from lorat_plugin.engines import list_engines, list_precisions
 
 if TYPE_CHECKING:
@@ -117,62 +117,6 @@ def track_command(
     _show(report, plot, as_json)
 
 
-@benchmark_app.command("growth")
-def growth_command(
-    model: VariantModelOption = "lorat_b_224",
-    batch: Annotated[str, typer.Option(help="Search regions in one call.")] = "1,2,4,8",
-    sides: Annotated[str, typer.Option(help="Sides of the search region, pixels.")] = "112,168,224,280,336,378",
-    targets: Annotated[str, typer.Option(help="Targets in a frame.")] = "1,2,4,8",
-    engine: EngineOption = "auto",
-    precision: PrecisionOption = "auto",
-    rounds: RoundsOption = 5,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = 0,
-    memory: MemoryOption = True,
-    plot: PlotOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """How time and memory grow with batch, tokens and targets, on random weights, with a fitted law for each.
-
-    Example: lorat benchmark growth --model lorat_tiny --sides 70,140,210,280 --plot growth.png
-    """
-    from lorat_plugin.benchmark.growth import benchmark_growth
-    from lorat_plugin.cli.progress import progress
-
-    with progress("growth", 3 * (rounds + 1), "rounds") as advance:
-        report = benchmark_growth(
-            model, batches=_numbers(batch, "--batch"), sides=_numbers(sides, "--sides"),
-            targets=_numbers(targets, "--targets"), engine=engine, precision=precision, rounds=rounds, device=device,
-            threads=threads, memory=memory, on_round=advance,
-        )  # fmt: skip
-    _show(report, plot, as_json)
-
-
-@benchmark_app.command("head")
-def head_command(
-    model: VariantModelOption = "lorat_b_224",
-    batch: Annotated[int, typer.Option(min=1, help="Search regions in one call.")] = 1,
-    precision: PrecisionOption = "auto",
-    rounds: RoundsOption = 10,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = 0,
-    plot: PlotOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """The MLP head beside the convolutional one, alone and in the whole network, on random weights.
-
-    Example: lorat benchmark head --model lorat_b_224 --batch 8
-    """
-    from lorat_plugin.benchmark.model import benchmark_head
-    from lorat_plugin.cli.progress import progress
-
-    with progress("heads", rounds + 1, "rounds") as advance:
-        report = benchmark_head(
-            model, batch=batch, precision=precision, rounds=rounds, device=device, threads=threads, on_round=advance
-        )
-    _show(report, plot, as_json)
-
-
 @benchmark_app.command("data")
 def data_command(
     datasets: Annotated[
@@ -181,11 +125,13 @@ def data_command(
     ] = None,
     variant: VariantOption = "lorat_b_224",
     pairs: Annotated[int, typer.Option(min=8, help="Pairs that each contestant makes.")] = 160,
-    baseline: Annotated[str, typer.Option(help="plain, decode, or a data set; ', 8-bit' may follow it.")] = "plain",
+    baseline: Annotated[
+        str, typer.Option(help="decode, or a data set, which ', 8-bit' may follow. None: the first data set.")
+    ] = "",
     plot: PlotOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Training pairs per second and core, beside a plain torchvision pipeline of the same steps.
+    """Training pairs per second and core, by each way of making them beside the float32 one.
 
     Example: lorat benchmark data --dataset got10k:datasets/got10k --dataset got10k:datasets/got10k_lmdb
     """
@@ -240,10 +186,8 @@ def _numbers(text: str, option: str) -> list[int]:
 
 
 def _show(report: Report, plot: Path | None, as_json: bool) -> None:
-    from rich.table import Table
-
     from lorat_plugin.benchmark.rounds import STAGE
-    from lorat_plugin.evaluation.tables import wide_console
+    from lorat_plugin.evaluation.tables import make_table, wide_console
 
     if plot:
         report.plot(plot)
@@ -251,18 +195,15 @@ def _show(report: Report, plot: Path | None, as_json: bool) -> None:
         typer.echo(json.dumps(report.as_dict(), indent=2))
         return
     tables = {k: v for k, v in report.settings.items() if isinstance(v, dict)}
-    table = Table(
-        title=f"{report.benchmark}: " + ", ".join(f"{k} {v}" for k, v in report.settings.items() if k not in tables)
-    )
-    for column in ("", "measure", "median", "ratio to", "", "quartiles"):
-        table.add_column(column, justify="left" if column in ("", "measure") else "right")
+    title = f"{report.benchmark}: " + ", ".join(f"{k} {v}" for k, v in report.settings.items() if k not in tables)
+    rows = []
     stages = [c for c in report.comparisons if c.measure.startswith(STAGE)]
     for c in [c for c in report.comparisons if c not in stages]:
         more = "".join(f", {k} {v:.4g}" for k, v in c.details.items() if isinstance(v, float))
         value, spread = f"{c.value:.4g} {c.unit}{more}", f"{c.low:.2f} to {c.high:.2f}"
-        table.add_row(c.name, c.measure, value, c.baseline, f"{c.ratio:.2f}x", spread)
+        rows.append([c.name, c.measure, value, c.baseline, f"{c.ratio:.2f}x", spread])
     console = wide_console()
-    console.print(table)
+    console.print(make_table(("", "measure", "median", "ratio to", "", "quartiles"), rows, title, left=2))
     if stages:
         console.print(_stage_table(stages))
     for name, values in tables.items():
@@ -270,23 +211,18 @@ def _show(report: Report, plot: Path | None, as_json: bool) -> None:
             console.print(f"{name}, {key}: {_told(value)}", highlight=False)
     versions = report.machine["versions"]
     machine = {k: v for k, v in report.machine.items() if k != "versions" and v is not None}
-    told = ", ".join(
-        f"{name} {versions[name]}" for name in ("torch", "torchvision", "timm", "numpy") if name in versions
-    )
+    told = ", ".join(f"{name} {versions[name]}" for name in ("torch", "timm", "numpy") if name in versions)
     console.print(", ".join(f"{k} {v}" for k, v in machine.items()) + f"; {told}", highlight=False)
 
 
 def _stage_table(stages: list[Comparison]) -> Table:
     """A row for each contestant, a column for each stage."""
-    from rich.table import Table
+    from lorat_plugin.evaluation.tables import make_table
 
-    table = Table(title="stages, ms a frame: median (95 % are below)")
-    table.add_column("")
-    for measure in dict.fromkeys(c.measure for c in stages):
-        table.add_column(measure.partition(": ")[2], justify="right")
-    for name in dict.fromkeys(c.name for c in stages):
-        table.add_row(name, *(f"{c.value:.3g} ({c.details['p95']:.3g})" for c in stages if c.name == name))
-    return table
+    headings = ["", *dict.fromkeys(c.measure.partition(": ")[2] for c in stages)]
+    names = dict.fromkeys(c.name for c in stages)
+    rows = [[n, *(f"{c.value:.3g} ({c.details['p95']:.3g})" for c in stages if c.name == n)] for n in names]
+    return make_table(headings, rows, "stages, ms a frame: median (95 % are below)")
 
 
 def _told(value: object) -> str:

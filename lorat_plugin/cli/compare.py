@@ -11,6 +11,7 @@ import typer
 
 from lorat_plugin.cli.options import (
     BackboneOption,
+    BaselineModelsOption,
     DatasetOption,
     DeviceOption,
     EngineOption,
@@ -44,10 +45,8 @@ def compare_command(
             help="Comma separated; the first is held against each other: LoRAT, static, MIL, KCF, CSRT, NanoTrack,"
             " VitTrack, module:Class (the GOT-10k toolkit's interface), NAME=FOLDER (raw results of others, or a zip)."
         ),
-    ] = "LoRAT,static,MIL",
-    baseline_models: Annotated[
-        Path | None, typer.Option(help="Folder of the .onnx files that NanoTrack and VitTrack need.")
-    ] = None,
+    ] = "LoRAT,VitTrack,static",
+    baseline_models: BaselineModelsOption = None,
     results: ResultsOption = Path("results"),
     subset: SubsetOption = None,
     sequences: SequencesOption = None,
@@ -101,25 +100,20 @@ def compare_command(
 
 
 def _print(scores: list[TrackerScore], content: dict[str, Any]) -> None:
-    from rich.table import Table
+    from lorat_plugin.evaluation.tables import make_table, show_table, wide_console
 
-    from lorat_plugin.evaluation.tables import show_table, wide_console
-
-    console = wide_console()
+    console, rows = wide_console(), []
     show_table(scores, console)
-    table = Table(title=f"success AUC of {content['first']} less that of the other, mean over sequences")
-    for heading in ("other tracker", "difference", "95 % interval", "won", "lost", "tied"):
-        table.add_column(heading, justify="left" if heading == "other tracker" else "right")
     for duel in content["auc_difference"]:
         interval = f"{duel['low']:+.3f} to {duel['high']:+.3f}"
         counts = [str(duel[key]) for key in ("wins", "losses", "ties")]
-        table.add_row(duel["rival"], f"{duel['difference']:+.3f}", interval, *counts)
-    console.print(table)
+        rows.append([duel["rival"], f"{duel['difference']:+.3f}", interval, *counts])
+    headings = ("other tracker", "difference", "95 % interval", "won", "lost", "tied")
+    title = f"success AUC of {content['first']} less that of the other, mean over sequences"
+    console.print(make_table(headings, rows, title))
     if len(content["sequence_auc"]) <= SHOWN:
-        details = Table("sequence", *content["trackers"], title="success AUC by sequence")
-        for name, aucs in content["sequence_auc"].items():
-            details.add_row(name, *(f"{auc:.3f}" for auc in aucs.values()))
-        console.print(details)
+        rows = [[name, *(f"{auc:.3f}" for auc in aucs.values())] for name, aucs in content["sequence_auc"].items()]
+        console.print(make_table(["sequence", *content["trackers"]], rows, "success AUC by sequence"))
     for sentence in content["notes"]:
         console.print(sentence, soft_wrap=True, highlight=False)
     console.print(f"report.html, auc_difference.png, tables: {content['folder']}", soft_wrap=True, highlight=False)

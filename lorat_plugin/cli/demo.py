@@ -11,6 +11,7 @@ import typer
 
 from lorat_plugin.cli.options import (
     BackboneOption,
+    BaselineModelsOption,
     DeviceOption,
     EngineOption,
     JsonOption,
@@ -47,12 +48,10 @@ def demo_command(
             help="Baselines, comma separated: static,MIL,KCF,CSRT,NanoTrack,VitTrack. All that run if left out."
         ),
     ] = None,
-    baseline_models: Annotated[
-        Path | None, typer.Option(help="Folder of the .onnx files that NanoTrack and VitTrack need.")
-    ] = None,
+    baseline_models: BaselineModelsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Track a few sequences with LoRAT and OpenCV's trackers through the GOT-10k toolkit; write lorat_demo/.
+    """Track two real clips with LoRAT and OpenCV's trackers through the GOT-10k toolkit; write lorat_demo/.
 
     Example: lorat demo --data my_clips --trackers MIL,CSRT
     """
@@ -110,6 +109,7 @@ def _print(report: DemoReport, left_out: dict[str, str]) -> None:
         aucs = [score.sequence_auc[sequence] for score in report.scores.values()]
         details.add_row(sequence, str(length), *(f"{auc:.3f}" for auc in aucs))
     console.print(details)
+    console.print(f"best success AUC on these frames: {next(iter(report.scores))}", highlight=False)
     for name, reason in left_out.items():
         console.print(f"{name} left out: {reason}", style="dim", soft_wrap=True, highlight=False)
     for what, path in (("success plot", report.success_plot), ("video", report.video), ("scores", report.results)):

@@ -94,8 +94,9 @@ def clip_crops(variant: Variant, folder: Path) -> Crops:
 
 
 def demo_crops(variant: Variant) -> Crops:
-    """Crops of a scene rendered from the package's own images."""
-    from lorat_plugin.data.scenes import render_scene
+    """Crops of the first frames of a clip in the package."""
+    from lorat_plugin.data.demo_clips import read_demo_clip
     from lorat_plugin.export import cut_crops
 
-    return cut_crops(variant, *render_scene("dog_coffee", CHECKED + 1))
+    frames, boxes = read_demo_clip("davis_camel")
+    return cut_crops(variant, frames[: CHECKED + 1], boxes[: CHECKED + 1])

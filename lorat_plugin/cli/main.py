@@ -25,7 +25,6 @@ from lorat_plugin.cli.evaluate import evaluate_command
 from lorat_plugin.cli.export import export_command
 from lorat_plugin.cli.lmdb import lmdb_app
 from lorat_plugin.cli.pytracking import pytracking_app
-from lorat_plugin.cli.quantize import quantize_command
 from lorat_plugin.cli.report import report_command
 from lorat_plugin.cli.submit import submit_command
 from lorat_plugin.cli.track import track_command
@@ -59,7 +58,6 @@ app.command("submit")(submit_command)
 app.command("evaluate")(evaluate_command)
 app.command("train")(train_command)
 app.command("convert")(convert_command)
-app.command("quantize")(quantize_command)
 app.command("export")(export_command)
 app.add_typer(benchmark_app, name="benchmark")
 app.add_typer(lmdb_app, name="lmdb")

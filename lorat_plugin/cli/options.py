@@ -40,6 +40,10 @@ TrackFormatOption = Annotated[
     Optional[list[str]],
     typer.Option("--format", metavar="NAME", help="Tracks as mot, coco, cvat, labelstudio, yolo, got10k; repeat it."),
 ]
+BaselineModelsOption = Annotated[
+    Optional[Path],
+    typer.Option("--baseline-models", help="Folder of NanoTrack's and VitTrack's .onnx files. None: VitTrack's alone."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
 
 DatasetOption = Annotated[

@@ -30,7 +30,7 @@ def train_command(
     protocol: Annotated[Text, Option(help="got10k: refuse all other data.")] = None,
     variant: Annotated[Text, Option(help="Variant to train, if not the recipe's.")] = None,
     mode: Annotated[Text, Option(help="lora, full (fine-tuning), or baseline (the paper's).")] = None,
-    adapter: Annotated[Text, Option(help="lora, rslora, dora, ia3 or another method of peft.")] = None,
+    adapter: Annotated[Text, Option(help="lora, rslora, or another of peft's, e.g. loha.")] = None,
     rank: Annotated[Optional[int], Option(help="Rank of the adapters; 0: the variant's.")] = None,
     backbone: Annotated[Text, Option(help="Backbone file, 'pretrained' or 'random'.")] = None,
     backbone_model: Annotated[Text, Option(help="Another backbone by timm's name.")] = None,

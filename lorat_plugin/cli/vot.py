@@ -153,7 +153,7 @@ def doctor_command(
 
     Exit code 0 if all is well, 1 if something is broken.
     """
-    from lorat_plugin.doctor import check_vot, this_installation
+    from lorat_plugin.doctor import PROBES
     from lorat_plugin.harness.vot_run import choose_trackers, open_workspace, workspace_problems
     from lorat_plugin.harness.vot_sequences import sequence_problems
     from lorat_plugin.harness.vot_stacks import toolkit_version
@@ -169,9 +169,11 @@ def doctor_command(
             typer.echo(f"         {line}")
 
     imported = toolkit_imports(repair)
-    remedies = [f"remedy: {finding.remedy}" for finding in check_vot(this_installation()) if finding.remedy]
-    level: Literal["ok", "broken"] = "ok" if imported.good else "broken"
-    tell(level, f"vot-toolkit {installed}", imported.text, [*imported.traceback, *remedies])
+    if imported.good:
+        tell("ok", f"vot-toolkit {installed}", imported.text)
+    else:
+        remedy = f"remedy: {PROBES['vot-toolkit'][1]}"
+        tell("broken", f"vot-toolkit {installed}", imported.text, [*imported.traceback, remedy])
     if workspace is not None and imported.good:
         opened = open_workspace(workspace)
         names = choose_trackers(opened, [], installed)

@@ -1,4 +1,4 @@
-"""Frames made on the fly: cut-outs moving over photos, patches of photos under a warp, and whole short videos.
+"""Frames made on the fly: cut-outs moving over photos, and patches of photos under a warp.
 
 A pair is a pure function of the generator handed in. Frames are small (240 x 320 or so): the crops taken from them are
 no larger, and rendering more pixels than the network sees would only cost time.
@@ -7,8 +7,8 @@ no larger, and rendering more pixels than the network sees would only cost time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import cv2
@@ -21,20 +21,14 @@ from lorat_plugin.data.material import Material
 from lorat_plugin.data.rendering import (
     PATCH,
     Cutout,
-    Look,
     Pose,
     bounding_box,
-    degrade,
-    draw,
-    make_cutout,
     map_points,
     object_box,
     random_look,
     shift_matrix,
-    view,
     warp_matrix,
 )
-from lorat_plugin.errors import InputError
 
 FRAME_SIZES = ((240, 320), (192, 336), (320, 240), (256, 256))  # (h, w)
 _CIRCLE = np.column_stack([f(np.linspace(0, 2 * math.pi, 24, endpoint=False)) for f in (np.cos, np.sin)]) / 2
@@ -289,87 +283,6 @@ def _has_structure(patch: np.ndarray) -> bool:
     gx, gy = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
     # edges in both directions: along a straight edge a patch could slide unnoticed
     return bool(min(np.abs(gx).mean(), np.abs(gy).mean()) > 18)
-
-
-def render_sequence(
-    background: np.ndarray,
-    cutout: np.ndarray,
-    *,
-    distractors: Sequence[np.ndarray] = (),
-    length: int,
-    frame_size: tuple[int, int],
-    seed: int,
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """Render a short video of one cut-out moving over a photo: panning camera, changing scale, passing objects.
-
-    Args:
-        background: (H, W, 3) uint8 RGB.
-        cutout: the target, (h, w, 4) uint8 RGBA, straight alpha.
-        distractors: more RGBA cut-outs; they cross the target's way, every other one in front of it.
-        length: number of frames.
-        frame_size: (height, width) of the frames.
-        seed: the video is a pure function of the arguments.
-    Returns the frames, (h, w, 3) uint8 RGB, and boxes (length, 4) float64, x, y, w, h in pixels, 0-based: the tight box
-    of the target, whether hidden or not, clipped to the frame.
-    Raises InputError for arrays of another shape or type, or a length below 1.
-    """
-    if background.ndim != 3 or background.shape[2] != 3 or background.dtype != np.uint8:
-        raise InputError(f"background must be (H, W, 3) uint8 RGB; got {background.shape} {background.dtype}")
-    if length < 1:
-        raise InputError(f"length must be at least 1 frame; got {length}")
-    rng = np.random.Generator(np.random.PCG64((seed, length)))
-    target = make_cutout(cutout)
-    others = [make_cutout(d) for d in distractors]
-    height, width = frame_size
-    size = 0.2 * min(height, width)
-    path = _Path.random(rng, frame_size, size)
-    ways = [_Path.random(rng, frame_size, size * float(rng.uniform(0.7, 1.1))) for _ in others]
-    fit = max(height / background.shape[0], width / background.shape[1]) * 1.35
-    phase = rng.uniform(0, 2 * math.pi, 3)
-    look = Look(noise=2.0, quality=90)
-    frames, boxes = [], []
-    for t in range(length):
-        turn = 2 * math.pi * t / 120
-        room = (1 - 1 / 1.35) / 2 * 0.8  # the camera pans this share of the photo to either side
-        x = background.shape[1] * (0.5 + room * math.sin(turn + phase[0]))
-        y = background.shape[0] * (0.5 + room * math.sin(1.3 * turn + phase[1]))
-        frame = view(background, _camera((x, y), fit, 0.03 * math.sin(turn + phase[2]), frame_size), frame_size)
-        pose = path.pose(t)
-        for i, other in enumerate(others):
-            if i % 2:
-                draw(frame, other, ways[i].pose(t))
-        draw(frame, target, pose)
-        for i, other in enumerate(others):
-            if not i % 2:
-                draw(frame, other, ways[i].pose(t))
-        gain = 1 + 0.12 * math.sin(1.7 * turn + phase[0])
-        frames.append(degrade(frame, replace(look, gain=(gain, gain, gain)), rng))
-        x1, y1, x2, y2 = clip_to_image(object_box(target, pose), frame_size)
-        boxes.append((x1, y1, x2 - x1, y2 - y1))
-    return frames, np.array(boxes, dtype=np.float64)
-
-
-@dataclass(frozen=True, eq=False)
-class _Path:
-    """A smooth closed way through the frame: sums of two sines for place, scale and angle."""
-
-    middle: np.ndarray
-    reach: np.ndarray
-    rate: np.ndarray
-    phase: np.ndarray
-    size: float
-
-    @classmethod
-    def random(cls, rng: Generator, frame_size: tuple[int, int], size: float) -> _Path:
-        height, width = frame_size
-        middle = np.array([width, height]) * rng.uniform(0.45, 0.55, 2)
-        reach = np.array([width, height]) * rng.uniform(0.22, 0.34, 2)
-        return cls(middle, reach, rng.uniform(0.6, 1.3, 4), rng.uniform(0, 2 * math.pi, 4), size)
-
-    def pose(self, t: int) -> Pose:
-        wave = np.sin(2 * math.pi * t / 100 * self.rate + self.phase)
-        x, y = self.middle + self.reach * wave[:2]
-        return Pose(float(x), float(y), self.size * 1.35 ** float(wave[2]), angle=0.2 * float(wave[3]))
 
 
 def usable(pair: FramePair | None) -> bool:

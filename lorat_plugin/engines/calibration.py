@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "LORAT_CALIBRATION"  # names the frames where no option does
 CROPS = 32  # more change the ranges little, and each costs a forward pass before tracking starts
-MADE_UP = ("dog_coffee", "car_gravel", "cat_rocket", "dog_chelsea")  # scenes, where the user names no frames
+BUNDLED = "the bundled clips"  # frames used where the user names none
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +37,14 @@ def calibration_inputs(
     Args:
         network: on the CPU, float32.
         source: clips with a groundtruth.txt (see `find_clips`), a folder of images or a video (a box in the middle of
-            its first frame is followed); None: what the environment's LORAT_CALIBRATION names, else made-up scenes.
+            its first frame is followed); None: what the environment's LORAT_CALIBRATION names, else the
+            package's clips.
         crops: how many at most, spread over the tracks.
     Yields template tokens (1, Nt, dim) and a search region (1, 3, S, S), always the same for the same frames.
     Raises InputError for a source that cannot be read, or has no two frames with a target.
     """
     source = source or os.environ.get(VARIABLE) or None
-    tracks = _tracks(Path(source), crops) if source else _made_up(crops)
+    tracks = _tracks(Path(source), crops) if source else _bundled(crops)
     each, recorder, done = -(-crops // len(tracks)), _Recorder(network), 0
     for frames, boxes in tracks:
         target = None
@@ -58,17 +59,17 @@ def calibration_inputs(
             yield recorder.seen
     if not done:
         raise InputError(f"{source}: needs two frames with a target to calibrate on; name clips with more frames")
-    logger.info("calibrated on %d crops of %s", done, source or "made-up scenes")
+    logger.info("calibrated on %d crops of %s", done, source or BUNDLED)
 
 
 def calibration_digest(crops: int = CROPS) -> str:
-    """Digest of the frames and boxes that LORAT_CALIBRATION names, or "made-up scenes" if it names none.
+    """Digest of the frames and boxes that LORAT_CALIBRATION names, or the words `BUNDLED` if it names none.
 
     Raises InputError as `calibration_inputs`.
     """
     source = os.environ.get(VARIABLE)
     if not source:
-        return "made-up scenes"
+        return BUNDLED
     return digest(
         array.tobytes()
         for frames, boxes in _tracks(Path(source), crops)
@@ -105,14 +106,23 @@ def _tracks(source: Path, crops: int) -> list[Track]:
     for clip in clips[:: max(1, len(clips) // crops)][:crops]:
         present = np.flatnonzero(clip.present)
         pairs = -(-crops // min(len(clips), crops))
-        chosen = present[np.unique(np.linspace(0, len(present) - 1, pairs + 1).round().astype(int))]
+        chosen = present[_spread(len(present), pairs + 1)]
         tracks.append((map(read_image, [clip.frames[i] for i in chosen]), clip.boxes[chosen]))
     if not tracks:
         raise InputError(f"{source}: no clip with two boxes to calibrate on; name another folder")
     return tracks
 
 
-def _made_up(crops: int) -> list[Track]:
-    from lorat_plugin.data.scenes import render_scene
+def _bundled(crops: int) -> list[Track]:
+    from lorat_plugin.data.demo_clips import CLIPS, read_demo_clip
 
-    return [render_scene(name, -(-crops // len(MADE_UP)) + 1, alone=True) for name in MADE_UP]
+    tracks: list[Track] = []
+    for frames, boxes in map(read_demo_clip, CLIPS):
+        chosen = _spread(len(frames), -(-crops // len(CLIPS)) + 1)
+        tracks.append(([frames[i] for i in chosen], boxes[chosen]))
+    return tracks
+
+
+def _spread(length: int, count: int) -> np.ndarray:
+    """At most `count` indices from 0 to `length` - 1, evenly spaced, in order."""
+    return np.unique(np.linspace(0, length - 1, count).round().astype(int))

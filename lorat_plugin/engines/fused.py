@@ -84,7 +84,7 @@ class FusedEngine:
         if obstacle := _obstacle(network):
             raise InputError(f"engine 'fused' cannot run this network ({obstacle}): use engine auto or eager")
         if precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            raise InputError("engine 'fused' has no bf16 on this processor: use precision fp32 or int8")
+            raise InputError("engine 'fused' has no bf16 on this processor: use precision fp32")
         self.variant, self.grid = network.variant, network.variant.search_grid
         conv, head, small = network.patch_embed.proj, network.head, network.variant.template_grid
         assert isinstance(conv, nn.Conv2d) and conv.bias is not None and isinstance(head, Head)

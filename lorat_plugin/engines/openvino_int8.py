@@ -1,16 +1,17 @@
 """The `openvino` engine with int8: NNCF's static quantisation of the blocks' products.
 
-Weights have a scale for each output, activations a range for each layer. As in `lorat_plugin.engines.int8`, patch
-embedding, attention between tokens and the head stay float32.
+Weights have a scale for each output, activations a range for each layer. Patch embedding, attention between tokens and
+the head stay float32.
 """
 
 from __future__ import annotations
 
 import logging
+import platform
 from pathlib import Path
 
+from lorat_plugin.devices import cpu_capabilities
 from lorat_plugin.engines.calibration import calibration_inputs
-from lorat_plugin.engines.int8 import weight_levels
 from lorat_plugin.engines.openvino import OpenVINOEngine, compile_model
 from lorat_plugin.graphs import plain, require, template_side, to_openvino, trace
 from lorat_plugin.network import LoRATNetwork
@@ -43,7 +44,7 @@ class OpenVINOInt8Engine(OpenVINOEngine):
             types=["Convolution", "ScaledDotProductAttention"],
             validate=False,
         )
-        narrow = nncf.OverflowFix.DISABLE if weight_levels() == 127 else nncf.OverflowFix.ENABLE
+        narrow = nncf.OverflowFix.ENABLE if sums_in_16_bits() else nncf.OverflowFix.DISABLE
         logging.getLogger("nncf").setLevel(logging.ERROR)
         quantised = nncf.quantize(
             model,
@@ -55,3 +56,10 @@ class OpenVINOInt8Engine(OpenVINOEngine):
             advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=narrow),
         )
         self._request = compile_model(quantised).create_infer_request()
+
+
+def sums_in_16_bits() -> bool:
+    """Whether the processor adds pairs of 8-bit products in 16 bits, which may overflow: x86 without VNNI."""
+    able = cpu_capabilities()
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return x86 and not (able.get("avx512_vnni") or able.get("avx_vnni"))

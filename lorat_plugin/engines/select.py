@@ -53,10 +53,6 @@ def _eager(network: LoRATNetwork, precision: str) -> LoRATNetwork:
 
 
 def _fused(network: LoRATNetwork, precision: str) -> Engine:
-    if precision == "int8":
-        from lorat_plugin.engines.int8 import Int8Engine
-
-        return Int8Engine(network)
     from lorat_plugin.engines.fused import FusedEngine
 
     return FusedEngine(network, precision)
@@ -86,8 +82,8 @@ def _openvino(network: LoRATNetwork, precision: str) -> Engine:
 
 ENGINES: dict[str, EngineKind] = {
     "eager": EngineKind(_eager, {"any": ("fp32", "bf16", "fp16")}),
-    "fused": EngineKind(_fused, {"cpu": ("fp32", "bf16", "int8")}),
-    "compiled": EngineKind(_compiled, {"cpu": ("fp32",), "cuda": ("bf16", "fp16", "fp32")}),
+    "fused": EngineKind(_fused, {"cpu": ("fp32", "bf16")}),
+    "compiled": EngineKind(_compiled, {"cuda": ("bf16", "fp16", "fp32")}),
     "onnxruntime": EngineKind(_onnxruntime, {"cpu": ("fp32",)}, "onnxruntime onnxscript", "onnx"),
     "openvino": EngineKind(_openvino, {"cpu": ("fp32", "bf16", "fp16", "int8")}, "openvino", "openvino"),
 }

@@ -145,20 +145,15 @@ def as_dict(agreement: Agreement) -> dict[str, Any]:
 
 def show_agreement(agreement: Agreement) -> None:
     """Print the figures of every sequence and of all frames, and the notes, to stdout."""
-    from rich.table import Table
+    from lorat_plugin.evaluation.tables import make_table, wide_console
 
-    from lorat_plugin.evaluation.tables import wide_console
-
-    console = wide_console()
+    console, rows = wide_console(), []
     headings = ("sequence", "frames", "mean IoU", "> 0.99", "> 0.9", "edges [px]", "AUC less theirs", "parted at")
-    table = Table(title=f"{agreement.ours} against {agreement.theirs}")
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading == "sequence" else "right")
     last = {"all frames": agreement.overall} | ({"rounding alone": agreement.rounding} if agreement.rounding else {})
     for name, row in [*agreement.sequences.items(), *last.items()]:
         values = (row.mean_iou, row.above_99, row.above_90, row.corner, row.auc_difference)
         shown = ["-" if value is None else f"{value:.4f}" for value in values]
-        table.add_row(name, str(row.frames), *shown, "-" if row.parted is None else str(row.parted))
-    console.print(table)
+        rows.append([name, str(row.frames), *shown, "-" if row.parted is None else str(row.parted)])
+    console.print(make_table(headings, rows, f"{agreement.ours} against {agreement.theirs}"))
     for note in agreement.notes:
         console.print(note, soft_wrap=True, highlight=False)

@@ -1,8 +1,7 @@
 """OpenCV's trackers as trackers of the GOT-10k toolkit, to compare LoRAT with.
 
-What OpenCV can do depends on the wheel: every one has MIL, the contrib ones have KCF and CSRT, and NanoTrack and
-VitTrack need model files (`nanotrack_backbone_sim.onnx` and `nanotrack_head_sim.onnx` of HonglinChu/SiamTrackers,
-`vitTracker.onnx` of opencv_zoo).
+What OpenCV can do depends on the wheel: every one has MIL, the contrib ones have KCF and CSRT. VitTrack's model file is
+in the package; NanoTrack needs `nanotrack_backbone_sim.onnx` and `nanotrack_head_sim.onnx` of HonglinChu/SiamTrackers.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from lorat_plugin.harness.got10k import FrameTracker
 
 NANO_FILES = ("nanotrack_backbone_sim.onnx", "nanotrack_head_sim.onnx")
 VIT_FILES = ("vitTracker.onnx",)
+BUNDLED_MODELS = Path(str(files("lorat_plugin"))) / "assets" / "models"
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
@@ -144,13 +145,16 @@ BASELINES: dict[str, Baseline] = {
 
 
 def unavailable(name: str, models: Path | None = None) -> str | None:
-    """Why a baseline of `BASELINES` cannot run here with the model files in `models`, or None if it can."""
+    """Why a baseline of `BASELINES` cannot run here with the model files in `models`, or None if it can.
+
+    Without `models` the files in the package count.
+    """
     row = BASELINES[name]
     if row.opencv_name and _find(row.opencv_name) is None:
         return f"OpenCV {cv2.__version__} here lacks {row.opencv_name}; install opencv-contrib-python in its place"
-    if row.files and models is None:
-        return f"needs {' and '.join(row.files)}; name their folder with --baseline-models"
-    missing = [file for file in row.files if models is not None and not (models / file).is_file()]
+    missing = [file for file in row.files if not ((models or BUNDLED_MODELS) / file).is_file()]
+    if missing and models is None:
+        return f"needs {' and '.join(missing)}; name their folder with --baseline-models"
     return f"{', '.join(missing)} not found in {models}" if missing else None
 
 
@@ -159,7 +163,7 @@ def create_baseline(name: str, models: str | Path | None = None) -> FrameTracker
 
     Args:
         name: a key of `BASELINES`.
-        models: folder of the model files that NanoTrack and VitTrack read.
+        models: folder of the model files that NanoTrack and VitTrack read; None: VitTrack's in the package.
 
     Raises:
         InputError: unknown name, or one that cannot run here; the message says why.
@@ -173,7 +177,7 @@ def create_baseline(name: str, models: str | Path | None = None) -> FrameTracker
     create = BASELINES[name].create
     if create is None:
         return StaticTracker(name)
-    return OpenCVTracker(name, partial(create, folder or Path()))
+    return OpenCVTracker(name, partial(create, folder or BUNDLED_MODELS))
 
 
 def choose_baselines(

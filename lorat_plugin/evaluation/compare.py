@@ -22,7 +22,7 @@ from PIL import Image
 
 from lorat_plugin.digests import Record, describe_files
 from lorat_plugin.errors import InputError, first_line
-from lorat_plugin.evaluation.baselines import BASELINES, create_baseline
+from lorat_plugin.evaluation.baselines import BASELINES, BUNDLED_MODELS, create_baseline
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
 from lorat_plugin.evaluation.evaluate import Evaluation
 from lorat_plugin.evaluation.plots import colour, write_plots
@@ -104,7 +104,7 @@ def choose_contestants(
         benchmark: what they will run on.
         results: folder of results.
         create_lorat: makes LoRAT's run, of one sequence at a time; called last, as it takes longest.
-        models: folder of the model files of NanoTrack and VitTrack.
+        models: folder of the model files of NanoTrack and VitTrack; None: VitTrack's in the package.
     Raises InputError for a name that means nothing, a tracker that cannot be made, or two of one name.
     """
     contestants = []
@@ -132,7 +132,8 @@ def _settings(spec: str, models: Path | None) -> Record:
     """What the results of a tracker that a user names depend on: its model files, or its source file."""
     found: Record = {"tracker": spec, "opencv": cv2.__version__}
     if spec in BASELINES:
-        return found | describe_files(models or Path(), [(models or Path()) / file for file in BASELINES[spec].files])
+        folder = models or BUNDLED_MODELS
+        return found | describe_files(folder, [folder / file for file in BASELINES[spec].files])
     source = Path(sys.modules[spec.partition(":")[0]].__file__ or "")
     return found | describe_files(source.parent, [source])
 

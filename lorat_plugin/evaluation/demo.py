@@ -26,7 +26,7 @@ import numpy as np
 
 from lorat_plugin.box_files import read_boxes
 from lorat_plugin.boxes import iou, success_auc, xywh_to_xyxy
-from lorat_plugin.data.scenes import SCENES, render_scene
+from lorat_plugin.data.demo_clips import CLIPS, read_demo_clip
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.clips import find_scorable_clips, link_clips, write_sequences
 from lorat_plugin.evaluation.demo_video import write_video
@@ -72,8 +72,8 @@ def prepare_sequences(folder: Path, data: Path | None = None) -> dict[str, int]:
 
     Args:
         folder: the demonstration's folder, made if need be.
-        data: folder of the user's clips (see `find_scorable_clips`); None renders five from the images in the package.
-    Returns frames by sequence. Raises InputError if `folder` is a file or the clips are unusable.
+        data: folder of the user's clips (see `find_scorable_clips`); None takes those in the package.
+    Returns frames by sequence. Raises InputError if `folder` is a file or the clips cannot be used.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: a file of that name is in the way; remove it or work in another folder")
@@ -82,9 +82,9 @@ def prepare_sequences(folder: Path, data: Path | None = None) -> dict[str, int]:
         link_clips(clips, folder / "sequences")
         lengths = {clip.name: len(clip.frames) for clip in clips}
     else:
-        scenes = {name: render_scene(name) for name in SCENES}
-        write_sequences(scenes, folder / "sequences")
-        lengths = {name: len(frames) for name, (frames, _) in scenes.items()}
+        bundled = {name: read_demo_clip(name) for name in CLIPS}
+        write_sequences(bundled, folder / "sequences")
+        lengths = {name: len(frames) for name, (frames, _) in bundled.items()}
     # what an earlier run said about other sequences must not be taken for this one's
     shutil.rmtree(folder / "reports", ignore_errors=True)
     for name in ("demo.mp4", "results.json"):

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from lorat_plugin.engines import prepare
-from lorat_plugin.engines.calibration import VARIABLE, calibration_digest
+from lorat_plugin.engines.calibration import BUNDLED, VARIABLE, calibration_digest
 from lorat_plugin.engines.select import choose_precision
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
@@ -101,7 +101,7 @@ class Evaluation:
             "lorat_plugin": version("lorat_plugin"),
         }
         if precision == "int8":  # what it is calibrated on, and by whom, changes boxes
-            settings["precision"] = f"int8 of {engine}, calibrated on {os.environ.get(VARIABLE) or 'made-up scenes'}"
+            settings["precision"] = f"int8 of {engine}, calibrated on {os.environ.get(VARIABLE) or BUNDLED}"
             settings["calibration"] = calibration_digest()
         settle_settings(self.notes, settings, self.files, benchmark)
         self.claims = Claims(self.notes / "claims", benchmark.sequences, Reusable(self.files, repetitions, benchmark))

@@ -11,7 +11,7 @@ import io
 import re
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -33,29 +33,30 @@ LARGEST = 1 << 30  # bytes that an archive may unpack to; the largest submission
 
 @dataclass(frozen=True)
 class Server:
-    """What a server wants: number of sequences, how they are called, how deep a file lies, and how it is called."""
+    """What a server wants: number of sequences, files of each (part -> what it holds) and the form of their numbers."""
 
     count: int
-    sequence: str  # pattern of a sequence's name
-    depth: int
-    file: str  # pattern of a file's name after the sequence's
-    form: str  # of the numbers
+    path: str  # pattern of a file's name in the archive
+    parts: dict[str, str]
+    form: str
     layout: str
 
 
 SERVERS = {
     "got10k": Server(
-        180, r"GOT-10k_Test_\d{6}", 2, r"_(\d{3}|time)\.txt", "%.3f", "<sequence>/<sequence>_001.txt and _time.txt"
+        180,
+        r"(?P<sequence>GOT-10k_Test_\d{6})/(?P=sequence)_(?P<part>\d{3}|time)\.txt",
+        {"001": "boxes", "time": "times"},
+        "%.3f",
+        "<sequence>/<sequence>_001.txt and _time.txt",
     ),
-    "trackingnet": Server(511, r".+?", 1, r"\.txt", "%.2f", "<sequence>.txt at the root"),
+    "trackingnet": Server(511, r"(?P<sequence>[^/.][^/]*)(?P<part>)\.txt", {"": "boxes"}, "%.2f", "<sequence>.txt"),
 }
-
-
-Parts = dict[str, dict[str, np.ndarray | None]]  # sequence -> part, such as "_001.txt" -> rows, None if unreadable
+Parts = dict[str, dict[str, np.ndarray | None]]  # sequence -> part of its files -> rows, None if unreadable
 
 
 class Findings(NamedTuple):
-    """What a check found, in sentences: problems, over which the server would stumble, and warnings."""
+    """What a check found, in sentences: problems, which the server would refuse, and warnings."""
 
     problems: list[str]
     warnings: list[str]
@@ -130,105 +131,87 @@ def _text(rows: np.ndarray, form: str) -> str:
 
 
 def check_archive(path: Path, server: str, benchmark: Benchmark | None = None, partial: bool = False) -> Findings:
-    """Check an archive before it is uploaded, whoever wrote it.
+    """Check names and numbers of an archive before it is uploaded.
 
     Args:
         path: of the archive.
         server: a key of `SERVERS`.
-        benchmark: the test sequences: then names, numbers of frames and first boxes are checked as well.
+        benchmark: the test sequences: then their names, numbers of frames and first boxes are checked as well.
         partial: do not ask for the official number of sequences.
-    Returns the problems and warnings, a sentence for each kind. Raises InputError if it is no archive at all.
+    Returns the problems and warnings, a sentence for each. Raises InputError if it is no archive at all.
     """
     rules = server_rules(server)
+    found: dict[str, list[str]] = defaultdict(list)  # what is wrong -> where
+    sequences: Parts = defaultdict(dict)
+    for name, text in _read_archive(path):
+        match = re.fullmatch(rules.path, name)
+        if match is None:
+            found[f"does not belong into the archive, whose root holds {rules.layout}"].append(name)
+            continue
+        part = match["part"]
+        if part in sequences[match["sequence"]]:
+            found["is there twice"].append(name)
+        rows = _numbers(text)
+        if rows is None or (part != "time" and rows.shape[1] != 4):
+            what = "times" if part == "time" else "4 numbers"
+            found[f"has not {what} in each row, finite and with commas between"].append(name)
+            rows = None
+        sequences[match["sequence"]][part] = rows
+    truth = {sequence.name: sequence for sequence in benchmark.sequences} if benchmark is not None else {}
+    for name in sorted(sequences | truth):
+        if truth and name not in truth:
+            found["is no sequence of the data set"].append(name)
+        else:
+            for problem in _judge(sequences.get(name, {}), rules, truth.get(name)):
+                found[problem].append(name)
+    warnings = [_sentence(UNTIMED, found.pop(UNTIMED))] if UNTIMED in found else []
+    problems = [_sentence(what, where) for what, where in found.items()]
+    if len(sequences) != rules.count and not partial:
+        problems.append(f"holds {len(sequences)} sequences of {rules.count}; the server wants all of them")
+    return Findings(problems, warnings)
+
+
+def _read_archive(path: Path) -> list[tuple[str, str]]:
+    """Names and contents of an archive's files."""
     try:
         with zipfile.ZipFile(path) as archive:
             if (size := sum(entry.file_size for entry in archive.infolist())) > LARGEST:
                 raise ValueError(f"it unpacks to {size >> 20} MB, more than results can be")
-            names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
-            texts = {name: archive.read(name).decode("utf-8", errors="replace") for name in names}
+            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+            return [(entry.filename, archive.read(entry).decode("utf-8", errors="replace")) for entry in entries]
     except Exception as error:  # zipfile raises many kinds
         raise InputError(f"{path}: cannot be read as a zip archive ({error}); write it again") from error
-    found: dict[str, list[str]] = defaultdict(list)  # what is wrong -> where
-    sequences: Parts = defaultdict(dict)
-    for name in names:
-        *folders, file = name.split("/")
-        match = re.fullmatch(f"(?P<sequence>{rules.sequence})(?P<part>{rules.file})", file)
-        if match is None or (rules.depth == 1 and file.startswith(".")):
-            found["does not belong into the archive"].append(name)
-            continue
-        sequence, part = match["sequence"], match["part"]
-        if len(folders) + 1 != rules.depth:
-            way = "deep" if len(folders) >= rules.depth else "high"
-            found[f"lies too {way}; zip so that the root holds {rules.layout}"].append(name)
-        elif folders and folders[-1] != sequence:
-            found["lies in another sequence's folder"].append(name)
-        if part in sequences[sequence]:
-            found["is there twice"].append(name)
-        sequences[sequence][part] = _rows(texts[name], None if part == "_time.txt" else 4, name, found)
-    return _judge(rules, sequences, found, benchmark, partial)
 
 
-def _rows(text: str, columns: int | None, name: str, found: dict[str, list[str]]) -> np.ndarray | None:
-    """The numbers of a file, (N, columns); None, and a note in `found`, if it has not this form."""
-    lines = text.strip().splitlines()
-    if any(separator in line.strip() for line in lines for separator in "\t; "):
-        found["has tabs or spaces between the numbers in place of commas"].append(name)
-    try:
-        rows = parse_table(re.sub("[\t;]", " ", text))
-    except ValueError:
-        rows = np.empty((0, 0))
-    if not rows.size or (columns is not None and rows.shape[1] != columns):
-        found[f"has not {columns or ''} numbers in each row"].append(name)
+def _numbers(text: str) -> np.ndarray | None:
+    """(rows, columns) float64 of a text with commas; None for any other text."""
+    if not text.strip() or re.search(r"[\t; ]+\S", text):
         return None
-    if not np.isfinite(rows).all():
-        found["holds numbers that are not finite"].append(name)
-    return rows
+    try:
+        rows = parse_table(text)
+    except ValueError:
+        return None
+    return rows if np.isfinite(rows).all() else None
 
 
-def _judge(
-    rules: Server,
-    sequences: Parts,
-    found: dict[str, list[str]],
-    benchmark: Benchmark | None,
-    partial: bool,
-) -> Findings:
-    doubts: dict[str, list[str]] = defaultdict(list)
-    truth = {sequence.name: sequence for sequence in benchmark.sequences} if benchmark is not None else {}
-    for name in sorted(sequences | truth):
-        parts = dict(sequences.get(name, {}))
-        timed = "_time.txt" in parts or rules.depth == 1
-        times = parts.pop("_time.txt", None)
-        first = "_001.txt" if rules.depth == 2 else ".txt"
-        if truth and name not in truth:
-            found["is no sequence of the data set"].append(name)
-            continue
-        if first not in parts:
-            found["has no file of boxes"].append(name)
-        if not timed:
-            found["has no file of times"].append(name)
-        tables = [rows for rows in parts.values() if rows is not None]
-        frames = len(truth[name]) if name in truth else max(map(len, tables), default=0)
-        for rows in tables:
-            if len(rows) != frames:
-                found["has not a row for every frame"].append(name)
-            elif name in truth and not is_start(rows[0], truth[name].boxes[0]):
-                found["does not start with the given box"].append(name)
-            if (rows[:, 2:] < 0).any():
-                found["has boxes of negative size"].append(name)
-            elif (rows[:, 2:] == 0).any():
-                doubts["has boxes without area, which count as misses"].append(name)
-        if times is None or not tables:
-            continue
-        if len(times) != frames or times.shape[1] not in (1, len(parts)):
-            found["has not a time for every frame"].append(name)
-        elif (times < 0).any():
-            found["has negative times"].append(name)
-        elif not times.any():
-            doubts[UNTIMED].append(name)
-    result = Findings([_sentence(*item) for item in found.items()], [_sentence(*item) for item in doubts.items()])
-    if len(sequences) != rules.count and not partial:
-        result.problems.append(f"holds {len(sequences)} sequences of {rules.count}; the server wants all of them")
-    return result
+def _judge(parts: dict[str, np.ndarray | None], rules: Server, truth: EvaluationSequence | None) -> Iterator[str]:
+    """What is wrong with one sequence's files."""
+    for part, what in rules.parts.items():
+        if part not in parts:
+            yield f"has no file of {what}"
+    times = parts.get("time")
+    tables = [rows for part, rows in parts.items() if part != "time" and rows is not None]
+    frames = len(truth) if truth else max(map(len, tables), default=0)
+    if any(len(rows) != frames for rows in tables):
+        yield "has not a row for every frame"
+    elif truth and not all(is_start(rows[0], truth.boxes[0]) for rows in tables):
+        yield "does not start with the given box"
+    if times is None or not tables:
+        return
+    if len(times) != frames or times.shape[1] not in (1, len(parts) - 1):
+        yield "has not a time for every frame"
+    elif not times.any():
+        yield UNTIMED
 
 
 def _sentence(what: str, where: Iterable[str]) -> str:

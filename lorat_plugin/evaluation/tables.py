@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from lorat_plugin.files import whole_file
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 MEASURES = {  # field of `Score`: heading
     "auc": "success AUC",
@@ -39,6 +40,18 @@ def wide_console() -> Console:
     if not console.is_terminal:
         console.width = LOG_WIDTH
     return console
+
+
+def make_table(headings: Iterable[str], rows: Iterable[Sequence[str]], title: str, left: int = 1) -> Table:
+    """A table for a console; the first `left` columns are set left, the others right."""
+    from rich.table import Table
+
+    table = Table(title=title)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if number < left else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def write_tables(scores: Sequence[TrackerScore], folder: Path) -> list[Path]:
@@ -78,14 +91,10 @@ def write_tables(scores: Sequence[TrackerScore], folder: Path) -> list[Path]:
 
 def show_table(scores: Sequence[TrackerScore], console: Console) -> None:
     """Print the overall scores, a table for each benchmark and protocol, with what the protocol means below it."""
-    from rich.table import Table
-
     for (benchmark, protocol), rows in _groups([_overall(score) for score in scores]).items():
-        table = Table(title=f"{benchmark}, protocol {protocol}", caption=f"{protocol}: {PROTOCOLS[protocol]}")
-        for column in rows[0]:
-            table.add_column(_heading(column), justify="left" if column == "tracker" else "right")
-        for row in rows:
-            table.add_row(*(_shown(column, value) for column, value in row.items()))
+        cells = [[_shown(column, value) for column, value in row.items()] for row in rows]
+        table = make_table(map(_heading, rows[0]), cells, f"{benchmark}, protocol {protocol}")
+        table.caption = f"{protocol}: {PROTOCOLS[protocol]}"
         console.print(table)
 
 

@@ -24,9 +24,10 @@ class TrainConfig:
     backbone: str = "pretrained"  # "random", "pretrained", or a backbone file
     backbone_model: str = ""  # another backbone than the variant's, by timm's name
     mode: str = "lora"  # "lora" (adapters), "full" (all weights), "baseline" (full, two tables, convolutional head)
-    adapter: str = "lora"  # lora, rslora, dora, ia3, ...: peft's methods
-    rank: int = 0  # of the adapters; 0: the variant's
-    alpha: float = 0.0  # 0: the variant's
+    adapter: str = "lora"  # lora, rslora, or another that peft has a configuration of: loha for peft.LoHaConfig
+    adapter_settings: tuple[str, ...] = ()  # NAME=VALUE of that configuration, e.g. use_dora=true
+    rank: int = 0  # of LoRA; 0: the variant's
+    alpha: float = 0.0  # of LoRA; 0: the variant's
     targets: tuple[str, ...] = ()  # adapted layers out of q, k, v, proj, fc1, fc2; empty: all
     drop_path: float = -1.0  # rate of stochastic depth; below 0: the variant's
     init_from: str = ""  # weights, or state of another run, whose trained part is the start; empty: none

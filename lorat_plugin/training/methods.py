@@ -6,15 +6,16 @@ network with a position table for each image and a convolutional head.
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorat_plugin.backbones import with_backbone
 from lorat_plugin.checkpoint import load_pretrained
 from lorat_plugin.devices import best_precision, find_device
-from lorat_plugin.errors import InputError
-from lorat_plugin.lora import TARGETS, adapter_config, adapters, inject, merge, target_pattern
+from lorat_plugin.errors import InputError, first_line
+from lorat_plugin.files import parse_yaml
+from lorat_plugin.lora import TARGETS, adapter_config, adapters, inject, merge, refused_option, target_pattern
 from lorat_plugin.network import LoRATNetwork, create_model
 from lorat_plugin.saving import save_checkpoint
 from lorat_plugin.training.config import TrainConfig
@@ -26,56 +27,21 @@ if TYPE_CHECKING:
     from peft import PeftConfig
 
 MODES = ("lora", "full", "baseline")
-# name: (peft's configuration, settings beside rank, alpha and layers). Those that start from the backbone's own
-# network (no change at step 0) or nearly so; all fold into its layers.
-_METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "dora": ("LoraConfig", {"use_dora": True}),
-    "pissa": ("LoraConfig", {"init_lora_weights": "pissa"}),
-    "delora": ("DeloraConfig", {}),
-    "fourierft": ("FourierFTConfig", {}),
-    "gralora": ("GraloraConfig", {}),
-    "hira": ("HiraConfig", {}),
-    "hra": ("HRAConfig", {}),
-    "ia3": ("IA3Config", {"feedforward_modules": r".*\.mlp\.fc2"}),
-    "lntuning": ("LNTuningConfig", {"target_modules": r"blocks\.\d+\.norm[12]"}),
-    "loha": ("LoHaConfig", {}),
-    "lokr": ("LoKrConfig", {}),
-    "miss": ("MissConfig", {}),
-    "oft": ("OFTConfig", {"r": 0}),  # its size is the block's
-    "randlora": ("RandLoraConfig", {"save_projection": False}),  # drawn again from its seed
-    "road": ("RoadConfig", {}),
-    "shira": ("ShiraConfig", {}),
-}
-_REFUSED = {
-    "adalora": "moves rank between layers on a schedule of its own; take lora with another rank",
-    "boft": "compiles a CUDA extension when it starts; take oft",
-    "vera": "shares its factors between layers, for which peft wants a wrapper around the network; take randlora",
-    "vpt": "is a prompt method, and peft adds prompts to language models alone; take lora or ia3",
-}
-ADAPTERS = ("lora", "rslora", *_METHODS)
 
 
 def check_method(config: TrainConfig) -> None:
-    """Raise InputError unless mode, adapter, rank, alpha and layers of a run make sense together."""
+    """Raise InputError unless mode, adapter, its settings, rank, alpha and layers of a run make sense together."""
     if config.mode not in MODES:
         raise InputError(f"unknown mode '{config.mode}': use one of {', '.join(MODES)}")
-    chosen = {name: getattr(config, name) for name in ("rank", "alpha", "targets")}
     if config.mode != "lora":
+        chosen = {name: getattr(config, name) for name in ("rank", "alpha", "targets", "adapter_settings")}
         chosen["adapter"] = "" if config.adapter == "lora" else config.adapter
         if given := [name for name, value in chosen.items() if value]:
             raise InputError(f"mode {config.mode} trains all weights and has no adapters: leave out {given[0]}")
-    elif config.adapter in _REFUSED:
-        raise InputError(f"adapter {config.adapter} cannot be had: it {_REFUSED[config.adapter]}")
-    elif config.adapter not in ADAPTERS:
-        raise InputError(f"unknown adapter '{config.adapter}': use one of {', '.join(ADAPTERS)}")
     elif unknown := [name for name in config.targets if name not in TARGETS]:
         raise InputError(f"unknown layer '{unknown[0]}' in targets: use some of {', '.join(TARGETS)}")
-    elif config.adapter in _METHODS:
-        kind, own = _METHODS[config.adapter]
-        known = {"rank": "r", "alpha": "alpha", "targets": "target_modules"}
-        for name, value in chosen.items():
-            if value and (known[name] in own or not _settings(kind) & {known[name], f"lora_{known[name]}"}):
-                raise InputError(f"adapter {config.adapter} has no {name}: leave it out")
+    elif _by_peft(config):
+        _peft_config(config, training_variant(config))
 
 
 def training_variant(config: TrainConfig) -> Variant:
@@ -115,8 +81,8 @@ def training_network(config: TrainConfig) -> LoRATNetwork:
     if config.mode != "lora":
         network.requires_grad_(True)
         network.pos_embed.requires_grad_(variant.position == "separate")
-    elif config.adapter in _METHODS:
-        network = inject(network, "zero", _peft_config(config, variant))
+    elif _by_peft(config):
+        network = _with_peft(network, config, variant)
     else:
         targets = config.targets or TARGETS
         lora = adapter_config(variant, variant.lora_rank, variant.lora_alpha, variant.rslora, targets)
@@ -158,20 +124,45 @@ def save_trained(
     return save_checkpoint(merge(network), path.with_name(f"{path.name}.safetensors"), metadata=metadata)
 
 
+def _by_peft(config: TrainConfig) -> bool:
+    """Whether a run's adapters are others than the official ones."""
+    return config.adapter not in ("lora", "rslora") or bool(config.adapter_settings)
+
+
+def _with_peft(network: LoRATNetwork, config: TrainConfig, variant: Variant) -> LoRATNetwork:
+    """Add peft's adapters. Raises InputError if peft cannot merge them into the layers again."""
+    adapter = _peft_config(config, variant)
+    try:
+        if option := refused_option(adapter.to_dict()):
+            raise ValueError(f"{option} changes what LoRA computes")
+        network = inject(network, "zero", adapter)
+        merge(network)
+    except Exception as error:  # peft raises many kinds
+        raise InputError(
+            f"adapter {config.adapter} cannot be added to the blocks and merged ({first_line(error)}): take lora"
+        ) from error
+    return network
+
+
 def _peft_config(config: TrainConfig, variant: Variant) -> PeftConfig:
-    """Peft's configuration of a method of the table."""
+    """Peft's configuration of the run's adapter. Raises InputError for names and settings that peft does not take."""
     import peft
 
-    kind, own = _METHODS[config.adapter]
-    alpha = int(variant.lora_alpha) if variant.lora_alpha.is_integer() else variant.lora_alpha
-    pattern = target_pattern(config.targets or TARGETS)
-    general = {"r": variant.lora_rank, "alpha": alpha, "lora_alpha": alpha, "target_modules": pattern}
-    settings = {name: value for name, value in general.items() if name in _settings(kind)} | own
-    return getattr(peft, kind)(**settings)
-
-
-def _settings(kind: str) -> set[str]:
-    """Names of the settings of one of peft's configurations."""
-    import peft
-
-    return {field.name for field in fields(getattr(peft, kind))}
+    name = "lora" if config.adapter == "rslora" else config.adapter.lower()
+    kind = next((k for n, k in vars(peft).items() if n.lower() == f"{name}config"), None)
+    if kind is None:
+        raise InputError(f"unknown adapter '{config.adapter}': use lora, rslora or another of peft's, such as loha")
+    own: dict[str, Any] = {}
+    if name == "lora":
+        own = {"r": variant.lora_rank, "lora_alpha": variant.lora_alpha, "use_rslora": variant.rslora}
+    elif config.rank or config.alpha:
+        raise InputError(f"rank and alpha are LoRA's: give those of adapter {config.adapter} by adapter_settings")
+    try:
+        given = {name: parse_yaml(value) for name, value in (s.split("=", 1) for s in config.adapter_settings)}
+        targets = given.pop("target_modules", target_pattern(config.targets or TARGETS))
+        return kind(target_modules=targets, **own, **given)
+    except Exception as error:  # each of peft's configurations has checks of its own
+        raise InputError(
+            f"adapter {config.adapter}: peft.{kind.__name__} cannot be made ({first_line(error)}): adapter_settings "
+            "are NAME=VALUE of it, with commas between"
+        ) from error

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -274,6 +275,13 @@ def test_the_page_fits_a_phone(visit: Callable[[], Any]) -> None:
     page = visit()
     page.set_viewport_size({"width": 390, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize(("name", "length"), [("davis_camel", 90), ("davis_bmx-trees", 80)])
+def test_a_bundled_clip_opens(app: Page, name: str, length: int) -> None:
+    view = app._open_clip(name, SimpleNamespace(session_hash=name))
+    assert view[app.status] == f"{length} frames. Click two opposite corners of an object."
+    assert view[app.picture].shape == (224, 400, 3)
 
 
 def test_visitors_from_elsewhere_cannot_name_files() -> None:

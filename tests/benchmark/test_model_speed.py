@@ -1,4 +1,4 @@
-"""Speed of networks: counts, ways, rows of the report, heads, growth, and wrong names."""
+"""Speed of networks: counts, ways, rows of the report, and wrong names."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from lorat_plugin.benchmark import model as speed
-from lorat_plugin.benchmark.growth import benchmark_growth, fit
-from lorat_plugin.benchmark.model import PRODUCT, Way, benchmark_head, benchmark_model, count, find_ways, memory_of
+from lorat_plugin.benchmark.model import PRODUCT, Way, benchmark_model, count, find_ways, memory_of
 from lorat_plugin.benchmark.rounds import in_process
 from lorat_plugin.cli.main import run
 from lorat_plugin.errors import InputError
@@ -90,14 +87,6 @@ def test_memory_holds_the_weights_and_activations() -> None:
     assert many > few + 256 * 125 * 128 * 4
 
 
-def test_heads_are_compared() -> None:
-    report = benchmark_head("speed", rounds=1, device="cpu", batch=2)
-    assert [(c.name, c.measure) for c in report.comparisons] == [
-        ("conv", "head alone"), ("mlp", "head alone"), ("conv", "whole network"), ("mlp", "whole network"),
-    ]  # fmt: skip
-    assert report.comparisons[0].ratio == 1 and report.comparisons[1].ratio > 0
-
-
 def test_a_baseline_that_is_not_named_takes_part_with_a_precision_that_it_has(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -111,24 +100,6 @@ def test_a_baseline_that_is_not_named_takes_part_with_a_precision_that_it_has(
     assert run(line.split()) == 0
     rows = [c for c in json.loads(capsys.readouterr().out)["comparisons"] if c["measure"] == "network alone"]
     assert [row["details"]["engine"] for row in rows] == ["eager", "auto"] and rows[0]["ratio"] == 1
-
-
-def test_growth_is_fitted_and_drawn(tmp_path: Path) -> None:
-    report = benchmark_growth(
-        "speed", batches=(2, 1), sides=(70, 140, 210), targets=(1, 3), rounds=1, device="cpu", memory=False
-    )
-    amounts = [(c.measure, c.details["amount"]) for c in report.comparisons]
-    assert amounts[:2] == [("time with batch", 1), ("time with batch", 2)]
-    assert [n for measure, n in amounts if measure == "time with tokens"] == [29, 125, 289]
-    assert [n for measure, n in amounts if measure == "time with targets"] == [1, 3]
-    assert set(report.settings["laws"]) == {"ms with batch", "ms with tokens", "ms with targets"}
-    report.plot(tmp_path / "growth.png")
-    assert Image.open(tmp_path / "growth.png").size[0] > 500
-
-
-def test_a_law_is_found_again() -> None:
-    x = np.array([1.0, 10, 100, 1000])
-    np.testing.assert_allclose(fit(x, 3 + 2 * x + 0.5 * x**2, 2), [0.5, 2, 3], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

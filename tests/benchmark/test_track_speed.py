@@ -9,11 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from lorat_plugin import tracking
 from lorat_plugin.benchmark.rounds import STAGE, Report
 from lorat_plugin.benchmark.track import STAGES, benchmark_track, place_targets
 from lorat_plugin.cli.main import run
-from lorat_plugin.crop import normalize
 from lorat_plugin.errors import InputError
 from lorat_plugin.variants import get_variant
 from tests.sequences import write_clip
@@ -55,7 +53,6 @@ def test_stages_sum_up_and_targets_are_tracked_in_one_pass(folder: Path) -> None
             assert c.details["p95"] >= 0 and c.unit == "ms"
     (together,) = [c for c in report.comparisons if "single" in c.measure and c.details["engine"] == "fused"]
     assert together.baseline == "fused fp32, 3 single trackers"
-    assert tracking.normalize is normalize  # the clocks are gone
 
 
 def test_made_up_frames_from_memory() -> None:

@@ -15,10 +15,12 @@ from lorat_plugin.cli.main import run
 from lorat_plugin.doctor import Answer, Installation
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, versions: dict[str, str]) -> None:
-    """Let the command see an installation in which every probe succeeds."""
-    answer = Answer(True, '[{"device": "cpu", "threads": 2}]')
-    monkeypatch.setattr(doctor, "this_installation", lambda: Installation((3, 12), versions, [], lambda code: answer))
+def pretend(monkeypatch: pytest.MonkeyPatch, versions: dict[str, str], failing: str = "-") -> None:
+    """Let the command see an installation in which every probe succeeds but those with a given word."""
+    good, bad = Answer(True, '[{"device": "cpu", "threads": 2}]'), Answer(False, "no")
+    monkeypatch.setattr(
+        doctor, "this_installation", lambda: Installation(versions, [], lambda code: bad if failing in code else good)
+    )
 
 
 def test_usable(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,9 +31,9 @@ def test_usable(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 
 
 def test_broken(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    pretend(monkeypatch, {"vot-toolkit": "0.9.0", "attributee": "0.1.10"})
+    pretend(monkeypatch, {"vot-toolkit": "0.9.0", "attributee": "0.1.10"}, "import vot")
     assert run(["doctor"]) == 1
-    assert 'remedy: pip install "attributee!=0.1.10"' in capsys.readouterr().out
+    assert 'remedy: pip install --upgrade vot-toolkit "attributee!=0.1.10"' in capsys.readouterr().out
     assert run(["doctor", "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert report["versions"]["attributee"] == "0.1.10" and not report["usable"]

@@ -10,16 +10,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from lorat_plugin.cli.main import run
 from lorat_plugin.harness.vot_stacks import LOCAL_STACKS
 
 
 def write_clip(folder: Path, rows: list[str], ending: str = ".jpg") -> None:
-    """Frames of a clip (not decoded here, so they need no content) and its boxes."""
+    """Frames of a clip, each of its own grey, and its boxes."""
     folder.mkdir(parents=True)
     for i in range(1, len(rows) + 1):
-        (folder / f"{i}{ending}").write_bytes(bytes([i]))
+        Image.new("L", (40, 40), i).save(folder / f"{i}{ending}")
     (folder / "groundtruth.txt").write_text("\n".join(rows) + "\n")
 
 
@@ -52,7 +53,9 @@ def test_sequences_are_in_the_toolkits_layout(place: Path) -> None:
     assert (sequences / "list.txt").read_text() == "car\ndog_2\n"
     car, dog = sequences / "car", sequences / "dog_2"
     assert sorted(path.name for path in (car / "color").iterdir()) == [f"{i:08d}.jpg" for i in range(1, 12)]
-    assert (car / "color" / "00000010.jpg").read_bytes() == bytes([10])  # natural order of 1.jpg ... 11.jpg
+    assert (car / "color" / "00000010.jpg").read_bytes() == (
+        place / "clips" / "car" / "10.jpg"
+    ).read_bytes()  # natural order of 1.jpg ... 11.jpg
     assert (car / "groundtruth.txt").read_text().splitlines()[1] == "1.0000,2.0000,10.0000,20.0000"
     assert "channels.color=color/%08d.jpg" in (car / "sequence").read_text().splitlines()
     assert "channels.color=color/%08d.png" in (dog / "sequence").read_text().splitlines()
@@ -69,7 +72,7 @@ def test_frames_are_copied_where_links_fail(place: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Path, "symlink_to", no_links)
     assert init() == 0
     frame = place / "ws" / "sequences" / "car" / "color" / "00000003.jpg"
-    assert frame.read_bytes() == bytes([3])
+    assert frame.read_bytes() == (place / "clips" / "car" / "3.jpg").read_bytes()
     assert not frame.is_symlink()
 
 

@@ -11,7 +11,7 @@ import pytest
 from lorat_plugin.boxes import area
 from lorat_plugin.data.clips import read_clip
 from lorat_plugin.data.material import Material
-from lorat_plugin.data.synthetic import FramePair, ObjectPairs, PatchPairs, render_sequence
+from lorat_plugin.data.synthetic import FramePair, ObjectPairs, PatchPairs
 from lorat_plugin.data.video_pairs import ClipPairs, read_clips
 from lorat_plugin.errors import InputError
 
@@ -118,30 +118,6 @@ def test_bad_clips_are_named(tmp_path: Path) -> None:
         read_clip(_write_clip(tmp_path / "short", "1,2,3,4\n"))
     with pytest.raises(InputError, match="x,y,w,h"):
         read_clip(_write_clip(tmp_path / "words", "a,b,c,d\n" * 3))
-
-
-def test_render_sequence_is_deterministic_and_moves() -> None:
-    rng = np.random.default_rng(0)
-    background = rng.integers(0, 256, (120, 160, 3), np.uint8)
-    cutout = np.dstack([rng.integers(0, 256, (30, 20, 3), np.uint8), np.full((30, 20), 255, np.uint8)])
-    made = [
-        render_sequence(background, cutout, distractors=[cutout, cutout], length=12, frame_size=(90, 120), seed=s)
-        for s in (3, 3, 4)
-    ]
-    frames, boxes = made[0]
-    assert len(frames) == len(boxes) == 12 and frames[0].shape == (90, 120, 3)
-    assert np.array_equal(boxes, made[1][1]) and np.array_equal(frames[5], made[1][0][5])
-    assert not np.array_equal(boxes, made[2][1])
-    assert (boxes[:, :2] >= 0).all() and (boxes[:, :2] + boxes[:, 2:] <= [120, 90]).all()
-    steps = np.abs(np.diff(boxes[:, :2], axis=0)).max()
-    assert 0 < steps < 15, "smooth motion"
-
-
-@pytest.mark.parametrize(("length", "channels", "words"), [(0, 3, "at least 1 frame"), (3, 4, "uint8 RGB")])
-def test_render_sequence_refuses_bad_input(length: int, channels: int, words: str) -> None:
-    background, cutout = np.zeros((9, 9, channels), np.uint8), np.full((5, 5, 4), 255, np.uint8)
-    with pytest.raises(InputError, match=words):
-        render_sequence(background, cutout, length=length, frame_size=(20, 20), seed=0)
 
 
 def test_clips_with_unpadded_names_keep_frames_and_boxes_together(tmp_path):

@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
+from lorat_plugin.boxes import iou, xywh_to_xyxy
+from lorat_plugin.data.demo_clips import read_demo_clip
 from lorat_plugin.errors import InputError
 from tests.sequences import square_sequence, write_frames
 
@@ -18,10 +20,11 @@ from lorat_plugin.evaluation.baselines import BASELINES, choose_baselines, creat
 pytestmark = pytest.mark.toolkit
 
 
-def test_mil_and_the_static_box_always_run() -> None:
+def test_without_model_files_of_the_users_all_but_nanotrack_run() -> None:
     trackers, left_out = choose_baselines()
     names = [tracker.name for tracker in trackers]
     assert {"static", "MIL"} <= set(names)
+    assert ("VitTrack" in names) == hasattr(cv2, "TrackerVit")  # its model file is in the package
     assert set(names) | set(left_out) == set(BASELINES)
     assert "--baseline-models" in left_out["NanoTrack"]
 
@@ -87,6 +90,16 @@ def test_bad_names_and_folders_are_reported(tmp_path: Path) -> None:
         create_baseline("VitTrack", tmp_path)
     with pytest.raises(InputError, match="no such folder"):
         choose_baselines(models=tmp_path / "nowhere")
+
+
+@pytest.mark.skipif(not hasattr(cv2, "TrackerVit"), reason="this OpenCV has no TrackerVit")
+def test_vittrack_needs_no_folder_of_models(tmp_path: Path) -> None:
+    frames, boxes = read_demo_clip("davis_camel")
+    write_frames(tmp_path, frames[:6])
+    tracked, _ = create_baseline("VitTrack").track(sorted(map(str, tmp_path.glob("*.jpg"))), boxes[0])
+    assert (iou(xywh_to_xyxy(tracked), xywh_to_xyxy(boxes[:6])) > 0.7).all()
+    with pytest.raises(InputError, match=r"NanoTrack cannot run: needs nanotrack_backbone.*--baseline-models"):
+        create_baseline("NanoTrack")
 
 
 @pytest.mark.parametrize("name", ["NanoTrack", "VitTrack"])

@@ -298,7 +298,7 @@ def test_our_experiments_ask_too(monday: Path, tuesday: Path, tmp_path: Path) ->
 
 def test_a_calibration_counts_by_its_frames_and_boxes(monday: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LORAT_CALIBRATION", raising=False)
-    assert calibration_digest() == "made-up scenes"
+    assert calibration_digest() == "the bundled clips"
     monkeypatch.setenv("LORAT_CALIBRATION", str(monday))
     before = calibration_digest()
     assert calibration_digest() == before and len(before) == 64

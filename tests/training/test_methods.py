@@ -20,7 +20,6 @@ from lorat_plugin.saving import convert
 from lorat_plugin.training.adapters import MergedLoraLinear
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.training.methods import (
-    ADAPTERS,
     check_method,
     save_trained,
     training_network,
@@ -89,19 +88,32 @@ def difference(one: LoRATNetwork, other: LoRATNetwork, batch: Batch) -> float:
 
 
 @pytest.mark.parametrize(
-    "adapter", [a if a in ("lora", "dora", "loha") else pytest.param(a, marks=pytest.mark.slow) for a in ADAPTERS]
+    ("adapter", "settings"),
+    [
+        ("lora", ()),
+        ("lora", ("use_dora=true",)),
+        ("loha", ()),
+        pytest.param("rslora", (), marks=pytest.mark.slow),
+        pytest.param("rslora", ("init_lora_weights=pissa",), marks=pytest.mark.slow),
+        pytest.param("lokr", ("r=4", "alpha=4"), marks=pytest.mark.slow),
+        pytest.param("hra", (), marks=pytest.mark.slow),
+        pytest.param("oft", (), marks=pytest.mark.slow),
+        pytest.param("randlora", ("save_projection=false",), marks=pytest.mark.slow),
+        pytest.param("ia3", (r"feedforward_modules=.*\.mlp\.fc2",), marks=pytest.mark.slow),
+        pytest.param("lntuning", (r"target_modules=blocks\.\d+\.norm[12]",), marks=pytest.mark.slow),
+    ],
 )
 def test_each_method_trains_merges_and_is_read_again(
-    config: TrainConfig, batch: Batch, backbone: str, tmp_path: Path, adapter: str
+    config: TrainConfig, batch: Batch, backbone: str, tmp_path: Path, adapter: str, settings: tuple[str, ...]
 ) -> None:
     torch.manual_seed(1)
-    config = replace(config, adapter=adapter)
+    start = training_network(replace(config, adapter_settings=("use_dora=true",)))  # outputs are the backbone's
+    config = replace(config, adapter=adapter, adapter_settings=settings)
     network = training_network(config)
     frozen = {n: p.clone() for n, p in network.named_parameters() if not p.requires_grad}
-    start = training_network(replace(config, adapter="dora"))  # peft's start leaves the backbone's output as it is
     start.token_type_embed.load_state_dict(network.token_type_embed.state_dict())
     start.head.load_state_dict(network.head.state_dict())
-    assert difference(start, network, batch) < (0.05 if adapter == "fourierft" else 1e-4)  # it starts from small draws
+    assert difference(start, network, batch) < 1e-4
     first, last = fit(network.train(), batch, config)
     assert last < 0.9 * first
     assert all(torch.equal(frozen[n], p) for n, p in network.named_parameters() if n in frozen)
@@ -225,7 +237,7 @@ def test_rank_alpha_and_targets_reach_adapters_and_files(
         ({"precision": "auto"}, True),
         ({"precision": "bf16"}, True),
         ({"precision": "fp16"}, False),
-        ({"adapter": "dora"}, False),
+        ({"adapter_settings": ("use_dora=true",)}, False),
     ],
 )
 def test_merged_products_serve_plain_lora_in_float32_and_on_a_cpu_in_bfloat16(
@@ -240,14 +252,17 @@ def test_merged_products_serve_plain_lora_in_float32_and_on_a_cpu_in_bfloat16(
     [
         ({"mode": "half"}, "unknown mode 'half': use one of lora, full, baseline"),
         ({"mode": "full", "rank": 4}, "mode full trains all weights and has no adapters: leave out rank"),
-        ({"mode": "baseline", "adapter": "dora"}, "leave out adapter"),
-        ({"adapter": "nora"}, "unknown adapter 'nora': use one of lora, rslora, dora"),
-        ({"adapter": "vpt"}, "vpt cannot be had: it is a prompt method"),
-        ({"adapter": "adalora"}, "on a schedule of its own"),
+        ({"mode": "baseline", "adapter": "loha"}, "leave out adapter"),
+        ({"mode": "full", "adapter_settings": ("use_dora=true",)}, "leave out adapter_settings"),
+        ({"adapter": "nora"}, "unknown adapter 'nora': use lora, rslora or another of peft's"),
         ({"targets": ("q", "qkv")}, "unknown layer 'qkv' in targets: use some of q, k, v, proj"),
-        ({"adapter": "ia3", "rank": 4}, "adapter ia3 has no rank"),
-        ({"adapter": "oft", "alpha": 4.0}, "adapter oft has no alpha"),
-        ({"adapter": "lntuning", "targets": ("q",)}, "adapter lntuning has no targets"),
+        ({"adapter": "ia3", "rank": 4}, "rank and alpha are LoRA's: give those of adapter ia3 by adapter_settings"),
+        ({"adapter": "loha", "alpha": 4.0}, "rank and alpha are LoRA's"),
+        ({"adapter_settings": ("r=4",)}, r"LoraConfig cannot be made \(.*multiple values for keyword argument 'r'"),
+        ({"adapter": "loha", "adapter_settings": ("rang=4",)}, r"LoHaConfig cannot be made \(.*'rang'"),
+        ({"adapter_settings": ("use_dora",)}, "adapter_settings are NAME=VALUE"),
+        ({"adapter_settings": ("use_dora=[",)}, "peft.LoraConfig cannot be made"),
+        ({"adapter": "prompttuning"}, r"PromptTuningConfig cannot be made \(.*target_modules"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(
@@ -257,15 +272,15 @@ def test_settings_that_do_not_go_together_are_refused(
         check_method(replace(config, **changes))  # type: ignore[arg-type]
 
 
-def test_prompt_methods_of_peft_do_not_fit_a_vision_transformer(config: TrainConfig) -> None:
-    """Why `vpt` is refused."""
-    from peft import PromptTuningConfig, get_peft_model, inject_adapter_in_model
-
-    prompts = PromptTuningConfig(num_virtual_tokens=4, task_type="FEATURE_EXTRACTION")
-    with pytest.raises(ValueError, match="does not support prompt learning"):
-        inject_adapter_in_model(prompts, LoRATNetwork(TOY))
-    with pytest.raises((ValueError, AttributeError, KeyError)):
-        get_peft_model(LoRATNetwork(TOY), prompts)
+@pytest.mark.parametrize(
+    ("adapter", "settings"),
+    [("vera", ()), ("lora", ("use_bdlora=true",)), ("lora", ("alora_invocation_tokens=[1]",)), ("poly", ())],
+)
+def test_adapters_that_cannot_be_merged_are_refused(
+    config: TrainConfig, adapter: str, settings: tuple[str, ...]
+) -> None:
+    with pytest.raises(InputError, match=f"adapter {adapter}.*"):
+        training_network(replace(config, adapter=adapter, adapter_settings=settings))
 
 
 def test_files_of_variants_that_are_in_no_table(config: TrainConfig, batch: Batch, tmp_path: Path) -> None:
@@ -293,7 +308,11 @@ def test_damaged_adapters_of_other_methods_are_refused(config: TrainConfig, back
     with pytest.raises(CheckpointError, match="names or shapes of tensors differ"):
         load_checkpoint(folder, replace(TOY, depth=1), backbone)
     settings = json.loads((folder / "adapter_config.json").read_text())
-    for kind, reason in (("NOSUCH", "cannot be rebuilt"), ("LORA", "not a peft configuration"), ("HRA", "differ")):
+    for kind, reason in (
+        ("NOSUCH", "cannot be rebuilt"),
+        ("LORA", "peft's option alpha cannot be applied"),
+        ("HRA", "differ"),
+    ):
         (folder / "adapter_config.json").write_text(json.dumps({**settings, "peft_type": kind}))
         with pytest.raises(CheckpointError, match=reason):
             load_checkpoint(folder, TOY, backbone)
