@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.random import Generator
 
 from lorat_plugin.data.catalogue import open_dataset
+from lorat_plugin.data.frame_bank import BankedDataset
 from lorat_plugin.data.got10k import read_list
 from lorat_plugin.data.index import IndexedDataset
 from lorat_plugin.data.material import Material
@@ -117,16 +118,28 @@ def open_named(entry: str, config: TrainConfig, *, held_out: bool = False) -> In
 
 def data_record(config: TrainConfig, source: PairSource) -> Record:
     """The record of the data of a run, by the names in its settings: annotation of data sets, files of material."""
-    if isinstance(source, DatasetPairs):
-        datasets = [d for d in source.datasets if isinstance(d, IndexedDataset)]
-        entries = zip(config.datasets, datasets, strict=True)
-        return {f"annotation of {entry}": dataset.record["annotation"] for entry, dataset in entries}
     found: Record = {}
+    for pairs in _dataset_pairs_within(source):
+        datasets = [d.dataset if isinstance(d, BankedDataset) else d for d in pairs.datasets]
+        for entry, dataset in zip(config.datasets, datasets, strict=True):
+            if isinstance(dataset, IndexedDataset):
+                found[f"annotation of {entry}"] = dataset.record["annotation"]
     for name in MATERIAL:
         if folder := getattr(config, name):
             files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
             found[f"files of {name} {folder}"] = digest(f"{path.name} {path.stat().st_size}" for path in files)
     return found
+
+
+def _dataset_pairs_within(source: object) -> Iterator[DatasetPairs]:
+    """The pairs of data sets in a source."""
+    if isinstance(source, DatasetPairs):
+        yield source
+    elif isinstance(source, WithAbsent):
+        yield from _dataset_pairs_within(source.source)
+    elif isinstance(source, Mix):
+        for part in source.sources:
+            yield from _dataset_pairs_within(part)
 
 
 def check_protocol(config: TrainConfig) -> None:

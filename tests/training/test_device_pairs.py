@@ -19,6 +19,7 @@ from lorat_plugin.training.device_pairs import BANKED, DRAWN, TRAVELS, DevicePai
 from lorat_plugin.training.dry_run import dry_run
 from lorat_plugin.training.launch import train
 from lorat_plugin.training.recipe import Batch, PairDataset, collate, make_loader
+from lorat_plugin.training.sources import data_record
 from tests.datasets import write_got10k
 from tests.sequences import write_clip
 from tests.training.toy import TOY, toy_config
@@ -138,6 +139,13 @@ def test_batches_do_not_depend_on_workers(data: TrainConfig, bank_gb: float) -> 
         batches.append([batch.to(CPU) for batch in make_loader(open_pairs(config), config)])
     for one, other in zip(*batches, strict=True):
         assert all(torch.equal(*pair) for pair in zip(one, other, strict=True))
+
+
+def test_the_record_of_a_run_names_data_sets_in_a_bank(data: TrainConfig) -> None:
+    config = replace(data, bank_gb=0.1, absent_share=0.1)
+    record = data_record(config, DevicePairs(config).source)
+    assert list(record) == [f"annotation of {entry}" for entry in data.datasets]
+    assert record == data_record(data, PairDataset(data).source)
 
 
 def test_an_unreadable_frame_in_the_bank_gives_way_to_another(tmp_path: Path, data: TrainConfig) -> None:
