@@ -8,7 +8,7 @@ import torch
 
 from lorat_plugin.errors import InputError
 
-_threaded = 0  # id of the process in which torch first worked with several threads here; 0 means none yet
+_first = 0  # id of the process that first made or used a tracker, this one or one that it was forked from; 0: none
 
 
 def check_process(device: torch.device, process: int) -> None:
@@ -17,21 +17,19 @@ def check_process(device: torch.device, process: int) -> None:
     Args:
         device: of the engine.
         process: id of the process in which the engine was made.
-    Raises InputError in a process that was forked after its parent had tracked with several threads, unless it works
-    with one; and with an engine on a GPU that another process made.
+    Raises InputError in a process that was forked after its parent had tracked, unless it works with one thread; and
+    with an engine on a GPU that another process made.
     """
-    global _threaded
+    global _first
     here = os.getpid()
     if device.type != "cpu" and process != here:
         raise InputError(
             f"this tracker was made in process {process}, and {device} cannot be used in one forked from it: make the "
             "tracker in each process, and start processes by 'spawn'"
         )
-    if torch.get_num_threads() == 1:
-        return
-    if _threaded not in (0, here):
+    _first = _first or here
+    if _first != here and torch.get_num_threads() > 1:
         raise InputError(
-            f"this process was forked from process {_threaded}, which has tracked with several threads, so torch would"
-            " hang: call torch.set_num_threads(1) in it first, or start it by 'spawn'"
+            f"this process was forked from process {_first}, which has tracked, and torch hangs with several threads"
+            " after that: call torch.set_num_threads(1) in this one first, or start it by 'spawn'"
         )
-    _threaded = here

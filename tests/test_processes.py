@@ -50,26 +50,27 @@ fork = multiprocessing.get_context("fork")
 queue = fork.Queue()
 process = fork.Process(target=child, args=(queue,), daemon=True)
 process.start()
-print(queue.get(timeout=60))
+print(queue.get(timeout=280))
 """
 
 
 def forked(weights: Path, *options: str) -> str:
     command = [sys.executable, "-c", PROGRAM, str(weights), *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     return done.stdout.strip() or done.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the others do not fork")
-@pytest.mark.parametrize("options", [("eager", "2", "0", "inherit"), ("fused", "2", "0", "own")])
+@pytest.mark.parametrize(
+    "options", [("eager", "2", "0", "inherit"), ("fused", "2", "0", "own"), ("eager", "1", "2", "own")]
+)
 def test_a_fork_after_tracking_with_threads_is_refused_with_a_remedy(tiny_weights: Path, options: tuple[str]) -> None:
     said = forked(tiny_weights, *options)
-    assert "which has tracked with several threads, so torch would hang: call torch.set_num_threads(1)" in said
+    assert "which has tracked, and torch hangs with several threads after that: call torch.set_num_threads(1)" in said
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the others do not fork")
-@pytest.mark.parametrize("options", [("fused", "2", "1", "inherit"), ("eager", "2", "1", "own"),
-                                     ("fused", "1", "2", "own")])  # fmt: skip
+@pytest.mark.parametrize("options", [("fused", "2", "1", "inherit"), ("eager", "1", "0", "own")])
 def test_a_fork_that_the_remedy_or_one_thread_makes_safe_tracks_alike(tiny_weights: Path, options: tuple[str]) -> None:
     assert float(forked(tiny_weights, *options)) < 1e-3  # pixels
 
