@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lorat_plugin.benchmark.rounds import (
     Comparison,
     Report,
+    Trial,
     clock_for,
     compare,
     compute_threads,
@@ -65,46 +66,30 @@ class _Autocast:
 
 
 def benchmark_model(
-    models: Sequence[str] = ("lorat_b_224",),
-    *,
-    batches: Sequence[int] = (1,),
-    engines: Sequence[str] = ("eager", "fused"),
-    precisions: Sequence[str] = ("auto",),
-    baseline: str = "eager",
-    rounds: int = 10,
-    device: str = "auto",
-    threads: int = 0,
-    memory: bool = True,
-    on_round: Callable[[], None] = lambda: None,
+    models: Sequence[str], trial: Trial, *, batches: Sequence[int] = (1,), memory: bool = True
 ) -> Report:
     """Measure `predict`, which is what a tracker runs for each frame; crops are on the device already.
 
     Args:
         models: variants' names, or "all" for every one.
+        trial: of engines; the baseline counts with its first precision.
         batches: search regions in one call.
-        engines: names, or "all" for every one that runs here; "autocast" is `eager` as the official code runs it.
-        precisions: names; an engine takes part with those of them that it has.
-        baseline: an engine, which takes part even if it is not named; it counts with its first precision.
-        rounds: that count, after one for warming up.
-        device: see `find_device`.
-        threads: compute threads; 0: torch decides.
         memory: measure it too, in a process for each contestant; on a CPU its libraries count.
-        on_round: called after each round of a model and batch.
     Raises InputError for unknown names, engines that cannot run here and a GPU without memory for a batch.
     """
     variants = [get_variant(name) for name in (list_variants() if list(models) == ["all"] else models)]
-    ways = find_ways(engines, precisions, device, baseline)
-    first = next(way for way in ways if way.engine == baseline)
+    ways = find_ways(trial.contestants, trial.precisions, trial.device, trial.baseline)
+    first = next(way for way in ways if way.engine == trial.baseline)
     found: list[Comparison] = []
     counts = {}
-    with compute_threads(threads):
+    with compute_threads(trial.threads):
         for variant in variants:
             counts[variant.name] = count(variant)
             for batch in batches:
                 operations = 2 * batch * counts[variant.name]["multiply-accumulates"]
-                rows = _compare_ways(variant, batch, ways, first, operations, rounds, on_round)
+                rows = _compare_ways(variant, batch, ways, first, operations, trial)
                 found += rows + (_compare_memory(variant, batch, ways, first) if memory else [])
-        settings = {"device": str(find_device(device)), "rounds": rounds, "counts": counts}
+        settings = {"device": first.device, "rounds": trial.rounds, "counts": counts}
         return Report("model", settings, found)
 
 
@@ -217,15 +202,14 @@ def _compare_ways(
     ways: Sequence[Way],
     first: Way,
     operations: int,
-    rounds: int,
-    on_round: Callable[[], None],
+    trial: Trial,
 ) -> list[Comparison]:
     place = torch.device(first.device)
     side = 1536 if place.type == "cpu" else 8192
     a = torch.randn(side, side, device=place, dtype=PRECISIONS.get(first.precision, torch.float32))
     plays = {str(way): player(variant, batch, way) for way in ways}
     plays[PRODUCT] = timed(lambda: a @ a, place, PRODUCT)
-    costs = interleave(plays, rounds, on_round=on_round)
+    costs = interleave(plays, trial.rounds, on_round=trial.on_round)
     product = costs.pop(PRODUCT) / (2 * side**3)
     rates = {name: own / operations for name, own in costs.items()} | {PRODUCT: product}
     speed = compare(costs, str(first), "network alone", "frames/s", lambda s: batch / s)

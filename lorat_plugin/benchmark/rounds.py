@@ -9,7 +9,7 @@ import gc
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -27,6 +27,25 @@ from lorat_plugin.files import whole_file
 
 STAGE = "stage: "  # begins the measure of a part of the whole, which plots leave out
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What takes part in a benchmark, and how it is run.
+
+    Fields: contestants, names of engines ("all" for every one that runs here, "autocast" for `eager` as the official
+    code runs it) or modes of training; baseline, one of them, which takes part even if it is not among them;
+    precisions, names, an engine takes part with those that it has; rounds, that count, after warming up; device, see
+    `find_device`; threads of computation, 0: torch decides; on_round, called after each round.
+    """
+
+    contestants: Sequence[str] = ("eager", "fused")
+    baseline: str = "eager"
+    precisions: Sequence[str] = ("auto",)
+    rounds: int = 10
+    device: str = "auto"
+    threads: int = 0
+    on_round: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)

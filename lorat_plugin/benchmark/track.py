@@ -22,6 +22,7 @@ from lorat_plugin.benchmark.rounds import (
     STAGE,
     Comparison,
     Report,
+    Trial,
     clock_for,
     compare,
     compute_threads,
@@ -42,21 +43,15 @@ Images = Callable[[], Iterator[np.ndarray]]  # a clip's frames from the first on
 
 
 def benchmark_track(
+    model: str,
+    trial: Trial,
     source: str | None = None,
     *,
     dataset: str | None = None,
     box: Sequence[float] | None = None,
-    model: str = "lorat_tiny",
     targets: Sequence[int] = (1,),
-    engines: Sequence[str] = ("eager", "fused"),
-    precisions: Sequence[str] = ("auto",),
-    baseline: str = "eager",
     frames: int = 20,
     decoded: bool = False,
-    rounds: int = 5,
-    device: str = "auto",
-    threads: int = 0,
-    on_round: Callable[[], None] = lambda: None,
 ) -> Report:
     """Track a clip with each engine in turn. Weights are random, so every search region is cut around a known box.
 
@@ -65,21 +60,20 @@ def benchmark_track(
     score map to the box.
 
     Args:
+        model: variant's name.
+        trial: of engines.
         source: video or folder of images, of one target in `box`; None for made-up JPEGs of 1280x720 pixels.
         dataset: NAME:FOLDER of a benchmark instead, of which the longest sequence is taken.
         box: x, y, w, h in pixels; None for a square in the middle of a source's frames.
-        model: variant's name.
         targets: numbers of targets in a frame; several are tracked in one pass, and by as many single trackers.
-        engines, precisions, baseline, device, threads: as for `benchmark_model`.
         frames: of the clip, at most.
         decoded: take the frames from memory; on one CPU thread the process's own time counts then.
-        rounds: that count, after one for warming up.
-        on_round: called after each.
     Raises InputError for unknown names, engines that cannot run here, and frames or boxes that are not there.
     """
-    variant, ways = get_variant(model), find_ways(engines, precisions, device, baseline)
-    first = next(way for way in ways if way.engine == baseline)
-    with compute_threads(threads), _clip(source, dataset, box, frames) as (images, known):
+    variant = get_variant(model)
+    ways = find_ways(trial.contestants, trial.precisions, trial.device, trial.baseline)
+    first = next(way for way in ways if way.engine == trial.baseline)
+    with compute_threads(trial.threads), _clip(source, dataset, box, frames) as (images, known):
         clip = list(images())
         decoding = _decoding(images)
         boxes = place_targets(known[: len(clip)], max(targets), clip[0].shape[:2])
@@ -93,7 +87,8 @@ def benchmark_track(
                         runs[way, count, joint] = _Run(engine, place, lambda: iter(clip), seen, joint, clock_for(place))
                     else:
                         runs[way, count, joint] = _Run(engine, place, images, seen, joint)
-        taken = interleave({_name(*key): run for key, run in runs.items()}, rounds, on_round=on_round)
+        named = {_name(*key): run for key, run in runs.items()}
+        taken = interleave(named, trial.rounds, on_round=trial.on_round)
         costs = dict(zip(runs, taken.values(), strict=True))
         found = []
         for count in dict.fromkeys(targets):
@@ -102,7 +97,7 @@ def benchmark_track(
         found += _beside_single_trackers(costs)
         size = "{1}x{0}".format(*clip[0].shape)
         settings: dict[str, Any] = {"model": variant.name, "device": first.device, "frames": f"{len(clip)} of {size}"}
-        settings |= {"rounds": rounds, "decoded": decoded, "decoding alone": decoding}
+        settings |= {"rounds": trial.rounds, "decoded": decoded, "decoding alone": decoding}
         return Report("track", settings, found)
 
 

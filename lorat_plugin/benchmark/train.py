@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +11,7 @@ from accelerate import Accelerator
 
 from lorat_plugin.benchmark.rounds import (
     Report,
+    Trial,
     clock_for,
     compare,
     in_process,
@@ -33,52 +34,36 @@ BRANCHES = "peft"  # LoRA by peft's own forward pass, W x + B (A x)
 OPTIONS = ("checkpointing", "compile")
 
 
-def benchmark_train(
-    modes: Sequence[str] = ("full", "lora", BRANCHES, "lora+checkpointing"),
-    *,
-    variant: str = "lorat_b_224",
-    batch: int = 8,
-    baseline: str = "full",
-    rounds: int = 5,
-    device: str = "auto",
-    precision: str = "auto",
-    threads: int = 0,
-    on_round: Callable[[], None] = lambda: None,
-) -> Report:
+def benchmark_train(trial: Trial, variant: str = "lorat_b_224", batch: int = 8) -> Report:
     """Measure steps on random weights and images; time in this process, memory in a process for each mode.
 
     Args:
-        modes: "lora", "peft", "full" or "baseline", with "+checkpointing" or "+compile" behind it.
+        trial: of modes, "lora", "peft", "full" or "baseline", with "+checkpointing" or "+compile" behind it, in one
+            precision; a round is a step of each, after two for warming up.
         variant: that is trained.
         batch: pairs in a step.
-        baseline: a mode; it takes part even if it is not among `modes`.
-        rounds: steps of each mode that count, after two for warming up.
-        device: see `find_device`.
-        precision: fp32, bf16, fp16 or auto.
-        threads: compute threads; 0: torch decides.
-        on_round: called after a step of each mode.
     Time on a single CPU thread is that thread's own, which other processes do not lengthen, else the clock's. Memory is
     the process's largest size on a CPU, libraries included, and the largest allocation on a CUDA GPU.
     Raises InputError for unknown modes, variants or devices.
     """
-    modes = list(modes) if baseline in modes else [baseline, *modes]
+    modes = list(trial.contestants) if trial.baseline in trial.contestants else [trial.baseline, *trial.contestants]
     for mode in modes:
         kind, *options = mode.split("+")
         if kind not in (*MODES, BRANCHES) or not set(options) <= set(OPTIONS):
             known = ", ".join((*MODES, BRANCHES))
             raise InputError(f"unknown mode '{mode}': use {known}, with +{' or +'.join(OPTIONS)} if wanted")
-    place = find_device(device)
+    place, precision = find_device(trial.device), trial.precisions[0]
     config = TrainConfig(
-        variant=variant, backbone="random", batch_size=batch, device=str(place), threads=threads,
+        variant=variant, backbone="random", batch_size=batch, device=str(place), threads=trial.threads,
         precision=best_precision(place) if precision == "auto" else precision,
     )  # fmt: skip
     training_variant(config)
     peaks = {mode: np.array([float(in_process(step_memory, mode, config))]) for mode in modes}
     steps = {mode: make_step(mode, config) for mode in modes}
-    costs = interleave(steps, rounds, warmup=2, on_round=on_round)
+    costs = interleave(steps, trial.rounds, warmup=2, on_round=trial.on_round)
     shown = {"variant": variant, "batch": batch, "device": config.device, "precision": config.precision}
-    times = compare(costs, baseline, "time of a step", "ms", lambda seconds: seconds * 1e3)
-    return Report("train", shown, times + compare(peaks, baseline, "peak memory", "GB", lambda size: size / 1e9))
+    times = compare(costs, trial.baseline, "time of a step", "ms", lambda seconds: seconds * 1e3)
+    return Report("train", shown, times + compare(peaks, trial.baseline, "peak memory", "GB", lambda size: size / 1e9))
 
 
 def make_step(mode: str, config: TrainConfig) -> Callable[[], float]:

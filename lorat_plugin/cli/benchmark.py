@@ -66,14 +66,13 @@ def model_command(
     Example: lorat benchmark model --model lorat_tiny,lorat_b_224 --batch 1,8 --engine all
     """
     from lorat_plugin.benchmark.model import benchmark_model
+    from lorat_plugin.benchmark.rounds import Trial
     from lorat_plugin.cli.progress import progress
 
+    names, batches = _names(models) or ["lorat_b_224"], _numbers(batch, "--batch")
     with progress("networks", None, "rounds") as advance:
-        report = benchmark_model(
-            _names(models) or ["lorat_b_224"], batches=_numbers(batch, "--batch"), engines=_names([engine]),
-            precisions=_names([precision]), baseline=baseline, rounds=rounds, device=device, threads=threads,
-            memory=memory, on_round=advance,
-        )  # fmt: skip
+        trial = Trial(_names([engine]), baseline, _names([precision]), rounds, device, threads, advance)
+        report = benchmark_model(names, trial, batches=batches, memory=memory)
     _show(report, plot, as_json)
 
 
@@ -103,16 +102,16 @@ def track_command(
 
     Without SOURCE and --dataset the frames are made up, 1280x720 JPEG.
     """
+    from lorat_plugin.benchmark.rounds import Trial
     from lorat_plugin.benchmark.track import benchmark_track
     from lorat_plugin.cli.progress import progress
     from lorat_plugin.cli.track import parse_box
 
     with progress("clips", rounds + 1, "rounds") as advance:
+        trial = Trial(_names([engine]), baseline, _names([precision]), rounds, device, threads, advance)
         report = benchmark_track(
-            source, dataset=dataset, box=parse_box(box) if box else None, model=model,
-            targets=_numbers(targets, "--targets"), engines=_names([engine]), precisions=_names([precision]),
-            baseline=baseline, frames=frames, decoded=decoded, rounds=rounds, device=device, threads=threads,
-            on_round=advance,
+            model, trial, source, dataset=dataset, box=parse_box(box) if box else None,
+            targets=_numbers(targets, "--targets"), frames=frames, decoded=decoded,
         )  # fmt: skip
     _show(report, plot, as_json)
 
@@ -162,15 +161,13 @@ def train_command(
 
     Example: lorat benchmark train --variant lorat_b_224 --batch 8 --modes full,lora,lora+compile
     """
+    from lorat_plugin.benchmark.rounds import Trial
     from lorat_plugin.benchmark.train import benchmark_train
     from lorat_plugin.cli.progress import progress
 
-    names = [name.strip() for name in modes.split(",")]
-    settings = {"baseline": baseline, "device": device, "precision": precision}
     with progress("training steps", rounds + 2, "rounds") as advance:
-        report = benchmark_train(
-            names, variant=variant, batch=batch, rounds=rounds, threads=threads, on_round=advance, **settings
-        )
+        trial = Trial(_names([modes]), baseline, [precision], rounds, device, threads, advance)
+        report = benchmark_train(trial, variant, batch)
     _show(report, plot, as_json)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from lorat_plugin.benchmark import model as speed
 from lorat_plugin.benchmark.model import PRODUCT, Way, benchmark_model, count, find_ways, memory_of
-from lorat_plugin.benchmark.rounds import in_process
+from lorat_plugin.benchmark.rounds import Trial, in_process
 from lorat_plugin.cli.main import run
 from lorat_plugin.errors import InputError
 from lorat_plugin.network import create_model
@@ -46,9 +46,8 @@ def test_each_engine_takes_part_with_the_precisions_that_it_has() -> None:
 
 def test_every_contestant_is_compared_with_the_baseline(tmp_path: Path) -> None:
     rounds: list[int] = []
-    report = benchmark_model(
-        ["speed"], batches=[1, 2], rounds=2, device="cpu", memory=False, on_round=lambda: rounds.append(1)
-    )
+    trial = Trial(rounds=2, device="cpu", on_round=lambda: rounds.append(1))
+    report = benchmark_model(["speed"], trial, batches=[1, 2], memory=False)
     assert len(rounds) == 6  # a warm-up and two, for each batch
     assert [c.name for c in report.comparisons[:2]] == ["speed x1 eager fp32", "speed x1 fused fp32"]
     assert [(c.measure, c.baseline) for c in report.comparisons[4:7:2]] == [
@@ -64,7 +63,7 @@ def test_every_contestant_is_compared_with_the_baseline(tmp_path: Path) -> None:
 
 
 def test_the_baseline_may_be_another_engine() -> None:
-    report = benchmark_model(["speed"], baseline="fused", rounds=1, device="cpu", memory=False)
+    report = benchmark_model(["speed"], Trial(baseline="fused", rounds=1, device="cpu"), memory=False)
     assert report.comparisons[1].ratio == 1 and report.comparisons[0].baseline == "fused fp32"
 
 
@@ -105,8 +104,8 @@ def test_a_baseline_that_is_not_named_takes_part_with_a_precision_that_it_has(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"models": ["lorat_c_224"]}, "unknown model 'lorat_c_224'"),
-        ({"engines": ["eager", "warp"]}, "unknown engine 'warp'"),
+        ({"model": "lorat_c_224"}, "unknown model 'lorat_c_224'"),
+        ({"contestants": ["eager", "warp"]}, "unknown engine 'warp'"),
         ({"precisions": ["fp4"]}, "unknown precision 'fp4'"),
         ({"baseline": "warp"}, "unknown engine 'warp': use auto or eager"),
         ({"device": "tpu"}, "device 'tpu' cannot be used"),
@@ -114,7 +113,7 @@ def test_a_baseline_that_is_not_named_takes_part_with_a_precision_that_it_has(
 )
 def test_wrong_names_are_told(options: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        benchmark_model(**{"models": ["speed"], "device": "cpu", **options})  # type: ignore[arg-type]
+        benchmark_model([options.pop("model", "speed")], Trial(**{"device": "cpu", **options}))  # type: ignore[arg-type, list-item]
 
 
 def test_the_command_prints_ratios_as_json(capsys: pytest.CaptureFixture[str]) -> None:

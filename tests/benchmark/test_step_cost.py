@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from lorat_plugin.benchmark.rounds import Trial
 from lorat_plugin.benchmark.train import benchmark_train, make_step, random_batch
 from lorat_plugin.errors import InputError
 from lorat_plugin.training.config import TrainConfig
@@ -25,7 +26,7 @@ def test_batches_have_targets() -> None:
 
 @pytest.mark.slow
 def test_time_and_memory_are_compared_with_a_baseline_that_is_not_named() -> None:
-    report = benchmark_train(["lora"], variant="lorat_tiny", batch=1, rounds=1, device="cpu")
+    report = benchmark_train(Trial(["lora"], "full", rounds=1, device="cpu"), "lorat_tiny", 1)
     assert [(c.name, c.measure) for c in report.comparisons] == [
         ("full", "time of a step"), ("lora", "time of a step"), ("full", "peak memory"), ("lora", "peak memory"),
     ]  # fmt: skip
@@ -38,4 +39,4 @@ def test_time_and_memory_are_compared_with_a_baseline_that_is_not_named() -> Non
 )
 def test_wrong_modes_are_named(modes: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        benchmark_train(modes, variant="lorat_tiny")
+        benchmark_train(Trial(modes, "full"), "lorat_tiny")

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lorat_plugin.benchmark.rounds import STAGE, Report
+from lorat_plugin.benchmark.rounds import STAGE, Report, Trial
 from lorat_plugin.benchmark.track import STAGES, benchmark_track, place_targets
 from lorat_plugin.cli.main import run
 from lorat_plugin.errors import InputError
@@ -17,6 +17,7 @@ from lorat_plugin.variants import get_variant
 from tests.sequences import write_clip
 
 SMALL = replace(get_variant("lorat_tiny"), name="speed", dim=64, depth=1, heads=1, ffn_dim=128)
+EAGER = Trial(["eager"], rounds=1, device="cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +38,7 @@ def measures(report: Report, name: str) -> dict[str, float]:
 
 def test_stages_sum_up_and_targets_are_tracked_in_one_pass(folder: Path) -> None:
     report = benchmark_track(
-        str(folder), box=[30, 20, 16, 16], model="speed", targets=(1, 3), rounds=2, frames=5, device="cpu"
+        "speed", Trial(rounds=2, device="cpu"), str(folder), box=[30, 20, 16, 16], targets=(1, 3), frames=5
     )
     assert report.settings["frames"] == "5 of 120x90" and report.settings["decoding alone"]["median"].endswith(" ms")
     expected = {"end to end", "model alone", *(STAGE + stage for stage in STAGES)}
@@ -56,16 +57,14 @@ def test_stages_sum_up_and_targets_are_tracked_in_one_pass(folder: Path) -> None
 
 
 def test_made_up_frames_from_memory() -> None:
-    report = benchmark_track(model="speed", engines=["eager"], decoded=True, rounds=1, frames=2, device="cpu")
+    report = benchmark_track("speed", EAGER, decoded=True, frames=2)
     assert report.settings["frames"] == "2 of 1280x720" and report.comparisons[0].ratio == 1
 
 
 def test_the_longest_clip_of_a_dataset(tmp_path: Path) -> None:
     write_clip(tmp_path / "short", length=3)
     write_clip(tmp_path / "long", length=5)
-    report = benchmark_track(
-        dataset=f"clips:{tmp_path}", model="speed", engines=["eager"], rounds=1, frames=20, device="cpu"
-    )
+    report = benchmark_track("speed", EAGER, dataset=f"clips:{tmp_path}", frames=20)
     assert report.settings["frames"].startswith("5 of")
 
 
@@ -84,10 +83,11 @@ def test_wrong_sources_are_named(folder: Path) -> None:
         ({"source": str(folder), "dataset": "clips:x"}, "not both"),
         ({"source": str(folder), "box": [900, 900, 5, 5]}, "no box of the clip lies in its frame"),
         ({"dataset": "nothing:x"}, "unknown benchmark 'nothing'"),
-        ({"baseline": "warp"}, "unknown engine 'warp'"),
     ]:
         with pytest.raises(InputError, match=message):
-            benchmark_track(**{"model": "speed", "rounds": 1, "device": "cpu", **options})  # type: ignore[arg-type]
+            benchmark_track("speed", EAGER, **options)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="unknown engine 'warp'"):
+        benchmark_track("speed", replace(EAGER, baseline="warp"))
 
 
 def test_the_command_prints_both_tables(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
