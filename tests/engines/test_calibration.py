@@ -1,0 +1,16 @@
+"""The crops that eight-bit engines are calibrated on where the user names no frames."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lorat_plugin.engines.calibration import VARIABLE, calibration_inputs
+
+
+def test_the_bundled_clips_are_used_where_no_frames_are_named(tiny_network, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    first, again = ([x for _, x in calibration_inputs(tiny_network, crops=4)] for _ in range(2))
+    assert len(first) == 4
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert len({float(x.mean()) for x in first}) == 4  # of both clips, spread over each
