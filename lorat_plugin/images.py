@@ -30,6 +30,7 @@ _TIFF = (b"II*\0", b"MM\0*")
 _FLIPS = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}  # EXIF orientation -> code of cv2.flip, after a transposition from 5 on
 # "100.05": a decimal, unless more numbers with dots follow or precede, as in a date or a version
 _DECIMAL = re.compile(r"(?<![0-9.,])([0-9]+)[.,]([0-9]+)(?![.,]?[0-9])")
+_EXPONENT = re.compile(r"[-+]?[0-9]+(?:[.,][0-9]+)?e[-+][0-9]+", re.IGNORECASE)  # how programs print 0.00005
 _COUNTER = re.compile(r"%(?:(0)?([1-9][0-9]*))?[di]")  # of printf
 
 
@@ -147,8 +148,8 @@ def image_names(names: Sequence[str], shown: str) -> list[str]:
     """Those of a folder's file names that are an image's, in natural order: 2.png before 10.png.
 
     Numbers count as numbers: negative ones, and decimals such as seconds (100.05 before 100.1). Hidden files are left
-    out. Raises InputError naming the folder `shown` if a frame is there in two formats, a name is no UTF-8, or numbers
-    with dots have two readings that differ in order.
+    out. Raises InputError naming the folder `shown` if a frame is there in two formats, a name is no UTF-8 or a number
+    with an exponent, or numbers with dots have two readings that differ in order.
     """
     found = [name for name in names if IMAGE_NAME.fullmatch(name)]
     by_stem: dict[str, str] = {}
@@ -158,6 +159,8 @@ def image_names(names: Sequence[str], shown: str) -> list[str]:
         if other != name:
             first, second = sorted([other, name])
             raise InputError(f"{shown}: {first} and {second} are one frame in two formats; keep one of them there")
+    if power := next(filter(_EXPONENT.fullmatch, by_stem), None):
+        raise InputError(f"{shown}: frame {by_stem[power]} has an exponent in its number; number the frames instead")
     stems = _in_order(list(by_stem), shown)
     return [by_stem[stem] for stem in stems]
 

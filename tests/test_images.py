@@ -135,6 +135,13 @@ def test_numbers_with_two_readings_are_refused(stems: str) -> None:
         image_names([f"{stem}.png" for stem in stems.split()], "folder")
 
 
+@pytest.mark.parametrize("stems", ["5e-05 0.0001", "1.0e+01 2.0e+00"])
+def test_numbers_with_an_exponent_are_refused(stems: str) -> None:
+    with pytest.raises(InputError, match=r"folder: frame .*e[-+]0.\.jpg has an exponent in its number"):
+        image_names([f"{stem}.jpg" for stem in stems.split()], "folder")
+    assert image_names(["1e5.jpg", "3f1e-4a2b.jpg"], "folder")  # parts of hashes are none
+
+
 @pytest.mark.parametrize("names", [("1.jpg", "1.png"), ("a.JPG", "a.jpg"), ("100.5.tif", "100.5.webp")])
 def test_a_frame_in_two_formats_is_refused(tmp_path: Path, names: tuple[str, str]) -> None:
     for name in (*names, "other.jpg"):
