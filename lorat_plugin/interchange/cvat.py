@@ -134,6 +134,10 @@ def _task(root: ET.Element, video: VideoInfo, path: Path) -> tuple[str, range]:
             ET.SubElement(listed[-1], "id").text = number
     if not listed:
         return "", range(2**63)
+    if len(listed) > 1 and any(track.get("task_id") is None for track in root.iterfind("track")):
+        raise InputError(
+            f"{path}: has {len(listed)} tasks and tracks without a task_id: export the task of {video.name}"
+        )
 
     def texts(task: ET.Element) -> list[str]:
         names = [task.findtext("name"), task.findtext("source")]

@@ -139,20 +139,23 @@ def _box(entry: dict[str, Any], video: VideoInfo) -> tuple[float, float, float, 
 
 
 def _frame_scale(value: dict[str, Any], video: VideoInfo) -> float:
-    """Frames of the video for one of Label Studio's, whose rate is framesCount / duration.
+    """Frames of the video for one of Label Studio's, whose rate is framesCount / duration, or frame / time of a box.
 
-    1 where the numbers of frames agree within one, and where the file does not state both. Raises ValueError for
+    1 where the numbers of frames agree within one, and where the file states neither. Raises ValueError for
     another number of frames than that of a folder, which has no rate.
     """
     count, seconds = float(value.get("framesCount") or 0), float(value.get("duration") or 0)
-    if count <= 0 or abs(count - video.frames.stop) <= 1:
+    if abs(count - video.frames.stop) <= 1 or (count <= 0 and video.file_names):
         return 1.0
     if video.file_names:
         raise ValueError(
             f"it has {count:.0f} frames, not {video.frames.stop}: set frameRate of Label Studio's Video tag to the"
             " video's rate and label again"
         )
-    if seconds <= 0 or abs(count - seconds * video.fps) < 1:
+    if count <= 0 or seconds <= 0:  # the last box has a number and a time, too
+        last = max(value["sequence"], key=lambda entry: entry["frame"], default={})
+        count, seconds = float(last.get("frame") or 0), float(last.get("time") or 0)
+    if seconds <= 0 or abs(count - seconds * video.fps) <= 1:
         return 1.0
     rates = (DEFAULT_RATE, round(count / seconds))  # framesCount is a rounded product
-    return video.fps / next((rate for rate in rates if abs(rate * seconds - count) < 1), count / seconds)
+    return video.fps / next((rate for rate in rates if abs(rate * seconds - count) <= 1), count / seconds)

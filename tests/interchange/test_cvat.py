@@ -112,6 +112,13 @@ def test_a_project_of_which_no_single_task_is_meant_is_refused(tmp_path: Path, n
         read_tracks(project(tmp_path, *names), VIDEO)
 
 
+def test_a_project_whose_tracks_name_no_task_is_refused(tmp_path: Path) -> None:
+    path = project(tmp_path, "<name>other</name>", "<name>base</name>")
+    path.write_text(path.read_text().replace('task_id="11"', ""))
+    with pytest.raises(InputError, match="has 3 tasks and tracks without a task_id"):
+        read_tracks(path, VIDEO)
+
+
 def test_the_size_that_counts_is_the_chosen_tasks(tmp_path: Path) -> None:
     sizes = [f"<original_size><width>{w}</width><height>240</height></original_size>" for w in (640, 320)]
     named = [f"<name>{name}</name>{size}" for name, size in zip(("other", "base"), sizes, strict=True)]

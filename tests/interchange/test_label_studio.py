@@ -65,6 +65,16 @@ def test_frames_are_converted_to_the_videos_rate(
     assert frames(export(tmp_path, annotation(region(key(1), key(number), count=count, seconds=seconds)))) == [0, frame]
 
 
+@pytest.mark.parametrize(("count", "seconds"), [(None, None), (None, 8.0), (192, None), (192, 0)])
+def test_times_of_boxes_give_the_rate_where_the_file_states_none(
+    tmp_path: Path, count: float | None, seconds: float | None
+) -> None:
+    keys = key(1, time=1 / 24), key(49, time=49 / 24)
+    assert frames(export(tmp_path, annotation(region(*keys, count=count, seconds=seconds)))) == [0, 60]
+    keys = key(1, time=0), key(61, time=2.0)  # counted from 0
+    assert frames(export(tmp_path, annotation(region(*keys, count=None, seconds=None)))) == [0, 60]
+
+
 def test_an_object_is_gone_after_its_last_enabled_box_at_any_rate(tmp_path: Path) -> None:
     for count, last in ((240, 31), (192, 25)):
         path = export(tmp_path, annotation(region(key(1), key(last, enabled=False), count=count)))
