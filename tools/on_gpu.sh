@@ -9,7 +9,7 @@
 # keeps what is there.
 #
 # WHEELS is a folder of wheels of packages that the machine's python3 ($PYTHON) lacks. Needed beside torch and
-# torchvision: accelerate huggingface_hub hypothesis jinja2 matplotlib numpy opencv-python-headless packaging peft pillow
+# torchvision: accelerate av huggingface_hub hypothesis jinja2 matplotlib numpy opencv-python-headless packaging peft pillow
 # pytest pyyaml rich safetensors filelock tensorboard timm typer; seldom there and small: lmdb supervision defusedxml.
 #
 # FOLDER ($MATERIAL) may hold cutouts, photos, stills (COCO's layout), clips (or video_train, video_train2) and labels;
