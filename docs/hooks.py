@@ -18,6 +18,7 @@ from lorat_plugin.cli.main import app
 
 ROOT = Path(__file__).parents[1]
 OUTSIDE = ["CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "README.md", "LICENSE", "integration", "weights"]
+OUTSIDE += ["lorat_plugin/assets/SOURCES.md"]
 LINK = re.compile(r"(\]\()([^)\s:#]+)((?:#[^)]*)?\))")  # of Markdown, to a file
 SKIPPED = {".safetensors", ".pyc", ".txt"}
 
