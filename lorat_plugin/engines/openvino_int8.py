@@ -6,8 +6,10 @@ the head stay float32.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import platform
+import sys
 from pathlib import Path
 
 from lorat_plugin.devices import cpu_capabilities
@@ -46,15 +48,16 @@ class OpenVINOInt8Engine(OpenVINOEngine):
         )
         narrow = nncf.OverflowFix.ENABLE if sums_in_16_bits() else nncf.OverflowFix.DISABLE
         logging.getLogger("nncf").setLevel(logging.ERROR)
-        quantised = nncf.quantize(
-            model,
-            nncf.Dataset(inputs),
-            preset=nncf.QuantizationPreset.MIXED,  # signed weights, activations in a range of their own
-            subset_size=len(inputs),
-            model_type=nncf.ModelType.TRANSFORMER,
-            ignored_scope=kept,
-            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=narrow),
-        )
+        with contextlib.redirect_stdout(sys.stderr):  # NNCF draws its progress on the standard output
+            quantised = nncf.quantize(
+                model,
+                nncf.Dataset(inputs),
+                preset=nncf.QuantizationPreset.MIXED,  # signed weights, activations in a range of their own
+                subset_size=len(inputs),
+                model_type=nncf.ModelType.TRANSFORMER,
+                ignored_scope=kept,
+                advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=narrow),
+            )
         self._request = compile_model(quantised).create_infer_request()
 
 

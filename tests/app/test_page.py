@@ -281,7 +281,8 @@ def test_the_page_fits_a_phone(visit: Callable[[], Any]) -> None:
 def test_a_bundled_clip_opens(app: Page, name: str, length: int) -> None:
     view = app._open_clip(name, SimpleNamespace(session_hash=name))
     assert view[app.status] == f"{length} frames. Click two opposite corners of an object."
-    assert view[app.picture].shape == (224, 400, 3)
+    height, width, _ = view[app.picture].shape  # small frames are enlarged
+    assert height * 400 == width * 224
 
 
 def test_visitors_from_elsewhere_cannot_name_files() -> None:
