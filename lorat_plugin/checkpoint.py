@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -24,6 +25,7 @@ from lorat_plugin.files import parse_json, read_plain_text
 from lorat_plugin.layouts import Weights, recognise
 from lorat_plugin.lora import adapter_tensors, inject, merge, merge_tensors, plain_lora, refused_option, trained_modules
 from lorat_plugin.network import LoRATNetwork
+from lorat_plugin.processes import check_process
 from lorat_plugin.variants import Variant, get_variant, is_variant, list_variants
 from lorat_plugin.weight_files import HUB_ID, SUFFIXES, locate, read_tensors, weights_file
 
@@ -158,6 +160,7 @@ def load_checkpoint(
         backbone: DINOv2 file for weights that hold adapters only; left out, timm fetches it from the hub.
     Raises CheckpointError with one sentence that names the file and the remedy.
     """
+    check_process(torch.device("cpu"), os.getpid())  # half precision is converted by torch's threads
     weights = read_weights(source)
     variant = get_variant(variant) if isinstance(variant, str) else variant or infer_variant(weights)
     if weights.is_backbone:

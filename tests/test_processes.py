@@ -17,6 +17,7 @@ import torch
 from lorat_plugin import LoRATTracker, MultiObjectTracker
 from lorat_plugin.errors import InputError
 from lorat_plugin.network import LoRATNetwork
+from lorat_plugin.saving import save_checkpoint
 
 BOX = (30, 20, 16, 16)
 PROGRAM = """
@@ -67,6 +68,12 @@ def forked(weights: Path, *options: str) -> str:
 def test_a_fork_after_tracking_with_threads_is_refused_with_a_remedy(tiny_weights: Path, options: tuple[str]) -> None:
     said = forked(tiny_weights, *options)
     assert "which has tracked, and torch hangs with several threads after that: call torch.set_num_threads(1)" in said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the others do not fork")
+def test_weights_are_not_loaded_in_a_fork_where_that_would_hang(tiny_network: LoRATNetwork, tmp_path: Path) -> None:
+    half = save_checkpoint(tiny_network, tmp_path / "half.safetensors", dtype=torch.float16)  # converted when loaded
+    assert "so torch would hang: call torch.set_num_threads(1)" in forked(half, "eager", "2", "0", "own")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the others do not fork")
