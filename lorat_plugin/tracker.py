@@ -146,7 +146,8 @@ class MultiObjectTracker(_Tracker):
         frame = check_frame(frame)
         if not self._targets:
             return {}
-        check_process(self.device, self._process)
+        if os.getpid() != self._process:
+            check_process(self.device, self._process)
         targets = list(self._targets.values())
         results = step(self.engine, self.device, targets, [frame] * len(targets), self.absent_below)
         return dict(zip(self._targets, results, strict=True))
@@ -178,5 +179,6 @@ class LoRATTracker(_Tracker):
         """Follow the target into the next frame, (H, W, 3) uint8 RGB. Raises InputError before `init`."""
         if self._target is None:
             raise InputError("no target yet: call init(frame, box) before update(frame)")
-        check_process(self.device, self._process)
+        if os.getpid() != self._process:
+            check_process(self.device, self._process)
         return step(self.engine, self.device, [self._target], [check_frame(frame)], self.absent_below)[0]
