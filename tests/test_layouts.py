@@ -41,13 +41,13 @@ def test_a_checkpoint_of_dinov2_training_gives_its_teacher(
     variant, tensors, path = plain
     other = {name: tensor + 1 for name, tensor in tensors.items()}
     head: dict[str, Any] = {"dino_head.mlp.0.weight": torch.zeros(3), "ibot_head.last_layer.weight": torch.zeros(3)}
-    content: dict[str, Any] = {
+    forms: dict[str, dict[str, Any]] = {
         "teacher file": {"teacher": chunked(tensors, "backbone.") | head, "iteration": 7},
         "both networks": {"model": chunked(tensors, "teacher.backbone.") | chunked(other, "student.backbone.")},
         "both networks in containers": {"student": other, "teacher": chunked(tensors, "module.backbone.") | head},
         "single prefix": chunked(tensors, "backbone.") | head,
-    }[form]
-    torch.save(content, tmp_path / "checkpoint.pth")
+    }
+    torch.save(forms[form], tmp_path / "checkpoint.pth")
     assert read_weights(tmp_path / "checkpoint.pth").layout == "DINOv2 (Meta)"
     found, wanted = (backbone_tensors(variant, str(file)) for file in (tmp_path / "checkpoint.pth", path))
     assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
