@@ -153,7 +153,7 @@ def _frame_scale(value: dict[str, Any], video: VideoInfo) -> float:
             " video's rate and label again"
         )
     if count <= 0 or seconds <= 0:  # the last box has a number and a time, too
-        last = max(value["sequence"], key=lambda entry: entry["frame"], default={})
+        last: dict[str, Any] = max(value["sequence"], key=lambda entry: entry["frame"], default={})
         count, seconds = float(last.get("frame") or 0), float(last.get("time") or 0)
     if seconds <= 0 or abs(count - seconds * video.fps) <= 1:
         return 1.0
