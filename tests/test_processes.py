@@ -74,7 +74,7 @@ def test_a_fork_after_tracking_with_threads_is_refused_with_a_remedy(tiny_weight
 @pytest.mark.skipif(sys.platform != "linux", reason="the others do not fork")
 def test_weights_are_not_loaded_in_a_fork_where_that_would_hang(tiny_network: LoRATNetwork, tmp_path: Path) -> None:
     half = save_checkpoint(tiny_network, tmp_path / "half.safetensors", dtype=torch.float16)  # converted when loaded
-    assert "so torch would hang: call torch.set_num_threads(1)" in forked(half, "eager", "2", "0", "own")
+    assert "call torch.set_num_threads(1) in this one first" in forked(half, "eager", "2", "0", "own")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the others do not fork")
