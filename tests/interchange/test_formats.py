@@ -110,7 +110,7 @@ def test_supervision_reads_yolo(tmp_path: Path) -> None:
 
 
 def test_label_studios_own_annotation_comes_before_a_prediction(tmp_path: Path) -> None:
-    box = {"x": 25, "y": 10, "width": 50, "height": 20, "rotation": 0, "enabled": True, "time": 0.04, "frame": 3}
+    box = {"x": 25, "y": 10, "width": 50, "height": 20, "rotation": 0, "enabled": True, "time": 0.08, "frame": 3}
     regions = [
         {"id": name, "type": "videorectangle", "value": {"sequence": [box], "labels": [label]}}
         for name, label in (("aB1", "dog"), ("xY2", "cat"))
