@@ -12,7 +12,7 @@ import networkx
 
 from tests.test_architecture import FILES, PACKAGE
 
-LINES = 24_865
+LINES = 24_860
 MODULES = 162
 CHAIN = 13  # modules that import each other when they are loaded, one after the other
 CIRCLES = 3  # counting imports inside functions

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -10,18 +10,11 @@ from numpy.random import Generator
 
 from lorat_plugin.data.synthetic import FramePair
 
+if TYPE_CHECKING:
+    from lorat_plugin.training.sources import PairSource
+
 MARGIN = 0.15  # how far beyond its box a target is painted over, in box sides
 FEATHER = 5  # pixels over which the painted region fades into the frame
-
-
-class Pairs(Protocol):
-    """Where pairs come from."""
-
-    def planned(self, epoch: int, index: int, rng: Generator) -> FramePair | None:
-        """The pair meant for sample `index` of an epoch, both 0-based."""
-
-    def sample(self, rng: Generator) -> FramePair | None:
-        """Any pair."""
 
 
 class WithAbsent:
@@ -31,8 +24,8 @@ class WithAbsent:
     in that frame, where look-alikes of the target may be.
     """
 
-    def __init__(self, source: Pairs, share: float) -> None:
-        """`share` of the pairs is without target, 0 to 1."""
+    def __init__(self, source: PairSource, share: float) -> None:
+        """`share` of the pairs is without target, 0 to below 1."""
         self.source, self.share = source, share
 
     def planned(self, epoch: int, index: int, rng: Generator) -> FramePair | None:

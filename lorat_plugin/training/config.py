@@ -156,6 +156,8 @@ def checked(config: TrainConfig) -> TrainConfig:
         if value < 0 or (value == 0 and field.name in positive):
             bound = "above 0" if field.name in positive else "at least 0"
             raise InputError(f"setting {field.name} must be {bound}; got {value}")
+        if field.name in ("absent_share", "ema_decay") and value >= 1:
+            raise InputError(f"setting {field.name} must be below 1; got {value}")
     from lorat_plugin.training.methods import check_method
 
     check_method(config)

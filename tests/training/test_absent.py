@@ -11,6 +11,7 @@ import torch
 from numpy.random import Generator
 
 from lorat_plugin.data.synthetic import FramePair
+from lorat_plugin.errors import InputError
 from lorat_plugin.network import Prediction
 from lorat_plugin.training.absent import WithAbsent, moved_elsewhere, paint_over
 from lorat_plugin.training.config import load_config
@@ -100,3 +101,10 @@ def test_a_pair_without_target_costs_score_but_no_box() -> None:
     losses = lorat_loss(Prediction(scores, exact), boxes, positive)
     assert float(losses.box) == pytest.approx(0, abs=1e-6)
     assert float(losses.cls) == pytest.approx(32 * math.log(2), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["absent_share", "ema_decay"])
+@pytest.mark.parametrize(("value", "bound"), [(1.0, "below 1"), (2, "below 1"), (-0.1, "at least 0")])
+def test_shares_and_decays_out_of_range_are_named(name: str, value: float, bound: str) -> None:
+    with pytest.raises(InputError, match=f"setting {name} must be {bound}"):
+        load_config("smoke", {name: value})
