@@ -19,9 +19,9 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from lorat_plugin import LoRATTracker
 from lorat_plugin.boxes import xywh_to_xyxy
 from lorat_plugin.crop import Crop, cells_on_target, mean_colour, normalize
-from lorat_plugin.data.demo_clips import read_demo_clip
-from lorat_plugin.drawing import draw_results
 from lorat_plugin.tracking import hann_window
+from lorat_plugin.video.demo_clips import read_demo_clip
+from lorat_plugin.video.drawing import draw_results
 
 DOCS = Path(__file__).parent
 IMAGES = DOCS / "images"

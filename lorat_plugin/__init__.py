@@ -12,10 +12,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lorat_plugin.checkpoint import load_checkpoint
-    from lorat_plugin.hub import push_to_hub, save_pretrained
+    from lorat_plugin.checkpoints.hub import push_to_hub, save_pretrained
+    from lorat_plugin.checkpoints.loading import load_checkpoint
+    from lorat_plugin.checkpoints.saving import save_checkpoint
     from lorat_plugin.network import create_model
-    from lorat_plugin.saving import save_checkpoint
     from lorat_plugin.tracker import LoRATTracker, MultiObjectTracker
     from lorat_plugin.tracking import TrackResult
     from lorat_plugin.variants import Variant, list_variants, register_variant
@@ -27,11 +27,11 @@ _HOMES = {
     "Variant": "variants",
     "create_model": "network",
     "list_variants": "variants",
-    "load_checkpoint": "checkpoint",
-    "push_to_hub": "hub",
+    "load_checkpoint": "checkpoints.loading",
+    "push_to_hub": "checkpoints.hub",
     "register_variant": "variants",
-    "save_checkpoint": "saving",
-    "save_pretrained": "hub",
+    "save_checkpoint": "checkpoints.saving",
+    "save_pretrained": "checkpoints.hub",
 }
 
 __all__ = [

@@ -188,11 +188,11 @@ def create_model(variant: Variant | str, backbone: str = "random", lora: bool = 
     variant = get_variant(variant) if isinstance(variant, str) else variant
     network = LoRATNetwork(variant)
     if backbone != "random":
-        from lorat_plugin.checkpoint import load_backbone
+        from lorat_plugin.checkpoints.loading import load_backbone
 
         load_backbone(network, backbone)
     if lora:
-        from lorat_plugin.lora import inject
+        from lorat_plugin.checkpoints.adapters import inject
 
         return inject(network).train()
     return network.requires_grad_(False).eval()

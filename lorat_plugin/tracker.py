@@ -81,7 +81,7 @@ class _Tracker:
             revision: branch, tag or commit of a hub id; a commit pins the weights for good.
         Raises InputError (CheckpointError for weights) with one sentence that names the remedy.
         """
-        from lorat_plugin.checkpoint import load_pretrained
+        from lorat_plugin.checkpoints.loading import load_pretrained
 
         check_options(device, engine, precision)  # before the weights take their time
         check_threshold(absent_below)

@@ -11,13 +11,13 @@ import torch
 from lorat_plugin import LoRATTracker, MultiObjectTracker
 from lorat_plugin.cli.main import run
 from lorat_plugin.crop import Crop
-from lorat_plugin.data.material import Material
 from lorat_plugin.errors import InputError
 from lorat_plugin.network import Prediction
+from lorat_plugin.synthetic.material import Material
 from lorat_plugin.tracking import GROWTH, LARGEST, PATIENCE, Target, step
 from lorat_plugin.variants import get_variant
-from tests.leaving_clips import leaving_clip, track
-from tests.sequences import square_sequence, write_frames
+from tests.helpers.leaving_clips import leaving_clip, track
+from tests.helpers.sequences import square_sequence, write_frames
 
 VARIANT = get_variant("lorat_b_224")
 CPU = torch.device("cpu")

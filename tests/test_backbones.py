@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from lorat_plugin import LoRATTracker, create_model, load_checkpoint, save_checkpoint
 from lorat_plugin.backbones import hub_id, with_backbone
+from lorat_plugin.checkpoints.adapters import inject, merge
 from lorat_plugin.crop import NORMALIZATIONS
 from lorat_plugin.errors import CheckpointError, InputError
-from lorat_plugin.lora import inject, merge
 from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.variants import Variant, get_variant
 

@@ -11,22 +11,22 @@ import pytest
 import torch
 
 from lorat_plugin import LoRATTracker, create_model
-from lorat_plugin.data.device_pixels import Windows, cut
-from lorat_plugin.data.device_scenes import Scenes, render
-from lorat_plugin.data.frame_bank import FrameBank
-from lorat_plugin.data.material import Material
-from lorat_plugin.data.scene_records import BankedMaterial, Recorder
-from lorat_plugin.data.synthetic import ObjectPairs
 from lorat_plugin.devices import find_device
 from lorat_plugin.engines import prepare
 from lorat_plugin.errors import InputError
 from lorat_plugin.network import LoRATNetwork
+from lorat_plugin.synthetic.material import Material
+from lorat_plugin.synthetic.pairs import ObjectPairs
 from lorat_plugin.training.config import TrainConfig
-from lorat_plugin.training.device_pairs import DevicePairs, open_pairs
+from lorat_plugin.training.device.bank import FrameBank
+from lorat_plugin.training.device.pairs import DevicePairs, open_pairs
+from lorat_plugin.training.device.pixels import Windows, cut
+from lorat_plugin.training.device.records import BankedMaterial, Recorder
+from lorat_plugin.training.device.scenes import Scenes, render
 from lorat_plugin.training.launch import train
 from lorat_plugin.training.recipe import make_loader
-from tests.datasets import write_got10k
-from tests.training.toy import TOY, toy_config
+from tests.helpers.datasets import write_got10k
+from tests.helpers.toy import TOY, toy_config
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 GPU = torch.device("cuda")

@@ -12,12 +12,12 @@ import pytest
 import typer
 
 from lorat_plugin.cli.main import app
-from lorat_plugin.evaluation.benchmark_sets import BENCHMARKS
 from lorat_plugin.evaluation.protocols import PROTOCOLS
+from lorat_plugin.evaluation.registry import BENCHMARKS
 from lorat_plugin.training.config import TrainConfig, load_config, recipe_names
 from lorat_plugin.training.methods import MODES
-from tests.datasets import write_coco, write_got10k
-from tests.sequences import write_clip
+from tests.helpers.datasets import write_coco, write_got10k
+from tests.helpers.sequences import write_clip
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = {"README.md": (ROOT / "README.md").read_text(encoding="utf-8")} | {

@@ -89,10 +89,10 @@ def test_text_in_another_encoding_is_refused_by_name(tmp_path: Path, data: bytes
 def test_every_reader_of_text_goes_through_one() -> None:
     """Exceptions: files of the package and of the system, and notes that only this package writes."""
     own = {
-        *("benchmark/rounds.py", "cli/evaluate.py", "data/lasot.py", "evaluation/evaluate.py"),
-        *("evaluation/experiments.py", "evaluation/report.py", "harness/pytracking.py"),
+        *("speed/rounds.py", "cli/evaluate.py", "datasets/lasot.py", "evaluation/evaluate.py"),
+        *("harness/got10k_experiments.py", "evaluation/report.py", "harness/pytracking.py"),
         *("training/config.py", "training/journal.py", "training/state.py"),
-        *("data/index.py", "evaluation/provenance.py", "evaluation/results.py", "harness/vot_records.py"),
+        *("datasets/index.py", "evaluation/provenance.py", "evaluation/results.py", "harness/vot_tools/records.py"),
     }
     package = Path(lorat_plugin.__file__).parent
     readers = [path for path in package.rglob("*.py") if ".read_text(" in path.read_text("utf-8")]

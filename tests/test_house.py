@@ -12,8 +12,8 @@ import networkx
 
 from tests.test_architecture import FILES, PACKAGE
 
-LINES = 24_860
-MODULES = 162
+LINES = 24_900
+MODULES = 168  # the new folders have an __init__.py each
 CHAIN = 13  # modules that import each other when they are loaded, one after the other
 CIRCLES = 3  # counting imports inside functions
 SHARED_CLASS_NAMES = 8  # names that more than one public class has

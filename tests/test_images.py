@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from lorat_plugin.errors import InputError
 from lorat_plugin.images import image_names, image_size, pattern_images, read_image, read_size
-from lorat_plugin.video import open_source
+from lorat_plugin.video.source import open_source
 
 ORIENTATION = 0x0112
 

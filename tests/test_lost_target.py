@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lorat_plugin import LoRATTracker
-from tests.sequences import square_sequence
+from tests.helpers.sequences import square_sequence
 
 SIZE = (240, 320)  # height, width
 SCALE = 320 / 120

@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 
 from lorat_plugin import create_model, list_variants, register_variant
 from lorat_plugin.backbones import resize_position_table
-from lorat_plugin.checkpoint import load_backbone, load_checkpoint
+from lorat_plugin.checkpoints.adapters import inject, merge
+from lorat_plugin.checkpoints.loading import load_backbone, load_checkpoint
 from lorat_plugin.errors import InputError
-from lorat_plugin.lora import inject, merge
 from lorat_plugin.network import LoRATNetwork, Prediction
 from lorat_plugin.variants import get_variant
-from tests.small_variants import CASES, variant_of
+from tests.helpers.small_variants import CASES, variant_of
 
 TOLERANCE = 2e-5  # absolute, logits and box fractions, float32
 

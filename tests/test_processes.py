@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from lorat_plugin import LoRATTracker, MultiObjectTracker
+from lorat_plugin.checkpoints.saving import save_checkpoint
 from lorat_plugin.errors import InputError
 from lorat_plugin.network import LoRATNetwork
-from lorat_plugin.saving import save_checkpoint
 
 BOX = (30, 20, 16, 16)
 PROGRAM = """

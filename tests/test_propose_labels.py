@@ -13,13 +13,13 @@ import torch
 
 from lorat_plugin.boxes import iou, xywh_to_xyxy
 from lorat_plugin.crop import normalize
-from lorat_plugin.data.catalogue import open_dataset
-from lorat_plugin.data.clips import find_clips
-from lorat_plugin.data.video_pairs import ClipPairs, read_clips
+from lorat_plugin.datasets.clips import find_clips
+from lorat_plugin.datasets.registry import open_dataset
 from lorat_plugin.evaluation.baselines import create_baseline
 from lorat_plugin.harness.got10k import FrameTracker
-from lorat_plugin.video import read_image
-from tests.sequences import write_frames
+from lorat_plugin.training.clip_pairs import ClipPairs, read_clips
+from lorat_plugin.video.source import read_image
+from tests.helpers.sequences import write_frames
 
 SCRIPT = Path(__file__).parents[1] / "weights" / "labels_proposed" / "propose_labels.py"
 if not SCRIPT.is_file():
@@ -49,7 +49,7 @@ def scenes(length: int = 10, camera: int = 0) -> tuple[list[np.ndarray], np.ndar
 @pytest.fixture(scope="module")
 def model() -> Any:
     """MobileSAM of random weights."""
-    from lorat_plugin.mobile_sam import empty_mobile_sam
+    from lorat_plugin.video.mobile_sam import empty_mobile_sam
 
     torch.manual_seed(0)
     return empty_mobile_sam()

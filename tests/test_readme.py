@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lorat_plugin import create_model, save_checkpoint
-from lorat_plugin.checkpoint import bundled_weights
+from lorat_plugin.checkpoints.loading import bundled_weights
 from lorat_plugin.evaluation.clips import write_sequences
 from lorat_plugin.variants import get_variant
-from tests.sequences import square_sequence, write_clip, write_video
+from tests.helpers.sequences import square_sequence, write_clip, write_video
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -10,13 +10,13 @@ import torch
 
 from lorat_plugin import LoRATTracker, MultiObjectTracker
 from lorat_plugin.boxes import area, clip_to_image, xywh_to_xyxy, xyxy_to_xywh
-from lorat_plugin.checkpoint import load_checkpoint
+from lorat_plugin.checkpoints.loading import load_checkpoint
 from lorat_plugin.crop import Crop
 from lorat_plugin.errors import InputError
 from lorat_plugin.network import Prediction
 from lorat_plugin.tracking import Target, check_box, hann_window, peak, start, step
 from lorat_plugin.variants import get_variant
-from tests.small_variants import variant_of
+from tests.helpers.small_variants import variant_of
 
 CPU = torch.device("cpu")
 

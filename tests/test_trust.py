@@ -17,19 +17,19 @@ import torch
 
 import lorat_plugin
 from lorat_plugin import LoRATTracker, create_model, load_checkpoint
-from lorat_plugin.checkpoint import backbone_tensors
-from lorat_plugin.data.catalogue import open_store
-from lorat_plugin.data.index import ARRAYS, IndexedDataset
+from lorat_plugin.checkpoints.loading import backbone_tensors
+from lorat_plugin.datasets.index import ARRAYS, IndexedDataset
+from lorat_plugin.datasets.registry import open_store
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.submit import check_archive
 from lorat_plugin.harness.pytracking import read_settings
-from lorat_plugin.harness.vot_stacks import parse_stack
+from lorat_plugin.harness.vot_tools.stacks import parse_stack
 from lorat_plugin.interchange import VideoInfo, read_tracks
-from lorat_plugin.mobile_sam import load_mobile_sam
 from lorat_plugin.training.config import load_config
 from lorat_plugin.training.state import read_state
 from lorat_plugin.variants import Variant, get_variant
-from tests.sequences import write_clip
+from lorat_plugin.video.mobile_sam import load_mobile_sam
+from tests.helpers.sequences import write_clip
 
 PACKAGE = Path(lorat_plugin.__file__).parent
 FORBIDDEN = {

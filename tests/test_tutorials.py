@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lorat_plugin.evaluation.clips import write_sequences
-from tests.sequences import square_sequence, write_clip, write_video
+from tests.helpers.sequences import square_sequence, write_clip, write_video
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

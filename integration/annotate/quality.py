@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from lorat_plugin import MultiObjectTracker
-from lorat_plugin.annotate import blend, follow_gaps
+from lorat_plugin.apps.annotate import blend, follow_gaps
 from lorat_plugin.boxes import iou, success_auc, xywh_to_xyxy
-from lorat_plugin.data.clips import Clip, find_clips
+from lorat_plugin.datasets.clips import Clip, find_clips
 from lorat_plugin.interchange import Row
-from lorat_plugin.video import open_source
+from lorat_plugin.video.source import open_source
 
 COLUMNS = ["linear", "forward", "blended"]
 

@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 
 from lorat_plugin import LoRATTracker, TrackResult
-from lorat_plugin.data.clips import Clip, find_clips
-from lorat_plugin.drawing import draw_results
+from lorat_plugin.datasets.clips import Clip, find_clips
 from lorat_plugin.images import read_image
-from lorat_plugin.masks import Segmenter, box_masks
+from lorat_plugin.video.drawing import draw_results
+from lorat_plugin.video.masks import Segmenter, box_masks
 
 COLUMNS = ["SAM, true boxes", "SAM, tracked", "box, true boxes", "box, tracked"]
 

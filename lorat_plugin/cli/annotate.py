@@ -100,7 +100,7 @@ def _hand_boxes(source: Path, labels: Path, start: int, end: int | None) -> tupl
     from lorat_plugin.interchange import TrackFiles, read_tracks
     from lorat_plugin.interchange.tracks import UNBOUNDED
     from lorat_plugin.tracking import check_box
-    from lorat_plugin.video import list_images, open_source
+    from lorat_plugin.video.source import list_images, open_source
 
     with open_source(source, 0, end) as frames:
         about = TrackFiles({}, frames.name, frames.fps)
@@ -131,9 +131,9 @@ def _hand_boxes(source: Path, labels: Path, start: int, end: int | None) -> tupl
 
 
 def _annotate(source: Path, keys: Tracks, frames: range, tracker: MultiObjectTracker) -> Tracks:
-    from lorat_plugin.annotate import annotate_object, spans_seen
+    from lorat_plugin.apps.annotate import annotate_object, spans_seen
     from lorat_plugin.interchange import Tracks
-    from lorat_plugin.video import open_source
+    from lorat_plugin.video.source import open_source
 
     spans = {
         number: spans_seen(frames, drawn, [frame for frame, who in keys.gone if who == number])
@@ -153,9 +153,9 @@ def _write(source: Path, tracks: Tracks, folder: Path, paths: dict[str, Path], v
     import numpy as np
 
     from lorat_plugin.interchange import write_tracks
-    from lorat_plugin.outputs import AnnotatedVideo, output_folder
     from lorat_plugin.tracking import TrackResult
-    from lorat_plugin.video import open_source
+    from lorat_plugin.video.outputs import AnnotatedVideo, output_folder
+    from lorat_plugin.video.source import open_source
 
     with output_folder(folder):
         for name, path in paths.items():

@@ -43,10 +43,10 @@ def app_command(
     folder, which Ctrl-C removes. Needs the extra `app`.
     """
     quiet_opencv()
-    from lorat_plugin.app import no_proxies
+    from lorat_plugin.apps.proxies import no_proxies
 
     with no_proxies():
-        from lorat_plugin.app.page import SIGN_SECONDS, Options, served
+        from lorat_plugin.apps.page import SIGN_SECONDS, Options, served
     from lorat_plugin.engines import check_options
     from lorat_plugin.tracking import check_threshold
 

@@ -14,7 +14,7 @@ from lorat_plugin.engines import list_engines, list_precisions
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lorat_plugin.benchmark.rounds import Comparison, Report
+    from lorat_plugin.speed.rounds import Comparison, Report
 
 VariantOption = Annotated[str, typer.Option(help="Variant, e.g. lorat_b_224.")]
 
@@ -65,9 +65,9 @@ def model_command(
 
     Example: lorat benchmark model --model lorat_tiny,lorat_b_224 --batch 1,8 --engine all
     """
-    from lorat_plugin.benchmark.model import benchmark_model
-    from lorat_plugin.benchmark.rounds import Trial
     from lorat_plugin.cli.progress import progress
+    from lorat_plugin.speed.model import benchmark_model
+    from lorat_plugin.speed.rounds import Trial
 
     names, batches = _names(models) or ["lorat_b_224"], _numbers(batch, "--batch")
     with progress("networks", None, "rounds") as advance:
@@ -102,10 +102,10 @@ def track_command(
 
     Without SOURCE and --dataset the frames are made up, 1280x720 JPEG.
     """
-    from lorat_plugin.benchmark.rounds import Trial
-    from lorat_plugin.benchmark.track import benchmark_track
     from lorat_plugin.cli.progress import progress
     from lorat_plugin.cli.track import parse_box
+    from lorat_plugin.speed.rounds import Trial
+    from lorat_plugin.speed.track import benchmark_track
 
     with progress("clips", rounds + 1, "rounds") as advance:
         trial = Trial(_names([engine]), baseline, _names([precision]), rounds, device, threads, advance)
@@ -134,8 +134,8 @@ def data_command(
 
     Example: lorat benchmark data --dataset got10k:datasets/got10k --dataset got10k:datasets/got10k_lmdb
     """
-    from lorat_plugin.benchmark.data import PAIRS, benchmark_data
     from lorat_plugin.cli.progress import progress
+    from lorat_plugin.speed.data import PAIRS, benchmark_data
 
     with progress("training pairs", pairs // PAIRS + 1, "rounds") as advance:
         report = benchmark_data(datasets or (), variant=variant, pairs=pairs, baseline=baseline, on_round=advance)
@@ -161,9 +161,9 @@ def train_command(
 
     Example: lorat benchmark train --variant lorat_b_224 --batch 8 --modes full,lora,lora+compile
     """
-    from lorat_plugin.benchmark.rounds import Trial
-    from lorat_plugin.benchmark.train import benchmark_train
     from lorat_plugin.cli.progress import progress
+    from lorat_plugin.speed.rounds import Trial
+    from lorat_plugin.speed.train import benchmark_train
 
     with progress("training steps", rounds + 2, "rounds") as advance:
         trial = Trial(_names([modes]), baseline, [precision], rounds, device, threads, advance)
@@ -183,8 +183,8 @@ def _numbers(text: str, option: str) -> list[int]:
 
 
 def _show(report: Report, plot: Path | None, as_json: bool) -> None:
-    from lorat_plugin.benchmark.rounds import STAGE
     from lorat_plugin.evaluation.tables import make_table, wide_console
+    from lorat_plugin.speed.rounds import STAGE
 
     if plot:
         report.plot(plot)

@@ -75,7 +75,7 @@ def compare_command(
     check_scorable(benchmark, protocol or benchmark.protocol)
 
     def create_lorat() -> Evaluation:
-        from lorat_plugin.checkpoint import load_pretrained
+        from lorat_plugin.checkpoints.loading import load_pretrained
         from lorat_plugin.evaluation.evaluate import Evaluation
 
         network = load_pretrained(model, weights, backbone)

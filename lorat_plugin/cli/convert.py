@@ -52,15 +52,15 @@ def convert_command(
     card, to be uploaded by `hf upload OWNER/NAME DST` or lorat_plugin.push_to_hub. SRC that holds adapters only takes
     its DINOv2 backbone from --backbone, or from the hub if that is left out. Prints what was recognised.
     """
+    from lorat_plugin.checkpoints.saving import convert
     from lorat_plugin.devices import PRECISIONS
     from lorat_plugin.errors import InputError
-    from lorat_plugin.saving import convert
 
     if destination.exists() and not force:
         raise InputError(f"{destination} exists: choose another name or replace it with --force")
     dtype = PRECISIONS[precision.value] if precision else None
     if to is Layout.hub:
-        from lorat_plugin.hub import convert_for_hub
+        from lorat_plugin.checkpoints.hub import convert_for_hub
 
         weights, variant = convert_for_hub(source, destination, model, backbone, dtype, scores or (), licence)
         target = "merged"

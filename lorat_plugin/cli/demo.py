@@ -23,7 +23,7 @@ from lorat_plugin.cli.progress import progress
 from lorat_plugin.errors import InputError
 
 if TYPE_CHECKING:
-    from lorat_plugin.evaluation.demo import DemoReport
+    from lorat_plugin.apps.demo import DemoReport
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +59,8 @@ def demo_command(
         import got10k.experiments  # noqa: F401
     except ModuleNotFoundError as error:
         raise InputError(f"the GOT-10k toolkit is not complete here ({error}): pip install got10k six") from error
+    from lorat_plugin.apps.demo import FOLDER, as_dict, prepare_sequences, run_tracker, summarize
     from lorat_plugin.evaluation.baselines import choose_baselines
-    from lorat_plugin.evaluation.demo import FOLDER, as_dict, prepare_sequences, run_tracker, summarize
     from lorat_plugin.harness.got10k import TrackerLoRAT
 
     names = (

@@ -20,7 +20,7 @@ def doctor_command(as_json: JsonOption = False) -> None:
 
     Exit code 0 if lorat can be used, 1 if something is broken.
     """
-    from lorat_plugin.doctor import examine, list_devices, this_installation
+    from lorat_plugin.apps.doctor import examine, list_devices, this_installation
 
     installation = this_installation()
     findings = examine(installation)

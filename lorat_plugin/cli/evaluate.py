@@ -78,7 +78,7 @@ def evaluate_command(
 
     Example: lorat evaluate --dataset lasot:LaSOT --model lorat_l_224 --weights large.bin --batch 32
     """
-    from lorat_plugin.checkpoint import load_pretrained
+    from lorat_plugin.checkpoints.loading import load_pretrained
     from lorat_plugin.cli.options import chosen_benchmark
     from lorat_plugin.engines import check_options
     from lorat_plugin.evaluation.evaluate import Evaluation

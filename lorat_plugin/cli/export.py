@@ -11,7 +11,7 @@ import typer
 from lorat_plugin.cli.options import BackboneOption, WeightsOption
 
 if TYPE_CHECKING:
-    from lorat_plugin.export import Crops
+    from lorat_plugin.engines.export import Crops
     from lorat_plugin.variants import Variant
 
 CHECKED = 8  # crops
@@ -52,9 +52,9 @@ def export_command(
     The folder holds two files, one that encodes the template and one that is run on every frame, and lorat.json with
     what a tracker has to know beside them.
     """
-    from lorat_plugin.checkpoint import load_pretrained
+    from lorat_plugin.checkpoints.loading import load_pretrained
+    from lorat_plugin.engines.export import export
     from lorat_plugin.errors import InputError
-    from lorat_plugin.export import export
 
     if batch != "dynamic" and not (batch.isdecimal() and int(batch)):
         raise InputError(f"batch '{batch}': give a number above 0, or dynamic")
@@ -78,9 +78,9 @@ def export_command(
 
 def clip_crops(variant: Variant, folder: Path) -> Crops:
     """Crops of the first clips of a folder. Raises InputError if it has none with a target in two frames."""
-    from lorat_plugin.data.clips import find_clips
+    from lorat_plugin.datasets.clips import find_clips
+    from lorat_plugin.engines.export import cut_crops, join_crops
     from lorat_plugin.errors import InputError
-    from lorat_plugin.export import cut_crops, join_crops
     from lorat_plugin.images import read_image
 
     clips = [clip for clip in find_clips(folder) if clip.present.sum() > 1][:CHECKED]
@@ -95,8 +95,8 @@ def clip_crops(variant: Variant, folder: Path) -> Crops:
 
 def demo_crops(variant: Variant) -> Crops:
     """Crops of the first frames of a clip in the package."""
-    from lorat_plugin.data.demo_clips import read_demo_clip
-    from lorat_plugin.export import cut_crops
+    from lorat_plugin.engines.export import cut_crops
+    from lorat_plugin.video.demo_clips import read_demo_clip
 
     frames, boxes = read_demo_clip("davis_camel")
     return cut_crops(variant, frames[: CHECKED + 1], boxes[: CHECKED + 1])

@@ -26,7 +26,7 @@ def build_command(
     Example: lorat lmdb build got10k datasets/got10k datasets/got10k_lmdb
     """
     from lorat_plugin.cli.progress import progress
-    from lorat_plugin.data.lmdb_build import build_lmdb
+    from lorat_plugin.datasets.lmdb_build import build_lmdb
 
     with progress(f"{dataset} to LMDB", None, "files") as advance:
         files, size = build_lmdb(dataset, source, target, on_file=advance)

@@ -84,8 +84,8 @@ def chosen_benchmark(
     from dataclasses import replace
 
     from lorat_plugin.evaluation.attributes import add_attributes, read_attributes
-    from lorat_plugin.evaluation.benchmark_sets import open_benchmark
     from lorat_plugin.evaluation.benchmarks import as_trees_start
+    from lorat_plugin.evaluation.registry import open_benchmark
 
     name, _, folder = dataset.partition(":")
     chosen = None if sequences is None else _listed_names(sequences)
@@ -100,7 +100,7 @@ def chosen_benchmark(
 
 def _listed_names(option: str) -> list[str]:
     """Names with commas between, or those in a file."""
-    from lorat_plugin.data.got10k import read_list
+    from lorat_plugin.datasets.got10k import read_list
 
     if Path(option).is_file():
         return list(read_list(Path(option)))

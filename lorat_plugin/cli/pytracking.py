@@ -46,7 +46,7 @@ def install_command(
     Example: lorat pytracking install OSTrack --model lorat_b_224 --weights base_224.bin
     """
     from lorat_plugin.harness.pytracking import install
-    from lorat_plugin.harness.vot_workspace import TrackerSettings
+    from lorat_plugin.harness.vot_tools.workspace import TrackerSettings
 
     chosen = TrackerSettings(model, weights, backbone, device, engine, precision, absent_below=absent_below).checked()
     settings = {key: value for key, value in vars(chosen).items() if value != getattr(TrackerSettings(), key)}

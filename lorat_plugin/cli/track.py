@@ -33,10 +33,10 @@ from lorat_plugin.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
-    from lorat_plugin.masks import MaskMaker
-    from lorat_plugin.outputs import Output
     from lorat_plugin.tracker import MultiObjectTracker, TrackResult
-    from lorat_plugin.video import Frame, FrameSource
+    from lorat_plugin.video.masks import MaskMaker
+    from lorat_plugin.video.outputs import Output
+    from lorat_plugin.video.source import Frame, FrameSource
 
 Box = tuple[float, float, float, float]  # x, y, w, h in pixels
 
@@ -96,14 +96,14 @@ def track_command(
         raise InputError("say where the object is in the first frame: either --box X,Y,W,H or --select, not both")
     quiet_opencv()
     from lorat_plugin.interchange.formats import track_paths
-    from lorat_plugin.outputs import require_display, select_boxes
-    from lorat_plugin.video import open_source
+    from lorat_plugin.video.outputs import require_display, select_boxes
+    from lorat_plugin.video.source import open_source
 
     if show or select:
         require_display()
     with open_source(source, start, end) as frames:
-        from lorat_plugin.masks import mask_maker
         from lorat_plugin.tracker import MultiObjectTracker
+        from lorat_plugin.video.masks import mask_maker
 
         folder = Path("lorat_track") / frames.name if output is None else output
         _spare_source(source, folder, save)
@@ -149,8 +149,8 @@ def _track(
     import numpy as np
 
     from lorat_plugin.interchange.formats import former_tracks
-    from lorat_plugin.outputs import former_masks, output_folder
     from lorat_plugin.tracker import TrackResult
+    from lorat_plugin.video.outputs import former_masks, output_folder
 
     frames = iter(source)
     frame = _first(source, frames)
@@ -254,7 +254,7 @@ def _outputs(
 ) -> tuple[list[Path], list[Output]]:
     """The files that will be written, and the outputs in the order in which they are to be opened."""
     from lorat_plugin.interchange import TrackFiles
-    from lorat_plugin.outputs import AnnotatedVideo, MaskFolder, TextFile, Window, box_lines, json_lines
+    from lorat_plugin.video.outputs import AnnotatedVideo, MaskFolder, TextFile, Window, box_lines, json_lines
 
     names = {number: "boxes.txt" if len(ids) == 1 else f"boxes_{number}.txt" for number in ids}
     outputs: list[Output] = [TextFile(folder / name, box_lines(number)) for number, name in names.items()]

@@ -82,7 +82,7 @@ def init_command(
 
     Example: lorat vot init my_workspace --sequences my_clips --stack multistart --model lorat_tiny
     """
-    from lorat_plugin.harness.vot_workspace import IDENTIFIERS, TrackerSettings, create_workspace
+    from lorat_plugin.harness.vot_tools.workspace import IDENTIFIERS, TrackerSettings, create_workspace
 
     protocols = [name for name in IDENTIFIERS if protocol.value in (name, "both")]
     settings = TrackerSettings(model, weights, backbone, device, engine, precision, masks, absent_below)
@@ -119,8 +119,8 @@ def run_command(
     Exit code 0 if every command did its work, 1 if one failed, 2 if the toolkit cannot run the stack.
     """
     from lorat_plugin.errors import InputError
-    from lorat_plugin.harness.vot_run import STEPS, choose_trackers, open_workspace, run_steps, workspace_problems
-    from lorat_plugin.harness.vot_stacks import toolkit_version
+    from lorat_plugin.harness.vot_tools.run import STEPS, choose_trackers, open_workspace, run_steps, workspace_problems
+    from lorat_plugin.harness.vot_tools.stacks import toolkit_version
 
     chosen = [step.strip() for step in steps.split(",") if step.strip()]
     for step in chosen:
@@ -153,11 +153,11 @@ def doctor_command(
 
     Exit code 0 if all is well, 1 if something is broken.
     """
-    from lorat_plugin.doctor import PROBES
-    from lorat_plugin.harness.vot_run import choose_trackers, open_workspace, workspace_problems
-    from lorat_plugin.harness.vot_sequences import sequence_problems
-    from lorat_plugin.harness.vot_stacks import toolkit_version
-    from lorat_plugin.harness.vot_trial import toolkit_imports, try_tracker
+    from lorat_plugin.apps.doctor import PROBES
+    from lorat_plugin.harness.vot_tools.run import choose_trackers, open_workspace, workspace_problems
+    from lorat_plugin.harness.vot_tools.sequences import sequence_problems
+    from lorat_plugin.harness.vot_tools.stacks import toolkit_version
+    from lorat_plugin.harness.vot_tools.trial import toolkit_imports, try_tracker
 
     installed, broken = toolkit_version(), False
 
@@ -190,7 +190,7 @@ def doctor_command(
 
 def _show(line: str) -> None:
     """Print a line of the toolkit on stderr; on a terminal its percentages stay in one place."""
-    from lorat_plugin.harness.vot_run import PERCENT
+    from lorat_plugin.harness.vot_tools.run import PERCENT
 
     if sys.stderr.isatty():
         typer.echo(f"\r  {line}", nl=PERCENT.fullmatch(line) is None, err=True)

@@ -91,9 +91,9 @@ class _Recorder:
 
 def _tracks(source: Path, crops: int) -> list[Track]:
     """Of clips: frames spread over each, from the first with a box on. Of other frames: the first ones."""
-    from lorat_plugin.data.clips import find_clips
+    from lorat_plugin.datasets.clips import find_clips
     from lorat_plugin.images import read_image
-    from lorat_plugin.video import open_source
+    from lorat_plugin.video.source import open_source
 
     folders = [source, source / "val", *(source.iterdir() if source.is_dir() else ())]
     if not any((folder / "groundtruth.txt").is_file() or (folder / "list.txt").is_file() for folder in folders):
@@ -114,7 +114,7 @@ def _tracks(source: Path, crops: int) -> list[Track]:
 
 
 def _bundled(crops: int) -> list[Track]:
-    from lorat_plugin.data.demo_clips import CLIPS, read_demo_clip
+    from lorat_plugin.video.demo_clips import CLIPS, read_demo_clip
 
     tracks: list[Track] = []
     for frames, boxes in map(read_demo_clip, CLIPS):

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lorat_plugin.graphs import plain, require, template_side, to_onnx, trace
+from lorat_plugin.engines.graphs import plain, require, template_side, to_onnx, trace
 from lorat_plugin.network import LoRATNetwork, Prediction
 
 

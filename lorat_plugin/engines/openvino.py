@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from lorat_plugin.engines.graphs import plain, require, template_side, to_openvino, trace
 from lorat_plugin.errors import InputError
-from lorat_plugin.graphs import plain, require, template_side, to_openvino, trace
 from lorat_plugin.network import LoRATNetwork, Prediction
 
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}  # OpenVINO's names

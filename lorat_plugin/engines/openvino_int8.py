@@ -14,8 +14,8 @@ from pathlib import Path
 
 from lorat_plugin.devices import cpu_capabilities
 from lorat_plugin.engines.calibration import calibration_inputs
+from lorat_plugin.engines.graphs import plain, require, template_side, to_openvino, trace
 from lorat_plugin.engines.openvino import OpenVINOEngine, compile_model
-from lorat_plugin.graphs import plain, require, template_side, to_openvino, trace
 from lorat_plugin.network import LoRATNetwork
 
 LAYERS = 4  # products of a block

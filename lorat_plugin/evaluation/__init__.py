@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lorat_plugin.evaluation.baselines import BASELINES, create_baseline
-    from lorat_plugin.evaluation.benchmark_sets import open_benchmark
     from lorat_plugin.evaluation.clips import link_clips
-    from lorat_plugin.evaluation.experiments import (
+    from lorat_plugin.evaluation.registry import open_benchmark
+    from lorat_plugin.harness.got10k_experiments import (
         ExperimentBenchmark,
         ExperimentClips,
         ExperimentLaSOTExt,
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         ExperimentVastTrack,
         toolkit_experiment,
     )
-    from lorat_plugin.evaluation.lasot import ExperimentLaSOT, LaSOT
+    from lorat_plugin.harness.got10k_lasot import ExperimentLaSOT, LaSOT
 
 __all__ = [
     "BASELINES",
@@ -40,18 +40,18 @@ __all__ = [
 ]
 
 _HOMES = {
-    "baselines": ("BASELINES", "create_baseline"),
-    "benchmark_sets": ("open_benchmark",),
-    "clips": ("link_clips",),
-    "lasot": ("ExperimentLaSOT", "LaSOT"),
+    "evaluation.baselines": ("BASELINES", "create_baseline"),
+    "evaluation.registry": ("open_benchmark",),
+    "evaluation.clips": ("link_clips",),
+    "harness.got10k_lasot": ("ExperimentLaSOT", "LaSOT"),
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = next((home for home, names in _HOMES.items() if name in names), "experiments")
-    return getattr(import_module(f"{__name__}.{home}"), name)
+    home = next((home for home, names in _HOMES.items() if name in names), "harness.got10k_experiments")
+    return getattr(import_module(f"lorat_plugin.{home}"), name)
 
 
 def __dir__() -> list[str]:

@@ -14,7 +14,7 @@ from typing import Literal, overload
 
 import numpy as np
 
-from lorat_plugin.data.sequences import LISTED, Frames, select
+from lorat_plugin.datasets.sequences import LISTED, Frames, select
 from lorat_plugin.digests import Record, describe_frames
 from lorat_plugin.errors import InputError
 

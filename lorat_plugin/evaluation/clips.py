@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lorat_plugin.data.clips import Clip, clip_homes, read_clip
+from lorat_plugin.datasets.clips import Clip, clip_homes, read_clip
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import link_or_copy, whole_file
 from lorat_plugin.images import read_image

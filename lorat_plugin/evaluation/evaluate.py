@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lorat_plugin.checkpoints.saving import weights_digest
 from lorat_plugin.engines import prepare
 from lorat_plugin.engines.calibration import BUNDLED, VARIABLE, calibration_digest
 from lorat_plugin.engines.select import choose_precision
@@ -27,7 +28,6 @@ from lorat_plugin.evaluation.provenance import Reusable, settle_settings
 from lorat_plugin.evaluation.results import notes_folder, result_files, save_rows
 from lorat_plugin.evaluation.runner import Run, track_sequences
 from lorat_plugin.network import LoRATNetwork
-from lorat_plugin.saving import weights_digest
 from lorat_plugin.tracking import check_threshold
 
 logger = logging.getLogger(__name__)

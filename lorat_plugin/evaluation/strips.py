@@ -8,9 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lorat_plugin.drawing import outline_boxes
 from lorat_plugin.evaluation.benchmarks import EvaluationSequence
 from lorat_plugin.images import read_image
+from lorat_plugin.video.drawing import outline_boxes
 
 TRUTH = (255, 255, 255)  # RGB
 MAX_SIZE = (400, 200)  # width and height of a picture

@@ -23,7 +23,7 @@ from got10k.trackers import Tracker
 from lorat_plugin.digests import Record, describe_options
 from lorat_plugin.errors import InputError
 from lorat_plugin.images import read_image
-from lorat_plugin.video import Frame, FrameSource
+from lorat_plugin.video.source import Frame, FrameSource
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -123,7 +123,7 @@ class TrackerLoRAT(FrameTracker):
         """
         super().__init__(name)
         if tracker is None:
-            from lorat_plugin.checkpoint import weights_options
+            from lorat_plugin.checkpoints.loading import weights_options
             from lorat_plugin.tracker import LoRATTracker
 
             self.settings = describe_options(weights_options({"model": model, **options}))

@@ -30,8 +30,8 @@ from lorat_plugin.errors import InputError
 from lorat_plugin.images import read_image
 
 if TYPE_CHECKING:
-    from lorat_plugin.masks import MaskMaker
     from lorat_plugin.tracker import MultiObjectTracker
+    from lorat_plugin.video.masks import MaskMaker
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def load_tracker(model: str, *, masks: str | None = None, device: str = "auto", 
 
     maker = None
     if masks is not None:
-        from lorat_plugin.masks import mask_maker
+        from lorat_plugin.video.masks import mask_maker
 
         maker = mask_maker(masks, device)
     tracker = SequenceTracker(MultiObjectTracker.from_pretrained(model, device=device, **options), maker)

@@ -23,8 +23,8 @@ from lorat_plugin.interchange.text import (
 )
 from lorat_plugin.interchange.tracks import Row, Tracks, VideoInfo, read_json
 from lorat_plugin.interchange.yolo import is_yolo, read_yolo, write_yolo
-from lorat_plugin.outputs import DEFAULT_FPS, NO_MASKS, Masks
-from lorat_plugin.video import Frame
+from lorat_plugin.video.outputs import DEFAULT_FPS, NO_MASKS, Masks
+from lorat_plugin.video.source import Frame
 
 if TYPE_CHECKING:
     from lorat_plugin.tracking import TrackResult
@@ -115,7 +115,7 @@ def check_format(name: str) -> Format:
 
 
 class TrackFiles:
-    """An output (see `lorat_plugin.outputs`) that keeps all results and writes them at the end, or none if it fails."""
+    """An output that keeps all results and writes them at the end, or none if it fails."""
 
     def __init__(self, paths: Mapping[str, Path], name: str, fps: float | None) -> None:
         """Write to `paths`, format -> path, the tracks of a video of this name and rate (None: 30 frames/s)."""

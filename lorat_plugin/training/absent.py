@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from lorat_plugin.data.synthetic import FramePair
+from lorat_plugin.synthetic.pairs import FramePair
 
 if TYPE_CHECKING:
     from lorat_plugin.training.sources import PairSource

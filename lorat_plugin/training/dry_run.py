@@ -13,16 +13,16 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from lorat_plugin.crop import NORMALIZATIONS
-from lorat_plugin.data.clips import Clip
-from lorat_plugin.data.pairs import DatasetPairs
-from lorat_plugin.data.synthetic import ObjectPairs, PatchPairs
-from lorat_plugin.data.video_pairs import ClipPairs, read_clips
+from lorat_plugin.datasets.clips import Clip
 from lorat_plugin.devices import best_precision, find_device
 from lorat_plugin.files import whole_file
+from lorat_plugin.synthetic.pairs import ObjectPairs, PatchPairs
 from lorat_plugin.training.absent import WithAbsent
+from lorat_plugin.training.clip_pairs import ClipPairs, read_clips
 from lorat_plugin.training.config import TrainConfig
-from lorat_plugin.training.device_pairs import DevicePairs
+from lorat_plugin.training.device.pairs import DevicePairs
 from lorat_plugin.training.methods import training_network
+from lorat_plugin.training.pairs import DatasetPairs
 from lorat_plugin.training.recipe import Batch, PairDataset, collate, compute_loss
 from lorat_plugin.training.schedule import learning_rate
 from lorat_plugin.training.sources import MadePairs, Mix, PairSource

@@ -23,15 +23,15 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
 from torch.utils.checkpoint import checkpoint
 
+from lorat_plugin.checkpoints.adapters import merge
+from lorat_plugin.checkpoints.saving import save_checkpoint
 from lorat_plugin.devices import best_precision, find_device
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import whole_file
-from lorat_plugin.lora import merge
 from lorat_plugin.network import LoRATNetwork
-from lorat_plugin.saving import save_checkpoint
 from lorat_plugin.training.average import WeightAverage
 from lorat_plugin.training.config import TrainConfig
-from lorat_plugin.training.device_pairs import open_pairs
+from lorat_plugin.training.device.pairs import open_pairs
 from lorat_plugin.training.failure import NotFinite, write_dump
 from lorat_plugin.training.journal import Journal, check_trackers
 from lorat_plugin.training.methods import save_trained, starts_from_weights, training_network

@@ -11,13 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorat_plugin.backbones import with_backbone
-from lorat_plugin.checkpoint import load_pretrained
+from lorat_plugin.checkpoints.adapters import (
+    TARGETS,
+    adapter_config,
+    adapters,
+    inject,
+    merge,
+    refused_option,
+    target_pattern,
+)
+from lorat_plugin.checkpoints.loading import load_pretrained
+from lorat_plugin.checkpoints.saving import save_checkpoint
 from lorat_plugin.devices import best_precision, find_device
 from lorat_plugin.errors import InputError, first_line
 from lorat_plugin.files import parse_yaml
-from lorat_plugin.lora import TARGETS, adapter_config, adapters, inject, merge, refused_option, target_pattern
 from lorat_plugin.network import LoRATNetwork, create_model
-from lorat_plugin.saving import save_checkpoint
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.training.state import STATE_NAME
 from lorat_plugin.training.stochastic_depth import add_stochastic_depth
@@ -90,7 +98,7 @@ def training_network(config: TrainConfig) -> LoRATNetwork:
         device = find_device(config.device)
         precision = best_precision(device) if config.precision == "auto" else config.precision
         if precision == "fp32" or (precision == "bf16" and device.type == "cpu"):
-            from lorat_plugin.training.adapters import use_merged_products
+            from lorat_plugin.training.merged_products import use_merged_products
 
             use_merged_products(network)
     if find_device(config.device).type == "cpu" and config.precision == "bf16":

@@ -24,14 +24,14 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from lorat_plugin.crop import Crop, cells_on_target, mean_colour
-from lorat_plugin.data.augment import Changes, Jitter, augment, jittered_parameters
-from lorat_plugin.data.pairs import sample_generator
-from lorat_plugin.data.synthetic import FramePair
 from lorat_plugin.errors import InputError
 from lorat_plugin.network import LoRATNetwork
+from lorat_plugin.synthetic.pairs import FramePair
+from lorat_plugin.training.augment import Changes, Jitter, augment, jittered_parameters
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.training.losses import Losses, lorat_loss
 from lorat_plugin.training.methods import training_variant
+from lorat_plugin.training.pairs import sample_generator
 from lorat_plugin.training.schedule import parameter_groups
 from lorat_plugin.training.sources import Unreadable, training_source, validation_source
 from lorat_plugin.variants import Variant

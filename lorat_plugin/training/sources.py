@@ -10,18 +10,18 @@ from typing import Protocol
 import numpy as np
 from numpy.random import Generator
 
-from lorat_plugin.data.catalogue import open_dataset
-from lorat_plugin.data.frame_bank import BankedDataset
-from lorat_plugin.data.got10k import read_list
-from lorat_plugin.data.index import IndexedDataset
-from lorat_plugin.data.material import Material
-from lorat_plugin.data.pairs import DatasetPairs
-from lorat_plugin.data.synthetic import FramePair, ObjectPairs, PatchPairs
-from lorat_plugin.data.video_pairs import ClipPairs, read_clips
+from lorat_plugin.datasets.got10k import read_list
+from lorat_plugin.datasets.index import IndexedDataset
+from lorat_plugin.datasets.registry import open_dataset
 from lorat_plugin.digests import Record, digest
 from lorat_plugin.errors import InputError
+from lorat_plugin.synthetic.material import Material
+from lorat_plugin.synthetic.pairs import FramePair, ObjectPairs, PatchPairs
 from lorat_plugin.training.absent import WithAbsent
+from lorat_plugin.training.clip_pairs import ClipPairs, read_clips
 from lorat_plugin.training.config import TrainConfig
+from lorat_plugin.training.device.bank import BankedDataset
+from lorat_plugin.training.pairs import DatasetPairs
 
 HELD_OUT = {"lasot": {"subset": "test"}, "got10k": {"subset": "val"}, "coco": {"subset": "val2017"}}
 MATERIAL = ("cutouts", "photos", "clips", "clip_labels")

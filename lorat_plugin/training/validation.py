@@ -11,14 +11,14 @@ import numpy as np
 import torch
 
 from lorat_plugin.boxes import iou, success_auc, xywh_to_xyxy
-from lorat_plugin.data.clips import Clip
-from lorat_plugin.data.sequences import FolderStore, image_size
-from lorat_plugin.data.video_pairs import read_clips
+from lorat_plugin.datasets.clips import Clip
+from lorat_plugin.datasets.sequences import FolderStore, image_size
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import EvaluationSequence
 from lorat_plugin.evaluation.reliability import auroc
 from lorat_plugin.evaluation.runner import Run, track_sequences
 from lorat_plugin.network import LoRATNetwork
+from lorat_plugin.training.clip_pairs import read_clips
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.training.losses import lorat_loss
 from lorat_plugin.training.recipe import Batch, PairDataset, make_loader

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from lorat_plugin.cli.main import run
-from tests.datasets import GOT10K_NAMES, write_coco, write_got10k
+from tests.helpers.datasets import GOT10K_NAMES, write_coco, write_got10k
 
 pytest.importorskip("lmdb")
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from lorat_plugin.cli.main import run
-from tests.sequences import write_clip
+from tests.helpers.sequences import write_clip
 
 pytest.importorskip("got10k.experiments")
-from lorat_plugin.evaluation import demo
-from lorat_plugin.evaluation.demo_video import write_video
+from lorat_plugin.apps import demo
+from lorat_plugin.apps.demo_video import write_video
 
 pytestmark = pytest.mark.toolkit
 

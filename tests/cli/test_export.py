@@ -17,8 +17,8 @@ import torch
 
 from lorat_plugin import LoRATTracker, create_model, save_checkpoint
 from lorat_plugin.cli.main import run
-from lorat_plugin.export import DESCRIPTION, compare, export
-from lorat_plugin.graphs import OPSET
+from lorat_plugin.engines.export import DESCRIPTION, compare, export
+from lorat_plugin.engines.graphs import OPSET
 from lorat_plugin.variants import get_variant
 
 SCRIPT = Path(__file__).resolve().parents[2] / "integration/onnx/track_onnx.py"
@@ -131,7 +131,9 @@ def test_a_graph_that_differs_gets_no_name(tmp_path, small_network, monkeypatch)
 
     with pytest.raises(RuntimeError, match="score_map of the exported model differs"):
         compare(network, [template, search], crops, None)
-    monkeypatch.setattr("lorat_plugin.export.open_graph", lambda path: template if "template" in path.name else search)
+    monkeypatch.setattr(
+        "lorat_plugin.engines.export.open_graph", lambda path: template if "template" in path.name else search
+    )
     with pytest.raises(RuntimeError, match="nothing written"):
         export(network, tmp_path / "out", crops, "torch")
     assert not list(tmp_path.iterdir())

@@ -66,7 +66,7 @@ def test_what_fails_while_running_is_exit_code_1(monkeypatch, capsys):
     def fail(*arguments: object, **options: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("lorat_plugin.saving.convert", fail)
+    monkeypatch.setattr("lorat_plugin.checkpoints.saving.convert", fail)
     assert run(["convert", os.devnull, "out.safetensors"]) == 1
     assert "lorat: OSError: disk full (--debug shows where)" in capsys.readouterr().err
 

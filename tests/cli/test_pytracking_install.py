@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.tracker_trees import write_tree
+from tests.helpers.tracker_trees import write_tree
 
 
 def lorat(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -21,7 +21,7 @@ from lorat_plugin.cli.track import parse_box
 from lorat_plugin.errors import InputError
 from lorat_plugin.tracker import MultiObjectTracker
 from lorat_plugin.tracking import TrackResult
-from tests.numbered_videos import copy_damaged, write_numbered
+from tests.helpers.numbered_videos import copy_damaged, write_numbered
 
 BOX = "30,20,16,16"  # of the square in the fixture `frames`
 
@@ -210,8 +210,8 @@ def test_ctrl_c_keeps_what_is_done(
 def test_boxes_drawn_with_the_mouse(
     lorat, tmp_path: Path, folder: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lorat_plugin.outputs.require_display", lambda: None)
-    monkeypatch.setattr("lorat_plugin.outputs.select_boxes", lambda image: [(30.0, 20.0, 16.0, 16.0)])
+    monkeypatch.setattr("lorat_plugin.video.outputs.require_display", lambda: None)
+    monkeypatch.setattr("lorat_plugin.video.outputs.select_boxes", lambda image: [(30.0, 20.0, 16.0, 16.0)])
     done = lorat("track", folder, "--select", "--weights", tiny_weights)
     assert done.returncode == 0, done.stderr
     assert files_below(tmp_path / "work") == ["lorat_track/seq/boxes.txt", "lorat_track/seq/track.jsonl"]
@@ -240,7 +240,7 @@ def test_no_display_ends_before_anything_else(lorat, folder: Path, monkeypatch: 
     def missing() -> None:
         raise InputError("no window can be opened")
 
-    monkeypatch.setattr("lorat_plugin.outputs.require_display", missing)
+    monkeypatch.setattr("lorat_plugin.video.outputs.require_display", missing)
     done = lorat("track", folder, "--box", BOX, "--show")
     assert done.returncode == 2 and "no window can be opened" in done.stderr
 

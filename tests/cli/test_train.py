@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from lorat_plugin.cli.train import train_command
 from lorat_plugin.errors import InputError
-from tests.datasets import write_clips, write_got10k
+from tests.helpers.datasets import write_clips, write_got10k
 
 app = typer.Typer()
 app.command()(train_command)

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from lorat_plugin.cli.main import run
-from lorat_plugin.harness.vot_stacks import LOCAL_STACKS
+from lorat_plugin.harness.vot_tools.stacks import LOCAL_STACKS
 
 
 def write_clip(folder: Path, rows: list[str], ending: str = ".jpg") -> None:
@@ -117,7 +117,7 @@ def test_one_protocol(place: Path, capsys: pytest.CaptureFixture[str], protocol:
 def test_own_stack_is_copied_and_a_doubtful_one_named(
     place: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lorat_plugin.harness import vot_workspace
+    from lorat_plugin.harness.vot_tools import workspace as vot_workspace
 
     monkeypatch.setattr(vot_workspace, "toolkit_version", lambda: "0.9.0")
     text = "experiments: {baseline: {type: supervised}}\n"
@@ -251,7 +251,7 @@ def test_model_without_weights_is_refused(place: Path, capsys: pytest.CaptureFix
 
 
 def test_interrupted_writing_leaves_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lorat_plugin.harness import vot_workspace
+    from lorat_plugin.harness.vot_tools import workspace as vot_workspace
 
     def full_disk(*_: object) -> None:
         raise OSError("no space left")

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from lorat_plugin import LoRATTracker, create_model
-from lorat_plugin.checkpoint import load_checkpoint
+from lorat_plugin.checkpoints.loading import load_checkpoint
 from lorat_plugin.engines import check_options, prepare
 from lorat_plugin.engines.fused import FusedEngine
 from lorat_plugin.errors import InputError
 from lorat_plugin.network import ConvHead
 from lorat_plugin.variants import baseline
-from tests.small_variants import CASES, variant_of
+from tests.helpers.small_variants import CASES, variant_of
 
 LOGITS, BOXES = 2e-5, 1e-5  # absolute, float32
 

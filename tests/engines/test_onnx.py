@@ -12,10 +12,10 @@ import torch
 from lorat_plugin import LoRATTracker, create_model
 from lorat_plugin.backbones import with_backbone
 from lorat_plugin.engines import check_options, prepare
+from lorat_plugin.engines.graphs import INPUTS, OUTPUTS, plain, to_onnx, trace
 from lorat_plugin.errors import InputError
-from lorat_plugin.graphs import INPUTS, OUTPUTS, plain, to_onnx, trace
 from lorat_plugin.variants import baseline
-from tests.small_variants import variant_of
+from tests.helpers.small_variants import variant_of
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -97,6 +97,6 @@ def test_other_precisions_and_devices_are_declined():
 
 
 def test_a_missing_package_names_its_extra(monkeypatch, tiny_network):
-    monkeypatch.setattr("lorat_plugin.graphs.find_spec", lambda name: None)
+    monkeypatch.setattr("lorat_plugin.engines.graphs.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"this needs onnx: pip install 'lorat_plugin\[onnx\]'"):
         to_onnx(None, "search")

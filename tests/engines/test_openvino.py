@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from lorat_plugin import MultiObjectTracker
-from lorat_plugin.checkpoint import load_pretrained
+from lorat_plugin.checkpoints.loading import load_pretrained
 from lorat_plugin.engines import prepare
+from lorat_plugin.engines.graphs import to_openvino
 from lorat_plugin.engines.openvino import OpenVINOEngine
 from lorat_plugin.errors import InputError
-from lorat_plugin.graphs import to_openvino
 
 openvino = pytest.importorskip("openvino")
 
@@ -72,6 +72,6 @@ def test_a_precision_without_hardware_is_declined(tiny_network):
 
 
 def test_a_missing_package_names_its_extra(monkeypatch):
-    monkeypatch.setattr("lorat_plugin.graphs.find_spec", lambda name: None)
+    monkeypatch.setattr("lorat_plugin.engines.graphs.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"this needs openvino: pip install 'lorat_plugin\[openvino\]'"):
         to_openvino(None, "search")

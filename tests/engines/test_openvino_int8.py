@@ -12,14 +12,14 @@ import torch
 
 from lorat_plugin import create_model
 from lorat_plugin.boxes import iou
-from lorat_plugin.checkpoint import load_pretrained
+from lorat_plugin.checkpoints.loading import load_pretrained
 from lorat_plugin.cli.main import run
 from lorat_plugin.engines import prepare
 from lorat_plugin.engines.calibration import VARIABLE, calibration_inputs
 from lorat_plugin.engines.openvino_int8 import OpenVINOInt8Engine, sums_in_16_bits
 from lorat_plugin.errors import InputError
 from lorat_plugin.tracking import hann_window, peak
-from tests.small_variants import variant_of
+from tests.helpers.small_variants import variant_of
 
 pytest.importorskip("openvino")
 pytest.importorskip("nncf")

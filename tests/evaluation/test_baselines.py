@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from lorat_plugin.boxes import iou, xywh_to_xyxy
-from lorat_plugin.data.demo_clips import read_demo_clip
 from lorat_plugin.errors import InputError
-from tests.sequences import square_sequence, write_frames
+from lorat_plugin.video.demo_clips import read_demo_clip
+from tests.helpers.sequences import square_sequence, write_frames
 
 pytest.importorskip("got10k")
 from lorat_plugin.evaluation import baselines

@@ -10,7 +10,7 @@ import pytest
 from lorat_plugin.box_files import read_boxes
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.clips import find_scorable_clips, link_clips, write_sequences
-from tests.sequences import SIZE, square_sequence, write_clip, write_frames
+from tests.helpers.sequences import SIZE, square_sequence, write_clip, write_frames
 
 
 def test_clips_are_found_and_linked(tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ import pytest
 
 from lorat_plugin.cli.main import run
 from lorat_plugin.errors import InputError
-from tests.sequences import write_clip
+from tests.helpers.sequences import write_clip
 
 pytest.importorskip("got10k.experiments")
 pytest.importorskip("jinja2")
 from lorat_plugin.evaluation import compare
-from lorat_plugin.evaluation.benchmark_sets import open_benchmark
 from lorat_plugin.evaluation.benchmarks import Benchmark
+from lorat_plugin.evaluation.registry import open_benchmark
 from lorat_plugin.evaluation.results import ResultFiles, result_files
 
 pytestmark = pytest.mark.toolkit

@@ -19,11 +19,11 @@ import pytest
 import torch
 
 from lorat_plugin.cli import main
-from lorat_plugin.evaluation.benchmark_sets import open_benchmark
 from lorat_plugin.evaluation.benchmarks import EvaluationSequence
 from lorat_plugin.evaluation.claims import Claims
+from lorat_plugin.evaluation.registry import open_benchmark
 from lorat_plugin.evaluation.results import ResultFiles, read_confidences
-from tests.sequences import square_sequence, write_clip
+from tests.helpers.sequences import square_sequence, write_clip
 
 LENGTHS = {"ant": 24, "bee": 40, "cat": 16, "dog": 30}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

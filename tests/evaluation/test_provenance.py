@@ -19,13 +19,13 @@ from lorat_plugin.engines.calibration import calibration_digest
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation import results as results_module
 from lorat_plugin.evaluation.baselines import StaticTracker
-from lorat_plugin.evaluation.benchmark_sets import open_benchmark
 from lorat_plugin.evaluation.compare import Contestant, missing_sequences, track
-from lorat_plugin.evaluation.experiments import ExperimentClips
 from lorat_plugin.evaluation.provenance import Reusable, settle_settings
+from lorat_plugin.evaluation.registry import open_benchmark
 from lorat_plugin.evaluation.results import ResultFiles, is_near_start, notes_folder, result_files
 from lorat_plugin.evaluation.scoring import score_tracker
-from tests.sequences import square_sequence, write_clip, write_frames
+from lorat_plugin.harness.got10k_experiments import ExperimentClips
+from tests.helpers.sequences import square_sequence, write_clip, write_frames
 
 LENGTH = 6
 

@@ -12,12 +12,12 @@ import torch
 
 from lorat_plugin import LoRATTracker, TrackResult
 from lorat_plugin.errors import InputError
-from lorat_plugin.evaluation.benchmark_sets import open_benchmark
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
+from lorat_plugin.evaluation.registry import open_benchmark
 from lorat_plugin.evaluation.runner import Run, track_sequences
 from lorat_plugin.images import read_image
 from lorat_plugin.network import LoRATNetwork
-from tests.sequences import write_clip
+from tests.helpers.sequences import write_clip
 
 LENGTHS = {"a": 9, "b": 2, "c": 14, "d": 1, "e": 5}
 

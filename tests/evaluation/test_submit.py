@@ -11,12 +11,12 @@ import pytest
 
 from lorat_plugin.cli.main import run
 from lorat_plugin.errors import InputError
-from lorat_plugin.evaluation.benchmark_sets import open_benchmark
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
+from lorat_plugin.evaluation.registry import open_benchmark
 from lorat_plugin.evaluation.results import ResultFiles, result_files
 from lorat_plugin.evaluation.submit import check_archive, write_archive
-from tests.datasets import write_got10k_test, write_trackingnet_test
-from tests.sequences import square_sequence, write_frames
+from tests.helpers.datasets import write_got10k_test, write_trackingnet_test
+from tests.helpers.sequences import square_sequence, write_frames
 
 GIVEN = np.array([[10.4, 12.7, 20.5, 9.25]])
 

@@ -18,41 +18,41 @@ import numpy as np
 import torch
 
 from lorat_plugin import create_model, load_checkpoint, save_checkpoint
-from lorat_plugin.checkpoint import HUB_CONFIG, HUB_WEIGHTS, backbone_tensors
+from lorat_plugin.checkpoints.adapters import inject
+from lorat_plugin.checkpoints.hub import MEASURES, model_card, read_scores, save_pretrained
+from lorat_plugin.checkpoints.loading import HUB_CONFIG, HUB_WEIGHTS, backbone_tensors
 from lorat_plugin.cli.annotate import _hand_boxes
-from lorat_plugin.data.catalogue import dataset_root, make_reader, open_store
-from lorat_plugin.data.cleaning import clean
-from lorat_plugin.data.clips import find_clips
-from lorat_plugin.data.got10k import read_list
-from lorat_plugin.data.index import IndexedDataset, index_dataset
-from lorat_plugin.data.lmdb_build import build_lmdb
+from lorat_plugin.datasets.cleaning import clean
+from lorat_plugin.datasets.clips import find_clips
+from lorat_plugin.datasets.got10k import read_list
+from lorat_plugin.datasets.index import IndexedDataset, index_dataset
+from lorat_plugin.datasets.lmdb_build import build_lmdb
+from lorat_plugin.datasets.registry import dataset_root, make_reader, open_store
 from lorat_plugin.engines.calibration import calibration_inputs
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.attributes import read_attributes
-from lorat_plugin.evaluation.benchmark_sets import open_benchmark
-from lorat_plugin.evaluation.lasot import LaSOT
 from lorat_plugin.evaluation.provenance import _compare as compare_settings
+from lorat_plugin.evaluation.registry import open_benchmark
 from lorat_plugin.evaluation.report import _read_run as read_run
 from lorat_plugin.evaluation.results import notes_folder, read_confidences, result_files
 from lorat_plugin.evaluation.scoring import score_tracker
 from lorat_plugin.evaluation.submit import check_archive, write_archive
+from lorat_plugin.harness.got10k_lasot import LaSOT
 from lorat_plugin.harness.pytracking import read_settings
-from lorat_plugin.harness.vot_run import open_workspace
-from lorat_plugin.harness.vot_sequences import find_sequences
-from lorat_plugin.harness.vot_stacks import local_stack, parse_stack
-from lorat_plugin.hub import MEASURES, model_card, read_scores, save_pretrained
+from lorat_plugin.harness.vot_tools.run import open_workspace
+from lorat_plugin.harness.vot_tools.sequences import find_sequences
+from lorat_plugin.harness.vot_tools.stacks import local_stack, parse_stack
 from lorat_plugin.images import read_image
 from lorat_plugin.interchange import FORMATS, Row, Tracks, VideoInfo, read_tracks, write_tracks
-from lorat_plugin.lora import inject
-from lorat_plugin.masks import Segmenter
 from lorat_plugin.training.config import TrainConfig, load_config
 from lorat_plugin.training.journal import read_journal
 from lorat_plugin.training.state import changed_settings, read_state, save_tensors
 from lorat_plugin.variants import Variant
-from lorat_plugin.video import open_source
-from tests import datasets
+from lorat_plugin.video.masks import Segmenter
+from lorat_plugin.video.source import open_source
 from tests.fuzz.mutations import cut_short, mutate
-from tests.sequences import square_sequence, write_clip, write_frames
+from tests.helpers import datasets
+from tests.helpers.sequences import square_sequence, write_clip, write_frames
 
 VARIANT = Variant(
     "fuzzed", "vit_small_patch14_dinov2", dim=16, depth=1, heads=2, ffn="mlp", ffn_dim=32, template_size=28,
@@ -169,7 +169,7 @@ def _hub(root: Path) -> Iterator[tuple[str, Reader]]:
 def _sams(root: Path) -> Iterator[tuple[str, Reader]]:
     if not find_spec("transformers"):
         return
-    from tests.test_masks import small_model
+    from tests.video.test_masks import small_model
 
     root.mkdir()
     own = root / "mobile_sam.pt"
@@ -335,8 +335,8 @@ def _results(root: Path) -> Iterator[tuple[str, Reader]]:
     datasets.write_got10k_test(root / "got10k")
     tests = open_benchmark("got10k", root / "got10k", subset="test")
     entries = result_files(tests, root / "results", "LoRAT")
-    boxes = np.tile(tests.sequences[0].boxes, (len(tests.sequences[0]), 1))
-    entries.write(tests.sequences[0].name, [boxes], np.full((len(boxes), 1), 0.02))
+    boxes = np.tile(tests.helpers.sequences[0].boxes, (len(tests.helpers.sequences[0]), 1))
+    entries.write(tests.helpers.sequences[0].name, [boxes], np.full((len(boxes), 1), 0.02))
     archive = root / "archive.zip"
     write_archive(archive, "got10k", tests, entries, partial=True)
     yield "archive", Reader(archive, lambda: check_archive(archive, "got10k", tests, partial=True))

@@ -13,7 +13,7 @@ import pytest
 from lorat_plugin import LoRATTracker
 from lorat_plugin.errors import InputError
 from lorat_plugin.network import LoRATNetwork
-from tests.sequences import SIZE, square_sequence, write_clip, write_frames
+from tests.helpers.sequences import SIZE, square_sequence, write_clip, write_frames
 
 pytest.importorskip("got10k.experiments")
 import matplotlib

@@ -14,8 +14,8 @@ from lorat_plugin import LoRATTracker, MultiObjectTracker
 from lorat_plugin.errors import InputError
 from lorat_plugin.harness.pytracking import Follower, install, read_settings, set_parameters
 from lorat_plugin.images import read_image
-from tests.sequences import write_clip
-from tests.tracker_trees import write_tree
+from tests.helpers.sequences import write_clip
+from tests.helpers.tracker_trees import write_tree
 
 KINDS = {"pytracking": "pytracking.evaluation.tracker", "ostrack": "lib.test.evaluation.tracker"}
 

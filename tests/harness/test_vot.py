@@ -17,7 +17,7 @@ import pytest
 from lorat_plugin import LoRATTracker, MultiObjectTracker
 from lorat_plugin.errors import InputError
 from lorat_plugin.harness.vot import LoRATPython, SequenceTracker, region_to_box
-from lorat_plugin.harness.vot_workspace import TrackerSettings, create_workspace, tracker_entries
+from lorat_plugin.harness.vot_tools.workspace import TrackerSettings, create_workspace, tracker_entries
 from lorat_plugin.network import LoRATNetwork
 
 LENGTH = 8

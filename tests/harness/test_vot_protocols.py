@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from lorat_plugin import LoRATTracker, MultiObjectTracker, TrackResult
 from lorat_plugin.harness import vot
 from lorat_plugin.harness.vot import LoRATPython, SequenceTracker, region_to_box
-from lorat_plugin.masks import box_masks, mask_maker
 from lorat_plugin.network import LoRATNetwork
+from lorat_plugin.video.masks import box_masks, mask_maker
 
 BOXES = [(30.0, 20.0, 16.0, 16.0), (60.5, 20.25, 20.0, 14.0), (5.0, 40.0, 30.0, 30.0), (80.0, 10.0, 12.0, 40.0)]
 EMPTY_MASK = np.zeros((90, 120), np.uint8)

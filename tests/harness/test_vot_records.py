@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from lorat_plugin.errors import InputError
-from lorat_plugin.harness import vot_run
-from lorat_plugin.harness.vot_records import describe_tracker
-from lorat_plugin.harness.vot_run import open_workspace, run_steps
-from lorat_plugin.harness.vot_stacks import local_stack
-from lorat_plugin.harness.vot_workspace import TrackerSettings, create_workspace
-from tests.sequences import write_clip
+from lorat_plugin.harness.vot_tools import run as vot_run
+from lorat_plugin.harness.vot_tools.records import describe_tracker
+from lorat_plugin.harness.vot_tools.run import open_workspace, run_steps
+from lorat_plugin.harness.vot_tools.stacks import local_stack
+from lorat_plugin.harness.vot_tools.workspace import TrackerSettings, create_workspace
+from tests.helpers.sequences import write_clip
 
 TRACKERS = ["LoRATPython", "LoRATTraX"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lorat_plugin.harness import vot_repairs
+from lorat_plugin.harness.vot_tools import repairs as vot_repairs
 
 ATTRIBUTEE = """
 import typing

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from lorat_plugin.errors import InputError
-from lorat_plugin.harness import vot_run
-from lorat_plugin.harness.vot_run import Workspace, choose_trackers, open_workspace, run_steps, workspace_problems
-from lorat_plugin.harness.vot_stacks import local_stack
-from lorat_plugin.harness.vot_trial import try_tracker
-from lorat_plugin.harness.vot_workspace import TrackerSettings, create_workspace
-from tests.sequences import write_clip
+from lorat_plugin.harness.vot_tools import run as vot_run
+from lorat_plugin.harness.vot_tools.run import Workspace, choose_trackers, open_workspace, run_steps, workspace_problems
+from lorat_plugin.harness.vot_tools.stacks import local_stack
+from lorat_plugin.harness.vot_tools.trial import try_tracker
+from lorat_plugin.harness.vot_tools.workspace import TrackerSettings, create_workspace
+from tests.helpers.sequences import write_clip
 
 STATIC = Path(__file__).parents[2] / "integration" / "vot" / "static_tracker.py"
 BROKEN = "print('loading'); raise KeyError('no such layer')"
@@ -213,7 +213,7 @@ def test_doctor(tmp_path: Path, tiny_weights: Path) -> None:
 
 def test_bad_input_is_one_sentence(workspace: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     from lorat_plugin.cli.main import run
-    from lorat_plugin.harness import vot_stacks
+    from lorat_plugin.harness.vot_tools import stacks as vot_stacks
 
     monkeypatch.setattr(vot_stacks, "version", lambda _: "0.9.0")
     folder = str(workspace.folder)

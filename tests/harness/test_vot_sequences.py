@@ -14,7 +14,7 @@ from PIL import Image
 
 from lorat_plugin.box_files import parse_regions
 from lorat_plugin.errors import InputError
-from lorat_plugin.harness.vot_sequences import (
+from lorat_plugin.harness.vot_tools.sequences import (
     ANCHOR_SPACING,
     anchors,
     find_sequences,
@@ -22,7 +22,7 @@ from lorat_plugin.harness.vot_sequences import (
     sequence_problems,
     write_sequence,
 )
-from tests.sequences import write_clip
+from tests.helpers.sequences import write_clip
 
 
 def write_masks(home: Path, masks: list[np.ndarray]) -> None:

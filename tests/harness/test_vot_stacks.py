@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from lorat_plugin.errors import InputError
-from lorat_plugin.harness import vot_stacks
-from lorat_plugin.harness.vot_stacks import LOCAL_STACKS, find_problems, local_stack, parse_stack, toolkit_version
+from lorat_plugin.harness.vot_tools import stacks as vot_stacks
+from lorat_plugin.harness.vot_tools.stacks import LOCAL_STACKS, find_problems, local_stack, parse_stack, toolkit_version
 
 
 def problems(stack: str, installed: str, **facts: bool) -> list[str]:

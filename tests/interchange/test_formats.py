@@ -16,7 +16,7 @@ from lorat_plugin.errors import InputError
 from lorat_plugin.interchange import FORMATS, Row, TrackFiles, Tracks, VideoInfo, read_tracks, write_tracks
 from lorat_plugin.interchange.formats import track_paths
 from lorat_plugin.tracking import TrackResult
-from lorat_plugin.video import Frame
+from lorat_plugin.video.source import Frame
 
 VIDEO = VideoInfo("walk", 120, 90, range(8), 25.0)
 ROWS = (  # object 2 is gone in frames 3 and 4 and after 5; the last box of object 0 reaches over the border

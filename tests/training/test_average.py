@@ -10,7 +10,7 @@ from torch import nn
 
 from lorat_plugin.training.average import WeightAverage
 from lorat_plugin.training.launch import train
-from tests.training.toy import toy_config
+from tests.helpers.toy import toy_config
 
 
 def test_the_average_follows_by_its_decay() -> None:

@@ -11,18 +11,18 @@ import pytest
 import torch
 
 from lorat_plugin.crop import NORMALIZATIONS
-from lorat_plugin.data import device_pixels
 from lorat_plugin.errors import InputError
-from lorat_plugin.training import device_pairs
 from lorat_plugin.training.config import TrainConfig, load_config
-from lorat_plugin.training.device_pairs import BANKED, DRAWN, TRAVELS, DevicePairs, PlannedBatch, open_pairs
+from lorat_plugin.training.device import pairs as device_pairs
+from lorat_plugin.training.device import pixels as device_pixels
+from lorat_plugin.training.device.pairs import BANKED, DRAWN, TRAVELS, DevicePairs, PlannedBatch, open_pairs
 from lorat_plugin.training.dry_run import dry_run
 from lorat_plugin.training.launch import train
 from lorat_plugin.training.recipe import Batch, PairDataset, collate, make_loader
 from lorat_plugin.training.sources import data_record
-from tests.datasets import write_got10k
-from tests.sequences import write_clip
-from tests.training.toy import TOY, toy_config
+from tests.helpers.datasets import write_got10k
+from tests.helpers.sequences import write_clip
+from tests.helpers.toy import TOY, toy_config
 
 CPU = torch.device("cpu")
 

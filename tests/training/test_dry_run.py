@@ -16,8 +16,8 @@ from lorat_plugin.training.config import TrainConfig, load_config
 from lorat_plugin.training.dry_run import draw_batch, dry_run, estimate_memory, kept_bytes
 from lorat_plugin.training.methods import training_network
 from lorat_plugin.training.recipe import Batch, PairDataset, collate
-from tests.datasets import write_clips, write_got10k
-from tests.training.toy import TOY
+from tests.helpers.datasets import write_clips, write_got10k
+from tests.helpers.toy import TOY
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +105,7 @@ def test_memory_agrees_with_a_measured_peak(tmp_path: Path) -> None:
     """Peak memory of two updates of lorat_tiny in a process of its own: 1.04 to 1.28 of the estimate where measured."""
     code = """
 import resource, torch
-from lorat_plugin.benchmark.rounds import peak_memory
+from lorat_plugin.speed.rounds import peak_memory
 from lorat_plugin.training.config import load_config
 from lorat_plugin.training.dry_run import estimate_memory
 from lorat_plugin.training.methods import training_network

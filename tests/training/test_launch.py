@@ -26,9 +26,9 @@ from lorat_plugin.training.methods import training_network
 from lorat_plugin.training.recipe import Batch, PairDataset, collate, make_optimizer, train_step
 from lorat_plugin.training.state import STATE_NAME, check_room, gather_state
 from lorat_plugin.variants import register_variant
-from tests.sequences import write_clip
-from tests.training.sharded import PAIRS, STEPS
-from tests.training.toy import TOY, toy_config
+from tests.helpers.sequences import write_clip
+from tests.helpers.sharded import PAIRS, STEPS
+from tests.helpers.toy import TOY, toy_config
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from lorat_plugin import create_model
 from lorat_plugin.crop import cells_on_target
 from lorat_plugin.network import LoRATNetwork
-from lorat_plugin.training.adapters import use_merged_products
 from lorat_plugin.training.config import TrainConfig, load_config
+from lorat_plugin.training.merged_products import use_merged_products
 from lorat_plugin.training.recipe import (
     Batch,
     NotFinite,
@@ -28,8 +28,8 @@ from lorat_plugin.training.recipe import (
 )
 from lorat_plugin.training.schedule import learning_rate
 from lorat_plugin.training.state import trained_parameters
-from tests.small_variants import variant_of
-from tests.training.toy import TOY
+from tests.helpers.small_variants import variant_of
+from tests.helpers.toy import TOY
 
 
 def _config(**changes: object) -> TrainConfig:

@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import save_file
 
 from lorat_plugin import LoRATTracker, load_checkpoint
-from lorat_plugin.checkpoint import load_pretrained
+from lorat_plugin.checkpoints.adapters import merge
+from lorat_plugin.checkpoints.loading import load_pretrained
+from lorat_plugin.checkpoints.saving import convert
 from lorat_plugin.errors import CheckpointError, InputError
-from lorat_plugin.lora import merge
 from lorat_plugin.network import LoRATNetwork
-from lorat_plugin.saving import convert
-from lorat_plugin.training.adapters import MergedLoraLinear
 from lorat_plugin.training.config import TrainConfig
+from lorat_plugin.training.merged_products import MergedLoraLinear
 from lorat_plugin.training.methods import (
     check_method,
     save_trained,

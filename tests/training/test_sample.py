@@ -11,9 +11,9 @@ import pytest
 import torch
 from numpy.random import PCG64, Generator
 
-from lorat_plugin.data.augment import Jitter
-from lorat_plugin.data.synthetic import FramePair
 from lorat_plugin.errors import InputError
+from lorat_plugin.synthetic.pairs import FramePair
+from lorat_plugin.training.augment import Jitter
 from lorat_plugin.training.config import TrainConfig, load_config
 from lorat_plugin.training.recipe import PairDataset, collate, make_pair
 from lorat_plugin.training.sources import Mix

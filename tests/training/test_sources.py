@@ -10,12 +10,12 @@ import pytest
 import torch
 from numpy.random import PCG64, Generator
 
-from lorat_plugin.data.lmdb_build import build_lmdb
+from lorat_plugin.datasets.lmdb_build import build_lmdb
 from lorat_plugin.errors import InputError
 from lorat_plugin.training.config import TrainConfig, load_config
 from lorat_plugin.training.recipe import Batch, PairDataset, collate, make_loader
 from lorat_plugin.training.sources import Unreadable, open_named, training_source, validation_source
-from tests.datasets import LASOT_NAMES, WRITERS, write_clips, write_got10k
+from tests.helpers.datasets import LASOT_NAMES, WRITERS, write_clips, write_got10k
 
 NAMES = ("lasot", "got10k", "trackingnet", "coco")
 
@@ -23,7 +23,7 @@ NAMES = ("lasot", "got10k", "trackingnet", "coco")
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORAT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("lorat_plugin.data.lasot.lasot_split", lambda subset: list(LASOT_NAMES))
+    monkeypatch.setattr("lorat_plugin.datasets.lasot.lasot_split", lambda subset: list(LASOT_NAMES))
 
 
 def settings(**changes: object) -> TrainConfig:

@@ -13,10 +13,10 @@ from torch import nn
 from lorat_plugin import create_model
 from lorat_plugin.errors import InputError
 from lorat_plugin.network import LoRATNetwork
-from lorat_plugin.training.adapters import use_merged_products
+from lorat_plugin.training.merged_products import use_merged_products
 from lorat_plugin.training.stochastic_depth import RandomSubset, add_stochastic_depth
 from lorat_plugin.variants import get_variant
-from tests.small_variants import variant_of
+from tests.helpers.small_variants import variant_of
 
 
 def test_a_subset_equals_the_reference(golden: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,12 +11,12 @@ import torch
 
 from lorat_plugin import LoRATTracker
 from lorat_plugin.boxes import iou, success_auc, xywh_to_xyxy
-from lorat_plugin.data.video_pairs import read_clips
 from lorat_plugin.errors import InputError
 from lorat_plugin.images import read_image
 from lorat_plugin.network import LoRATNetwork
+from lorat_plugin.training.clip_pairs import read_clips
 from lorat_plugin.training.validation import clip_success
-from tests.sequences import write_clip
+from tests.helpers.sequences import write_clip
 
 
 def test_clips_are_scored_as_a_tracker_does(tiny_network: LoRATNetwork, tmp_path: Path) -> None:

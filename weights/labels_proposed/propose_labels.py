@@ -22,13 +22,13 @@ from torch.nn.functional import interpolate, pad
 
 from lorat_plugin.boxes import area, iou, xywh_to_xyxy, xyxy_to_xywh
 from lorat_plugin.crop import normalize
-from lorat_plugin.data.clips import find_clips, read_clip
+from lorat_plugin.datasets.clips import find_clips, read_clip
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.baselines import create_baseline
 from lorat_plugin.files import link_or_copy, whole_file
 from lorat_plugin.harness.got10k import FrameTracker, TrackerLoRAT
-from lorat_plugin.mobile_sam import load_mobile_sam
-from lorat_plugin.video import list_images, read_image
+from lorat_plugin.video.mobile_sam import load_mobile_sam
+from lorat_plugin.video.source import list_images, read_image
 
 if TYPE_CHECKING:
     from transformers import SamModel

@@ -1,0 +1,1 @@
+"""Programs made of the package: the page, annotation, the demonstration, diagnosis."""

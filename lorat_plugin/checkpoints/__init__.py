@@ -1,0 +1,1 @@
+"""Files of weights: layouts, adapters, loading, saving, the Hugging Face Hub."""

@@ -1,0 +1,353 @@
+"""Weights: recognised, checked, put together. `weight_files` reads the files, `saving` writes them.
+
+A tracker's weights are a backbone (DINOv2) and what LoRAT trains (adapters, token types, head). Files hold the one,
+the other or both; `load_checkpoint` puts together what it is given and merges adapters, without peft.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lorat_plugin.backbones import hub_id, network_names
+from lorat_plugin.checkpoints.adapters import (
+    adapter_tensors,
+    inject,
+    merge,
+    merge_tensors,
+    plain_lora,
+    refused_option,
+    trained_modules,
+)
+from lorat_plugin.checkpoints.layouts import Weights, recognise
+from lorat_plugin.checkpoints.weight_files import HUB_ID, SUFFIXES, locate, read_tensors, weights_file
+from lorat_plugin.digests import file_digest
+from lorat_plugin.errors import CheckpointError, InputError, first_line
+from lorat_plugin.files import parse_json, read_plain_text
+from lorat_plugin.network import LoRATNetwork
+from lorat_plugin.processes import check_process
+from lorat_plugin.variants import Variant, get_variant, is_variant, list_variants
+
+logger = logging.getLogger(__name__)
+
+HUB_CONFIG, HUB_WEIGHTS = "config.json", "model.safetensors"  # of a folder on the hub
+ADAPTER_CONFIG, ADAPTER_FILES = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
+DINOV2_GRID = 37  # cells along a side of DINOv2's own position table
+
+
+# --- find ----------------------------------------------------------------------------------------------------------
+
+
+def load_pretrained(
+    model: str | Path,
+    weights: str | Path | None = None,
+    backbone: str | Path | None = None,
+    revision: str | None = None,
+) -> LoRATNetwork:
+    """A network with trained weights, merged and in eval mode.
+
+    Args:
+        model: a variant's name, a weights file, an adapter folder, or a hub id `owner/name[@revision]`.
+        weights: file, folder or hub id for a variant named by `model`; left out, the bundled weights.
+        backbone: DINOv2 file that completes weights with adapters only; left out, timm fetches it from the hub.
+        revision: branch, tag or commit of a hub id.
+    Raises CheckpointError (an InputError) that names the file or id and the remedy.
+    """
+    model = str(model)
+    if revision is not None:
+        if Path(model).exists() or weights is not None or not HUB_ID.fullmatch(f"{model}@{revision}"):
+            raise CheckpointError(f"revision '{revision}': '{model}' is no hub id; revisions are of owner/name")
+        model = f"{model}@{revision}"
+    if weights is not None:
+        return load_checkpoint(weights, get_variant(model), backbone)
+    if is_weights(model):
+        return load_checkpoint(model, None, backbone)
+    variant = get_variant(model)
+    bundled = bundled_weights(variant)
+    if bundled is None:
+        raise CheckpointError(f"{variant.name} has no bundled weights: give its file by weights= (--weights)")
+    return load_checkpoint(bundled, variant, backbone)
+
+
+def is_weights(model: str) -> bool:
+    """Whether a model's name is that of weights (file, folder or hub id) rather than a variant's."""
+    return not is_variant(model) and ("/" in model or model.endswith(SUFFIXES) or Path(model).exists())
+
+
+def bundled_weights(variant: Variant) -> Path | None:
+    """Weights that come with the package, or None. They lie beside the package in a source tree, inside a wheel."""
+    package = Path(str(files("lorat_plugin")))
+    for folder in (package / "weights", package.parent / "weights"):
+        if (path := folder / f"{variant.name}.safetensors").is_file():
+            return path
+    return None
+
+
+def weights_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `LoRATTracker.from_pretrained` with the file of bundled weights, where these are what they name."""
+    model = str(options.get("model", "lorat_tiny"))
+    bundled = None if options.get("weights") or not is_variant(model) else bundled_weights(get_variant(model))
+    return dict(options) if bundled is None else {**options, "weights": bundled}
+
+
+# --- read ----------------------------------------------------------------------------------------------------------
+
+
+def read_weights(source: str | Path) -> Weights:
+    """Read any weights file, index of shards or adapter folder, or fetch a hub id, and recognise its layout.
+
+    The configuration that lies beside a file of adapters is read with it. Raises CheckpointError as `read_tensors`,
+    and for weights of an unknown layout.
+    """
+    path = locate(source)
+    if path.name in ADAPTER_FILES and (path.parent / ADAPTER_CONFIG).is_file():
+        path = path.parent
+    if path.is_dir() and (config := path / ADAPTER_CONFIG).is_file():
+        for name in ADAPTER_FILES:
+            if (path / name).is_file():
+                raw, metadata = read_tensors(path / name)
+                return recognise(str(source), raw, metadata | _read_adapter_config(config))
+        raise CheckpointError(f"{path}: has adapter_config.json but no adapter_model.safetensors: copy both")
+    file = weights_file(path) if path.is_dir() else path
+    raw, metadata = read_tensors(file)
+    own = _read_hub_config(path / HUB_CONFIG, file) if path.is_dir() else {}
+    return recognise(str(source), raw, own | metadata)
+
+
+def _read_hub_config(path: Path, weights: Path) -> dict[str, str]:
+    """What a config.json of ours says of the variant, after a look at the checksum; nothing of another or none."""
+    try:
+        config = parse_json(read_plain_text(path)) if path.is_file() else None
+        if not isinstance(config, dict) or config.get("model_type") != "lorat":
+            return {}
+        expected, fields = dict(config["sha256"]).get(weights.name), config["variant"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: not a configuration of LoRAT ({error}): save the folder again") from error
+    if expected is not None and file_digest(weights) != expected:
+        raise CheckpointError(f"{weights}: its SHA-256 is not the one in {path.name}: copy or download it again")
+    return {"variant_fields": json.dumps(fields)}
+
+
+def _read_adapter_config(path: Path) -> dict[str, str]:
+    try:
+        config = parse_json(read_plain_text(path))
+        if option := refused_option(config):
+            raise CheckpointError(
+                f"{path}: peft's option {option} cannot be applied here: merge the adapter with peft's "
+                "merge_and_unload, and give the merged weights"
+            )
+        if not plain_lora(config):
+            return {"peft_type": str(config["peft_type"])}
+        return {"lora_alpha": str(float(config["lora_alpha"])), "rslora": str(bool(config.get("use_rslora", False)))}
+    except CheckpointError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: not a peft configuration ({error}): save the adapter again") from error
+
+
+# --- check and put together ----------------------------------------------------------------------------------------
+
+
+def load_checkpoint(
+    source: str | Path, variant: Variant | str | None = None, backbone: str | Path | None = None
+) -> LoRATNetwork:
+    """A network from LoRAT weights of any layout, merged and in eval mode.
+
+    Args:
+        source: file, adapter folder or hub id.
+        variant: left out, it is inferred from shapes and metadata.
+        backbone: DINOv2 file for weights that hold adapters only; left out, timm fetches it from the hub.
+    Raises CheckpointError with one sentence that names the file and the remedy.
+    """
+    check_process(torch.device("cpu"), os.getpid())  # half precision is converted by torch's threads
+    weights = read_weights(source)
+    variant = get_variant(variant) if isinstance(variant, str) else variant or infer_variant(weights)
+    if weights.is_backbone:
+        raise CheckpointError(
+            f"{source}: a {weights.layout} backbone without LoRAT's trained part: give it by backbone= (--backbone)"
+        )
+    check_trained(weights, variant)
+    if weights.layout == "LoRAT adapters (peft, not LoRA)":
+        return _load_by_peft(weights, variant, "pretrained" if backbone is None else str(backbone))
+    tensors = complete_tensors(weights, variant, backbone)
+    tensors = merged_tensors(weights, {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()})
+    check_fit(variant, tensors, str(source))
+    with torch.device("meta"):  # random start values would only be thrown away
+        network = LoRATNetwork(variant)
+    network.load_state_dict(tensors, assign=True)
+    base = "" if weights.has_backbone else f", backbone from {backbone or 'the hub'}"
+    logger.info("%s: %s loaded from %s%s", variant.name, weights.layout, source, base)
+    return network.requires_grad_(False).eval()
+
+
+def _load_by_peft(weights: Weights, variant: Variant, backbone: str) -> LoRATNetwork:
+    """A network with adapters that are not plain LoRA, rebuilt and merged by peft."""
+    from peft import PeftConfig, set_peft_model_state_dict
+
+    network = LoRATNetwork(variant)
+    load_backbone(network, backbone)
+    try:
+        network = inject(network, "zero", PeftConfig.from_pretrained(str(locate(weights.source))))
+        wanted, found = ({n: t.shape for n, t in s.items()} for s in (adapter_tensors(network), weights.tensors))
+        if wanted != found:
+            raise ValueError("names or shapes of tensors differ")
+        set_peft_model_state_dict(network, weights.tensors)
+    except Exception as error:  # peft raises many kinds
+        raise CheckpointError(
+            f"{weights.source}: its adapters cannot be rebuilt by the installed peft ({first_line(error)}): give the "
+            "variant and backbone that they were made for, or the merged file of that training run"
+        ) from error
+    logger.info("%s: %s loaded from %s, backbone from %s", variant.name, weights.layout, weights.source, backbone)
+    return merge(network)
+
+
+def load_backbone(network: LoRATNetwork, source: str) -> None:
+    """Fill what the network has of its backbone (patch embedding, blocks, norms, positions, registers), in place.
+
+    `source` is "pretrained" (timm's name, through the hub) or a file in Meta's (DINOv2) or timm's layout. More blocks
+    than the network has are left out. Raises CheckpointError if the file does not fit.
+    """
+    tensors = backbone_tensors(network.variant, source)
+    own = {
+        name: tensor for name, tensor in network.state_dict().items() if name.startswith(("token_type_embed", "head."))
+    }
+    check_fit(network.variant, tensors | own, source)
+    network.load_state_dict(tensors | own)
+
+
+def backbone_tensors(variant: Variant, source: str) -> dict[str, torch.Tensor]:
+    """A backbone's tensors for a variant under the network's names, position tables resized. See `load_backbone`."""
+    if source == "pretrained":
+        try:
+            weights = read_weights(hub_id(variant))
+        except CheckpointError as error:
+            raise CheckpointError(f"give the {variant.backbone} backbone by backbone= (--backbone): {error}") from error
+    else:
+        weights = read_weights(source)
+    if not weights.is_backbone:
+        raise CheckpointError(f"{source}: {weights.layout} weights, not a DINOv2 backbone or another plain ViT")
+    return network_names(weights.tensors, variant)
+
+
+def complete_tensors(weights: Weights, variant: Variant, backbone: str | Path | None = None) -> dict[str, torch.Tensor]:
+    """Tensors of `weights` over those of the backbone that they lack, whose q, k and v are layers of their own.
+
+    `backbone` is as for `load_checkpoint`. Raises CheckpointError as `backbone_tensors`.
+    """
+    if weights.has_backbone:
+        return weights.tensors
+    return _split_qkv(backbone_tensors(variant, str(backbone or "pretrained"))) | weights.tensors
+
+
+def _split_qkv(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same with q, k and v of every block as layers of their own."""
+    split: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        if ".attn.qkv." in name:
+            parts = zip("qkv", tensor.chunk(3), strict=True)
+            split |= {name.replace(".qkv.", f".qkv.{letter}."): part for letter, part in parts}
+        else:
+            split[name] = tensor
+    return split
+
+
+def merged_tensors(weights: Weights, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors with the adapters of `weights` folded in. CheckpointError if they do not fit."""
+    try:
+        return merge_tensors(tensors, weights.scaling)
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{weights.source}: its adapters do not fit the backbone ({error}): give the variant and backbone that "
+            "they were made for"
+        ) from error
+
+
+@lru_cache(maxsize=8)
+def _plain_state(variant: Variant) -> dict[str, torch.Tensor]:
+    """Names and shapes of a plain network of a variant, without memory for values."""
+    with torch.device("meta"):
+        return LoRATNetwork(variant).state_dict()
+
+
+def trained_names(variant: Variant) -> tuple[str, ...]:
+    """How the names of tensors begin that LoRAT trains, adapters aside."""
+    return tuple(f"{module}." for module in trained_modules(variant))
+
+
+def check_trained(weights: Weights, variant: Variant) -> None:
+    """Raise CheckpointError unless LoRAT's own parts are there, and all that is there fits the variant."""
+    plain = _plain_state(variant)
+    absent = [name for name in plain if name.startswith(trained_names(variant)) and name not in weights.tensors]
+    if absent:
+        raise CheckpointError(
+            f"{weights.source}: holds no {absent[0]}: adapters alone do not track; save head and token types with them"
+        )
+    if weights.layout == "LoRAT adapters (peft, not LoRA)":
+        return  # peft alone knows their shapes
+    rest = {name: tensor.to("meta") for name, tensor in weights.tensors.items()}
+    check_fit(
+        variant, merged_tensors(weights, rest if weights.has_backbone else _split_qkv(plain) | rest), weights.source
+    )
+
+
+def infer_variant(weights: Weights) -> Variant:
+    """The variant that weights belong to, by metadata, else by shapes. CheckpointError if none or several fit."""
+    tensors = weights.tensors
+    widths = (tensors[n].shape[-1] for n in ("token_type_embed.weight", "norm.weight", "pos_embed") if n in tensors)
+    dim = next(widths, 0)
+    depth = 1 + max((int(m[1]) for m in (re.match(r"blocks\.(\d+)\.", name) for name in tensors) if m), default=-1)
+    if fields := weights.metadata.get("variant_fields"):
+        try:
+            variant = Variant.from_json(fields)
+        except InputError as error:
+            raise CheckpointError(f"{weights.source}: {error}") from error
+        if variant.depth != depth:
+            raise CheckpointError(
+                f"{weights.source}: has {depth} blocks, but its header says {variant.depth}: copy it again"
+            )
+        return variant
+    if is_variant(name := weights.metadata.get("variant", "")):
+        return get_variant(name)
+    cells = tensors["pos_embed"].shape[1] if "pos_embed" in tensors else None
+    fitting = [
+        v
+        for v in map(get_variant, list_variants())
+        if (v.dim, v.depth) == (dim, depth) and cells in (None, v.search_grid**2, 1 + DINOV2_GRID**2)
+    ]
+    if len(fitting) != 1:
+        found = f"width {dim}, {depth} blocks" + (f", {cells} positions" if cells else "")
+        remedy = (
+            "name one by --model: " + ", ".join(v.name for v in fitting) if fitting else "register its variant first"
+        )
+        raise CheckpointError(
+            f"{weights.source}: {'several' if fitting else 'no'} variants have its sizes ({found}): {remedy}"
+        )
+    return fitting[0]
+
+
+def check_fit(variant: Variant, tensors: dict[str, torch.Tensor], source: str) -> None:
+    """Raise CheckpointError unless these tensors are just a plain network's of that variant, in shape and name."""
+    wanted = _plain_state(variant)
+    misfits = [n for n, t in tensors.items() if n in wanted and t.shape != wanted[n].shape]
+    missing, foreign = [n for n in wanted if n not in tensors], [n for n in tensors if n not in wanted]
+    if misfits:
+        n = misfits[0]
+        example = f"{n} is {tuple(tensors[n].shape)}, wanted {tuple(wanted[n].shape)}"
+    elif missing or foreign:
+        example = f"{(missing or foreign)[0]} is {'missing' if missing else 'unknown'}"
+    else:
+        return
+    count = len(misfits) + len(missing) + len(foreign)
+    raise CheckpointError(
+        f"{source}: {count} of {len(wanted)} tensors do not fit {variant.name} (first: {example}): name the variant "
+        "that it was made for"
+    )

@@ -1,1 +1,0 @@
-"""Where training pairs come from."""

@@ -1,0 +1,1 @@
+"""Readers of labelled videos and images: the data sets on disk and their registry."""

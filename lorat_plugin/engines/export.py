@@ -1,0 +1,200 @@
+"""Write a network as files that other runtimes read, and check them against the network on real crops first.
+
+A folder holds one file for each of the two graphs of `lorat_plugin.engines.graphs` and `lorat.json`, which says all
+that a tracker needs to know beside them: sizes, area factors, window weight, normalisation, names and shapes. The same
+text is in the metadata of each file under the key "lorat".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+
+from lorat_plugin.boxes import xywh_to_xyxy
+from lorat_plugin.checkpoints.saving import weights_digest
+from lorat_plugin.crop import NORMALIZATIONS, Crop, cells_on_target, mean_colour, normalize
+from lorat_plugin.engines.graphs import INPUTS, OPSET, OUTPUTS, Part, example_inputs, plain, to_onnx, to_openvino, trace
+from lorat_plugin.errors import InputError
+from lorat_plugin.files import whole_folder
+from lorat_plugin.network import LoRATNetwork
+from lorat_plugin.variants import Variant
+
+Format = Literal["onnx", "openvino", "torch"]
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+DESCRIPTION = "lorat.json"
+TOLERANCE = 1e-4  # absolute below 1, relative above; float32 of trained networks differs by a tenth of it
+_TYPES = {torch.float32: "float32", torch.int64: "int64"}
+
+
+class Crops(NamedTuple):
+    """What a network is checked with; as many of each."""
+
+    template: torch.Tensor  # (N, 3, template_size, template_size) float32, normalised
+    template_mask: torch.Tensor  # (N, template_grid, template_grid) int64
+    search: torch.Tensor  # (N, 3, search_size, search_size) float32, normalised
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: the folder, its `lorat.json`, crops checked, and output -> largest difference from eager."""
+
+    folder: Path
+    description: dict[str, Any]
+    crops: int
+    differences: dict[str, float]
+
+
+def export(
+    network: LoRATNetwork, folder: Path, crops: Crops, form: Format = "onnx", batch: int | None = None
+) -> Exported:
+    """Write a network's two graphs and their description.
+
+    Args:
+        network: in eval mode, adapters merged or not; is not changed.
+        folder: to write; one that an earlier export wrote is replaced.
+        crops: at least one; see `cut_crops`.
+        form: "onnx", "openvino" (IR) or "torch" (`torch.export.load` reads it).
+        batch: the fixed batch size, or None for any.
+    Raises InputError for a batch below 1, a folder that holds something else, or an extra that is missing;
+    RuntimeError if the files differ from the network by more than `TOLERANCE`, in which case nothing is written.
+    """
+    if batch is not None and batch < 1:
+        raise InputError(f"batch {batch} must be at least 1, or dynamic")
+    if folder.exists() and not (folder / DESCRIPTION).is_file():
+        raise InputError(f"{folder} exists and holds no export: choose another folder")
+    network = plain(network)
+    described = describe(network, form, batch)
+    text = json.dumps(described, indent=2)
+    with whole_folder(folder) as part:
+        for name in get_args(Part):
+            _write(network, name, part / described[name]["file"], form, batch, text)
+        (part / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+        graphs = [open_graph(part / described[name]["file"]) for name in get_args(Part)]
+        differences = compare(network, graphs, crops, batch)
+    return Exported(folder, described, len(crops.search), differences)
+
+
+def describe(network: LoRATNetwork, form: Format, batch: int | None) -> dict[str, Any]:
+    """What `lorat.json` says."""
+    variant = network.variant
+    mean, deviation = NORMALIZATIONS[variant.normalization]
+    try:
+        own = version("lorat_plugin")
+    except PackageNotFoundError:  # a source tree that is not installed
+        own = "unknown"
+    described: dict[str, Any] = {
+        "format": form,
+        "batch": batch or "dynamic",
+        "variant": asdict(variant) | {"template_grid": variant.template_grid, "search_grid": variant.search_grid},
+        "mean": mean,
+        "deviation": deviation,
+        "weights_sha256": weights_digest(network),
+        "versions": {"lorat_plugin": own, "torch": str(torch.__version__)},
+    }
+    if form == "onnx":
+        described["opset"] = OPSET
+    for part in get_args(Part):
+        inputs = example_inputs(network, part, 1)
+        shapes = {
+            name: {"type": _TYPES[tensor.dtype], "shape": [batch or "batch", *tensor.shape[1:]]}
+            for name, tensor in zip(INPUTS[part], inputs, strict=True)
+        }
+        described[part] = {"file": f"{variant.name}_{part}{SUFFIXES[form]}", "inputs": shapes, "outputs": OUTPUTS[part]}
+    return described
+
+
+def cut_crops(variant: Variant, frames: Sequence[np.ndarray], boxes_xywh: np.ndarray) -> Crops:
+    """The crops that a tracker would take in a clip if its boxes were the true ones.
+
+    Args:
+        variant: whose sizes and area factors are used.
+        frames: at least two, (H, W, 3) uint8 RGB; the template is cut from the first.
+        boxes_xywh: (N, 4) pixels; all with area.
+    """
+    boxes, fill = xywh_to_xyxy(np.asarray(boxes_xywh, np.float64)), mean_colour(frames[0])
+
+    def pixels(crop: Crop, frame: np.ndarray) -> torch.Tensor:
+        return normalize(torch.from_numpy(crop.cut(frame, fill)[None]), variant.normalization)
+
+    first = Crop.around(boxes[0], variant.template_area_factor, variant.template_size, frames[0].shape[:2])
+    cells = cells_on_target(first.to_crop(boxes[0]), variant.template_size, variant.template_grid)
+    search = [
+        pixels(Crop.around(box, variant.search_area_factor, variant.search_size, frame.shape[:2]), frame)
+        for box, frame in zip(boxes, frames[1:], strict=False)
+    ]
+    template, mask = pixels(first, frames[0]), torch.from_numpy(cells[None].astype(np.int64))
+    return Crops(template.repeat(len(search), 1, 1, 1), mask.repeat(len(search), 1, 1), torch.cat(search))
+
+
+def join_crops(parts: Sequence[Crops]) -> Crops:
+    """The crops of several clips."""
+    return Crops(*map(torch.cat, zip(*parts, strict=True)))
+
+
+@torch.inference_mode()
+def compare(
+    network: LoRATNetwork, graphs: Sequence[Callable[..., list[np.ndarray]]], crops: Crops, batch: int | None
+) -> dict[str, float]:
+    """Run both graphs on crops, all together and one by one if the batch is free, else `batch` at a time.
+
+    Returns output -> largest difference from the network. Raises RuntimeError if one is above `TOLERANCE`.
+    """
+    count = len(crops.search)
+    differences = dict.fromkeys([*OUTPUTS["template"], *OUTPUTS["search"]], 0.0)
+    for size in [batch] if batch else sorted({1, count}):
+        for start in range(0, count, size):
+            rows = torch.arange(start, start + size) % count
+            template, mask, search = (tensor[rows] for tensor in crops)
+            tokens = network.encode_template(template, mask)
+            expected = [tokens, *network.predict(tokens, search)]
+            (made,) = graphs[0](template.numpy(), mask.numpy())
+            for name, ours, theirs in zip(
+                differences, [made, *graphs[1](made, search.numpy())], [t.numpy() for t in expected], strict=True
+            ):
+                differences[name] = max(differences[name], float(np.abs(ours - theirs).max()))
+                if not np.allclose(ours, theirs, rtol=TOLERANCE, atol=TOLERANCE):
+                    gap = differences[name]
+                    raise RuntimeError(
+                        f"{name} of the exported model differs from the network's by {gap:.2g}: nothing written"
+                    )
+    return differences
+
+
+def open_graph(path: Path) -> Callable[..., list[np.ndarray]]:
+    """A written graph as a function of two arrays. Raises InputError if what runs it is not installed."""
+    if path.suffix == SUFFIXES["onnx"]:
+        from lorat_plugin.engines.onnxruntime import open_session
+
+        session = open_session(path)
+        names = [port.name for port in session.get_inputs()]
+        return lambda *inputs: session.run(None, dict(zip(names, inputs, strict=True)))
+    if path.suffix == SUFFIXES["openvino"]:
+        from lorat_plugin.engines.openvino import compile_model
+
+        model = compile_model(path)
+        return lambda *inputs: list(model(list(inputs)).to_tuple())
+    module = torch.export.load(path).module()
+    return lambda *inputs: [output.numpy() for output in module(*map(torch.from_numpy, inputs))]
+
+
+def _write(network: LoRATNetwork, part: Part, path: Path, form: Format, batch: int | None, text: str) -> None:
+    program = trace(network, part, batch)
+    if form == "torch":
+        torch.export.save(program, path, extra_files={DESCRIPTION: text})
+    elif form == "onnx":
+        made = to_onnx(program, part)
+        made.model.metadata_props["lorat"] = text
+        made.save(path)
+    else:
+        model = to_openvino(program, part)
+        import openvino
+
+        model.set_rt_info(text, ["lorat"])
+        openvino.save_model(model, path, compress_to_fp16=False)

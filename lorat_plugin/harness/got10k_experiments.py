@@ -1,0 +1,320 @@
+"""Experiments with the interface of the GOT-10k toolkit: ours for the benchmarks that it lacks, else its own.
+
+experiment = toolkit_experiment(open_benchmark("otb", "OTB100"), "results", "reports")
+experiment.report(["LoRAT", "SiamFC"])
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from got10k import experiments as toolkit
+from got10k.utils.metrics import rect_iou
+from matplotlib.figure import Figure
+
+from lorat_plugin.box_files import read_boxes
+from lorat_plugin.errors import InputError
+from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence, FramePaths
+from lorat_plugin.evaluation.provenance import changed_data, settle_settings
+from lorat_plugin.evaluation.registry import BENCHMARKS, open_benchmark
+from lorat_plugin.evaluation.results import ResultFiles
+from lorat_plugin.evaluation.toolkit_sets import toolkit_dataset
+from lorat_plugin.files import whole_file
+
+logger = logging.getLogger(__name__)
+
+NORMALIZED_THRESHOLDS = np.arange(51) / 100  # centre error in units of the target's width and height
+NORMALIZED_RANK = 20  # index of 0.20, where published tables read it
+
+Invisible = Literal["penalize", "drop"]
+
+
+class ExperimentBenchmark(toolkit.ExperimentOTB):
+    """One-pass evaluation on any benchmark: `run(tracker)`, then `report([names])`, as every experiment of the toolkit.
+
+    Overlap and centre are the toolkit's (no added pixel), averaged over frames and then over sequences; the first
+    frame counts, as the toolkit has it. The report has `success_*` and `precision_*` as for OTB, and in addition
+    `normalized_precision_curve` (share of frames whose centre error, in widths and heights of the target, is at most
+    0, 0.01 ... 0.5), `normalized_precision_score` (at 0.2) and `normalized_precision_auc` (mean of the curve), for
+    each sequence and overall, and a plot of the curves.
+
+    Frames in which the target is invisible, by the data set's flags or because its box is NaN or has no area:
+    - `invisible="penalize"` (default) counts them as failures in every measure. That is what LaSOT's own toolkit
+      does: it removes them and still divides by the number of all frames.
+    - `invisible="drop"` leaves them out.
+    """
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        result_dir: str | Path = "results",
+        report_dir: str | Path = "reports",
+        invisible: Invisible = "penalize",
+    ) -> None:
+        """Results go to `<result_dir>/<benchmark.folder>/<tracker>/<sequence>.txt`."""
+        self.prepare(_Truth(benchmark), benchmark.folder, result_dir, report_dir, invisible, benchmark.origin)
+
+    def prepare(
+        self,
+        dataset: Any,
+        folder: str,
+        result_dir: str | Path,
+        report_dir: str | Path,
+        invisible: Invisible,
+        origin: int,
+    ) -> None:
+        """What `__init__` does with any data set of the toolkit's interface whose invisible boxes are NaN.
+
+        `origin` is the number of the first pixel in the data set's boxes and in the results. Both folders are made
+        absolute at once, so changing the working folder later moves nothing.
+        """
+        # not super().__init__: it downloads OTB
+        if invisible not in ("penalize", "drop"):
+            raise InputError(f"invisible='{invisible}': use 'penalize' or 'drop'")
+        self.dataset = dataset
+        self.title = folder
+        self.origin = origin
+        self.result_dir = str(Path(result_dir).expanduser().resolve() / folder)
+        self.notes = Path(result_dir).expanduser().resolve() / "lorat" / folder  # as `results.notes_folder`
+        self.report_dir = str(Path(report_dir).expanduser().resolve() / folder)
+        self.nbins_iou = 21
+        self.nbins_ce = 51
+        self.invisible = invisible
+
+    def run(self, tracker: Any, *args: Any, **keywords: Any) -> None:
+        """Track every sequence without a result of its present data; results that are there are kept.
+
+        Args:
+            tracker: with the toolkit's interface; if it has `settings`, they must be those of its earlier results.
+            args, keywords: what else this release's `ExperimentOTB.run` takes.
+        Raises InputError for results of other settings, or of data from another folder; see `provenance`.
+        """
+        files = self._files(tracker.name)
+        if settings := getattr(tracker, "settings", None):
+            settle_settings(self.notes / tracker.name, settings, files)
+        for name in self.dataset.seq_names:
+            if files.has(name) and (changed := changed_data(files, self._sequence(name))):
+                logger.warning("%s; tracked again", changed)
+                files.boxes_path(name).unlink()
+        super().run(tracker, *args, **keywords)
+
+    def _record(self, record_file: str, boxes: np.ndarray, times: np.ndarray) -> None:
+        """The toolkit's step that writes a result: the record of its data goes first."""
+        path = Path(record_file)
+        self._files(path.parent.name).begin(self._sequence(path.stem))
+        super()._record(record_file, boxes, times)
+
+    def _files(self, tracker: str) -> ResultFiles:
+        home = Path(self.result_dir) / tracker
+        return ResultFiles(tracker, home, "flat", self.origin, records=self.notes / tracker / "data")
+
+    def _sequence(self, name: str) -> EvaluationSequence:
+        frames, boxes = self.dataset[name]
+        given = boxes[:1] - np.array([self.origin, self.origin, 0, 0])
+        return EvaluationSequence(name, frames, given, np.ones(1, bool), (0, 0))
+
+    def report(self, tracker_names: Sequence[str], *args: Any, **keywords: Any) -> dict[str, Any]:
+        """Score recorded results and plot the curves.
+
+        Args:
+            tracker_names: folders of results; the first one names the folder of the report.
+            args, keywords: what else this release's `ExperimentOTB.report` takes.
+        Returns the content of `<report_dir>/<folder>/<first tracker>/performance.json`.
+        Raises InputError if a tracker has no result for a sequence, or one with another number of rows, if the truth is
+        not public, or if a sequence has one frame, which the toolkit cannot read.
+        """
+        names = list(tracker_names)
+        truths = [(name, self.dataset[name][1]) for name in self.dataset.seq_names]
+        for sequence, truth in truths:
+            self._check_truth(sequence, truth)
+            for name in names:
+                self._files(name).read(self._sequence(sequence))
+        super().report(names, *args, **keywords)
+        folder = Path(self.report_dir) / names[0]
+        performance: dict[str, Any] = json.loads((folder / "performance.json").read_text(encoding="utf-8"))
+        for name in names:
+            self._add_normalized_precision(name, performance[name], truths)
+        with whole_file(folder / "performance.json") as part:
+            part.write_text(json.dumps(performance, indent=4), encoding="utf-8")
+        _plot_normalized(performance, folder / "normalized_precision_plots.png", self.title)
+        return performance
+
+    def _check_truth(self, sequence: str, truth: np.ndarray) -> None:
+        if len(truth) == 1:
+            raise InputError(f"{sequence}: the toolkit cannot score a sequence of one frame; leave it out")
+        if np.isnan(truth[1:]).all():
+            raise InputError(
+                f"{self.title}: {sequence} has no box after the first frame, so it cannot be scored here; where the"
+                " truth is not public, the benchmark's server scores"
+            )
+
+    def _calc_metrics(self, boxes: np.ndarray, anno: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Overlaps (M,) and centre errors (M,) in pixels by this experiment's rule for invisible frames."""
+        visible = ~np.isnan(anno).any(axis=1)
+        ious = self._by_rule(rect_iou(boxes[visible], anno[visible]), visible, -1.0)
+        errors = np.linalg.norm(_centres(boxes[visible]) - _centres(anno[visible]), axis=1)
+        return ious, self._by_rule(errors, visible, np.inf)
+
+    def _by_rule(self, values: np.ndarray, visible: np.ndarray, failure: float) -> np.ndarray:
+        if self.invisible == "drop":
+            return values
+        filled = np.full(len(visible), failure)
+        filled[visible] = values
+        return filled
+
+    def _add_normalized_precision(
+        self, tracker: str, performance: dict[str, Any], truths: Sequence[tuple[str, np.ndarray]]
+    ) -> None:
+        curves = []
+        for name, truth in truths:
+            boxes = read_boxes(Path(self.result_dir) / tracker / f"{name}.txt")
+            boxes[0] = truth[0]
+            visible = ~np.isnan(truth).any(axis=1)
+            offsets = (_centres(boxes[visible]) - _centres(truth[visible])) / truth[visible, 2:]
+            errors = self._by_rule(np.linalg.norm(offsets, axis=1), visible, np.inf)
+            curves.append((errors[:, None] <= NORMALIZED_THRESHOLDS).mean(axis=0))
+            performance["seq_wise"][name].update(_summary(curves[-1]))
+        performance["overall"].update(_summary(np.mean(curves, axis=0)))
+
+
+class _Opened(ExperimentBenchmark):
+    """An experiment on the benchmark that the class names."""
+
+    benchmark = ""
+
+    def __init__(
+        self,
+        root_dir: str | Path | None = None,
+        result_dir: str | Path = "results",
+        report_dir: str | Path = "reports",
+        sequences: Sequence[str] | None = None,
+        invisible: Invisible = "penalize",
+    ) -> None:
+        """`root_dir`, `sequences`: as for `open_benchmark`; the others as for `ExperimentBenchmark`."""
+        opened = open_benchmark(self.benchmark, root_dir, sequences=sequences)
+        super().__init__(opened, result_dir, report_dir, invisible)
+
+
+class ExperimentLaSOTExt(_Opened):
+    """The 150 sequences of LaSOT's extension; results in `LaSOT_ext`, boxes as in its files."""
+
+    benchmark = "lasot_ext"
+
+
+class ExperimentTNL2K(_Opened):
+    """TNL2K's sequences; results in `TNL2K`."""
+
+    benchmark = "tnl2k"
+
+
+class ExperimentVastTrack(_Opened):
+    """VastTrack's sequences; results in `VastTrack`, boxes counted from 1 as in its files."""
+
+    benchmark = "vasttrack"
+
+
+class ExperimentTrackingNet(_Opened):
+    """TrackingNet's test videos; results in `TrackingNet`. `report` says that only the server can score."""
+
+    benchmark = "trackingnet"
+
+
+class ExperimentClips(_Opened):
+    """Any folder of frames with groundtruth.txt; results in `clips`."""
+
+    benchmark = "clips"
+
+
+def toolkit_experiment(
+    benchmark: Benchmark, result_dir: str | Path = "results", report_dir: str | Path = "reports"
+) -> Any:
+    """The GOT-10k toolkit's own experiment on the sequences of a benchmark, or ours where it has none.
+
+    `report([names])` reads the files that `results.ResultFiles` wrote in the layout "got10k", and other trackers'.
+
+    Args:
+        benchmark: from `open_benchmark`.
+        result_dir: folder of results, in which `benchmark.folder` lies.
+        report_dir: folder for the report.
+    """
+    classes = {
+        "got10k": toolkit.ExperimentGOT10k,
+        "otb": toolkit.ExperimentOTB,
+        "uav123": toolkit.ExperimentUAV123,
+        "uav20l": toolkit.ExperimentUAV123,
+        "nfs": toolkit.ExperimentNfS,
+        "dtb70": toolkit.ExperimentDTB70,
+        "tcolor128": toolkit.ExperimentTColor128,
+    }
+    frames = benchmark.sequences[0].frames
+    if benchmark.name not in classes or not isinstance(frames, FramePaths):
+        return ExperimentBenchmark(benchmark, result_dir, report_dir)
+    places = Path(result_dir).expanduser().resolve(), Path(report_dir).expanduser().resolve()
+    if benchmark.name == "got10k":  # by keywords: their order differs between releases
+        experiment = toolkit.ExperimentGOT10k(
+            root_dir=frames.root, subset=benchmark.subset, result_dir=str(places[0]), report_dir=str(places[1])
+        )
+    else:
+        experiment = classes[benchmark.name].__new__(classes[benchmark.name])  # its __init__ may want to download
+        experiment.dataset = toolkit_dataset(
+            benchmark.name, Path(frames.root), benchmark.subset, BENCHMARKS[benchmark.name].layout
+        )
+        experiment.result_dir, experiment.report_dir = (str(place / benchmark.folder) for place in places)
+        experiment.nbins_iou, experiment.nbins_ce = 21, 51
+    dataset = experiment.dataset
+    kept = [dataset.seq_names.index(name) for name in benchmark.seq_names]
+    for field in ("seq_names", "seq_dirs", "anno_files", "range_files"):
+        if hasattr(dataset, field):
+            setattr(dataset, field, [getattr(dataset, field)[index] for index in kept])
+    return experiment
+
+
+class _Truth:
+    """A benchmark whose boxes are NaN where the target is invisible or the truth is not public: N rows for N frames."""
+
+    def __init__(self, benchmark: Benchmark) -> None:
+        self.benchmark = benchmark
+        self.seq_names = benchmark.seq_names
+
+    def __len__(self) -> int:
+        return len(self.benchmark)
+
+    def __getitem__(self, index: int | str) -> tuple[list[str], np.ndarray]:
+        sequence = self.benchmark.sequences[self.seq_names.index(index) if isinstance(index, str) else index]
+        frames, annotated = self.benchmark[sequence.name]
+        boxes = np.full((len(frames), 4), np.nan)
+        seen = sequence.visible & np.isfinite(annotated).all(axis=1) & (annotated[:, 2:] > 0).all(axis=1)
+        seen[0] = True  # a tracker starts from it, whatever the flags say
+        boxes[: len(annotated)][seen] = annotated[seen]
+        return frames, boxes
+
+
+def _centres(boxes: np.ndarray) -> np.ndarray:
+    return boxes[:, :2] + boxes[:, 2:] / 2
+
+
+def _summary(curve: np.ndarray) -> dict[str, Any]:
+    return {
+        "normalized_precision_curve": curve.tolist(),
+        "normalized_precision_score": float(curve[NORMALIZED_RANK]),
+        "normalized_precision_auc": float(curve.mean()),
+    }
+
+
+def _plot_normalized(performance: dict[str, Any], path: Path, title: str) -> None:
+    figure = Figure(layout="tight")
+    axes = figure.subplots()
+    ranked = sorted(performance.items(), key=lambda item: -item[1]["overall"]["normalized_precision_score"])
+    for name, scores in ranked:
+        label = f"{name}: [{scores['overall']['normalized_precision_score']:.3f}]"
+        axes.plot(NORMALIZED_THRESHOLDS, scores["overall"]["normalized_precision_curve"], label=label)
+    axes.set(xlabel="Normalised location error threshold", ylabel="Precision", xlim=(0, 0.5), ylim=(0, 1))
+    axes.set_title(f"Normalised precision plots of OPE on {title}")
+    axes.grid(True)
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=150)

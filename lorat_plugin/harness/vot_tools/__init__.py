@@ -1,0 +1,1 @@
+"""Workspaces, sequences and runs of the VOT toolkit."""

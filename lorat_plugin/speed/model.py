@@ -1,0 +1,234 @@
+"""Speed of networks alone: every variant, batch, engine and precision beside one engine, on random weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from lorat_plugin.devices import PRECISIONS, best_precision, find_device
+from lorat_plugin.engines import check_options, list_engines, prepare
+from lorat_plugin.engines.select import choose_precision
+from lorat_plugin.errors import InputError
+from lorat_plugin.network import LoRATNetwork, create_model
+from lorat_plugin.speed.rounds import (
+    Comparison,
+    Report,
+    Trial,
+    clock_for,
+    compare,
+    compute_threads,
+    forget_peak,
+    in_process,
+    interleave,
+    peak_memory,
+    synchronize,
+)
+from lorat_plugin.tracking import Engine
+from lorat_plugin.variants import Variant, get_variant, list_variants
+
+ROUND_SECONDS = 0.25  # at least, for each contestant: long beside the clock's and the scheduler's grain
+AUTOCAST = "autocast"  # takes part like an engine
+PRODUCT = "matrix product"  # the contestant that shows what the machine can do
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to run a network: names of engine, precision and device, see `lorat_plugin.engines.prepare`."""
+
+    engine: str
+    precision: str
+    device: str
+
+    def __str__(self) -> str:
+        return f"{self.engine} {self.precision}"
+
+    def make(self, variant: Variant) -> tuple[Engine, torch.device]:
+        """An engine with random weights, and its device."""
+        torch.manual_seed(0)
+        if self.engine != AUTOCAST:
+            return prepare(create_model(variant), self.device, self.engine, self.precision)
+        engine, place = prepare(create_model(variant), self.device, "eager", "fp32")
+        return _Autocast(engine, torch.autocast(place.type, PRECISIONS[self.precision])), place
+
+
+class _Autocast:
+    """Float32 weights that autocast makes half as it goes, as the official code does: a baseline to measure."""
+
+    def __init__(self, engine: Engine, autocast: torch.autocast) -> None:
+        self.variant = engine.variant
+        self.encode_template, self.predict = autocast(engine.encode_template), autocast(engine.predict)
+
+
+def benchmark_model(
+    models: Sequence[str], trial: Trial, *, batches: Sequence[int] = (1,), memory: bool = True
+) -> Report:
+    """Measure `predict`, which is what a tracker runs for each frame; crops are on the device already.
+
+    Args:
+        models: variants' names, or "all" for every one.
+        trial: of engines; the baseline counts with its first precision.
+        batches: search regions in one call.
+        memory: measure it too, in a process for each contestant; on a CPU its libraries count.
+    Raises InputError for unknown names, engines that cannot run here and a GPU without memory for a batch.
+    """
+    variants = [get_variant(name) for name in (list_variants() if list(models) == ["all"] else models)]
+    ways = find_ways(trial.contestants, trial.precisions, trial.device, trial.baseline)
+    first = next(way for way in ways if way.engine == trial.baseline)
+    found: list[Comparison] = []
+    counts = {}
+    with compute_threads(trial.threads):
+        for variant in variants:
+            counts[variant.name] = count(variant)
+            for batch in batches:
+                operations = 2 * batch * counts[variant.name]["multiply-accumulates"]
+                rows = _compare_ways(variant, batch, ways, first, operations, trial)
+                found += rows + (_compare_memory(variant, batch, ways, first) if memory else [])
+        settings = {"device": first.device, "rounds": trial.rounds, "counts": counts}
+        return Report("model", settings, found)
+
+
+def find_ways(engines: Sequence[str], precisions: Sequence[str], device: str, baseline: str | None = None) -> list[Way]:
+    """Pairs of engine and precision that run on a device.
+
+    The engine `baseline` takes part even if it is not named, first and with "auto" if it has none of the precisions.
+    Raises InputError for an engine that has none of them.
+    """
+    place, ways = find_device(device), []
+    for engine in list_engines() if list(engines) == ["all"] else engines:
+        found = _ways_of(engine, precisions, place)
+        if isinstance(found, list):
+            ways += found
+        elif list(engines) != ["all"]:
+            raise found
+    if baseline and baseline not in [way.engine for way in ways]:
+        found = _ways_of(baseline, precisions, place)
+        if isinstance(found, InputError):
+            found = _ways_of(baseline, ["auto"], place)
+        if isinstance(found, InputError):
+            raise found
+        ways = found + ways
+    return list(dict.fromkeys(ways))
+
+
+def _ways_of(engine: str, precisions: Sequence[str], place: torch.device) -> list[Way] | InputError:
+    """An engine's ways with those precisions that it has, or why it has none."""
+    ways, obstacles = [], []
+    for precision in precisions:
+        try:
+            if engine == AUTOCAST:
+                ways.append(Way(engine, _half(place, precision), str(place)))
+                continue
+            check_options(str(place), engine, precision)
+            ways.append(Way(engine, choose_precision(engine, place, precision), str(place)))
+        except InputError as error:
+            obstacles.append(error)
+    return ways or obstacles[0]
+
+
+def _half(place: torch.device, precision: str) -> str:
+    chosen = best_precision(place) if precision == "auto" else precision
+    if chosen not in ("bf16", "fp16"):
+        raise InputError(f"autocast on {place} needs --precision bf16 or fp16, not {precision}")
+    return chosen
+
+
+def count(variant: Variant) -> dict[str, int]:
+    """Parameters of a network, and multiply-accumulates of one `predict`; of a template, once for each target."""
+    with torch.device("meta"), torch.inference_mode():
+        network = LoRATNetwork(variant).eval()
+        template = network.encode_template(
+            torch.empty(1, 3, variant.template_size, variant.template_size),
+            torch.zeros(1, variant.template_grid, variant.template_grid, dtype=torch.int64),
+        )
+        with FlopCounterMode(display=False) as counter:
+            network.predict(template, torch.empty(1, 3, variant.search_size, variant.search_size))
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return {"parameters": parameters, "multiply-accumulates": counter.get_total_flops() // 2}
+
+
+def player(variant: Variant, batch: int, way: Way) -> Callable[[], float]:
+    """An engine, warmed up; each call runs it for a while and returns the seconds of one `predict`.
+
+    On a single CPU thread they are that thread's own, which other processes do not lengthen, else the clock's.
+    Raises InputError if the device's memory is too small.
+    """
+    engine, place = way.make(variant)
+    z, x = (torch.randn(batch, 3, side, side, device=place) for side in (variant.template_size, variant.search_size))
+    mask = torch.ones(batch, variant.template_grid, variant.template_grid, dtype=torch.int64, device=place)
+    with torch.inference_mode():
+        template = engine.encode_template(z, mask)
+    return timed(lambda: engine.predict(template, x), place, f"{variant.name}, batch {batch}, {way}")
+
+
+def timed(call: Callable[[], object], place: torch.device, shown: str) -> Callable[[], float]:
+    """Warm a call up and find how often it makes a round; each call of what is returned gives its mean seconds."""
+    clock = clock_for(place)
+
+    @torch.inference_mode()
+    def play(repetitions: int) -> float:
+        synchronize(place)
+        began = clock()
+        try:
+            for _ in range(repetitions):
+                call()
+            synchronize(place)
+        except torch.cuda.OutOfMemoryError as error:
+            raise InputError(f"{shown}: {place} has no memory left: use a smaller batch") from error
+        return (clock() - began) / repetitions
+
+    play(1)  # compiles and allocates
+    repetitions = max(math.ceil(ROUND_SECONDS / max(play(1), 1e-5)), 1)
+    return lambda: play(repetitions)
+
+
+def memory_of(variant: Variant, batch: int, way: Way, threads: int) -> int:
+    """Peak bytes of a process that runs the engine, libraries included, making it left out."""
+    with compute_threads(threads):
+        play, place = player(variant, batch, way), torch.device(way.device)
+        forget_peak(place)
+        play()
+        return peak_memory(place)
+
+
+def _compare_ways(
+    variant: Variant,
+    batch: int,
+    ways: Sequence[Way],
+    first: Way,
+    operations: int,
+    trial: Trial,
+) -> list[Comparison]:
+    place = torch.device(first.device)
+    side = 1536 if place.type == "cpu" else 8192
+    a = torch.randn(side, side, device=place, dtype=PRECISIONS.get(first.precision, torch.float32))
+    plays = {str(way): player(variant, batch, way) for way in ways}
+    plays[PRODUCT] = timed(lambda: a @ a, place, PRODUCT)
+    costs = interleave(plays, trial.rounds, on_round=trial.on_round)
+    product = costs.pop(PRODUCT) / (2 * side**3)
+    rates = {name: own / operations for name, own in costs.items()} | {PRODUCT: product}
+    speed = compare(costs, str(first), "network alone", "frames/s", lambda s: batch / s)
+    share = compare(rates, PRODUCT, "share of the peak", "GFLOP/s", lambda s: 1e-9 / s)[:-1]
+    for i, row in enumerate(speed):
+        speed[i] = replace(row, details={"ms a frame": 1e3 / row.value})
+    return _named(speed, variant, batch, ways) + _named(share, variant, batch, ways)
+
+
+def _compare_memory(variant: Variant, batch: int, ways: Sequence[Way], first: Way) -> list[Comparison]:
+    threads = torch.get_num_threads()
+    peaks = {str(way): np.array([float(in_process(memory_of, variant, batch, way, threads))]) for way in ways}
+    return _named(compare(peaks, str(first), "peak memory", "GB", lambda size: size / 1e9), variant, batch, ways)
+
+
+def _named(rows: Sequence[Comparison], variant: Variant, batch: int, ways: Sequence[Way]) -> list[Comparison]:
+    named = []
+    for row, way in zip(rows, ways, strict=True):
+        details: dict[str, Any] = {"model": variant.name, "batch": batch, "engine": way.engine}
+        details |= {"precision": way.precision, **row.details}
+        named.append(replace(row, name=f"{variant.name} x{batch} {way}", details=details))
+    return named

@@ -1,0 +1,210 @@
+"""What the benchmarks share: contestants that take turns, ratios to a baseline round by round, and the report.
+
+A busy machine slows all contestants of a round alike, so the ratio within a round says more than two times apart.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+import torch
+
+from lorat_plugin.apps.doctor import this_installation
+from lorat_plugin.errors import InputError
+from lorat_plugin.files import whole_file
+
+STAGE = "stage: "  # begins the measure of a part of the whole, which plots leave out
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What takes part in a benchmark, and how it is run.
+
+    Fields: contestants, names of engines ("all" for every one that runs here, "autocast" for `eager` as the official
+    code runs it) or modes of training; baseline, one of them, which takes part even if it is not among them;
+    precisions, names, an engine takes part with those that it has; rounds, that count, after warming up; device, see
+    `find_device`; threads of computation, 0: torch decides; on_round, called after each round.
+    """
+
+    contestants: Sequence[str] = ("eager", "fused")
+    baseline: str = "eager"
+    precisions: Sequence[str] = ("auto",)
+    rounds: int = 10
+    device: str = "auto"
+    threads: int = 0
+    on_round: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One contestant beside the baseline.
+
+    Fields: measure, what was compared; value, the contestant's median in `unit`; ratio, median over the rounds of
+    baseline's cost / contestant's cost, above 1 where the contestant is better; low and high, the quartiles; details,
+    what the contestant is, and further numbers.
+    """
+
+    name: str
+    baseline: str
+    measure: str
+    value: float
+    unit: str
+    ratio: float
+    low: float
+    high: float
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one benchmark found, on what machine."""
+
+    benchmark: str
+    settings: dict[str, Any]
+    comparisons: list[Comparison]
+    machine: dict[str, Any] = field(default_factory=lambda: describe_machine())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON has it."""
+        return asdict(self)
+
+    def plot(self, path: Path) -> None:
+        """Draw the ratios as bars with their quartiles, a picture of the suffix's type, for each measure."""
+        from matplotlib.figure import Figure
+
+        shown = [c for c in self.comparisons if not c.measure.startswith(STAGE)]
+        measures = list(dict.fromkeys(c.measure for c in shown))
+        figure = Figure(figsize=(7, 0.8 + 0.5 * len(shown)), layout="constrained")
+        for axis, measure in zip(figure.subplots(len(measures), squeeze=False)[:, 0], measures, strict=True):
+            rows = [c for c in shown if c.measure == measure][::-1]
+            spread = [[c.ratio - c.low for c in rows], [c.high - c.ratio for c in rows]]
+            bars = axis.barh([c.name for c in rows], [c.ratio for c in rows], xerr=spread, capsize=3)
+            axis.bar_label(bars, [f"{c.ratio:.2f}x, {c.value:.4g} {c.unit}" for c in rows], padding=4)
+            axis.margins(x=0.6)  # room for the labels
+            axis.axvline(1, color="black", linewidth=0.8, linestyle="--")
+            axis.set_xlabel(f"{measure}: times as good as {rows[0].baseline}")
+        with whole_file(path) as part:
+            figure.savefig(part, format=path.suffix.removeprefix("."), dpi=150)
+
+
+def interleave(
+    contestants: Mapping[str, Callable[[], float]],
+    rounds: int,
+    *,
+    warmup: int = 1,
+    on_round: Callable[[], None] = lambda: None,
+) -> dict[str, np.ndarray]:
+    """Let contestants take turns, A B A B and so on.
+
+    Args:
+        contestants: by name; a call does one round and returns its cost, such as seconds for each pair.
+        rounds: that count.
+        warmup: rounds before them, which do not.
+        on_round: called after each.
+    Returns the costs of each, (rounds,) float64.
+    """
+    costs: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(warmup + rounds):
+        for name, play in contestants.items():
+            cost = play()
+            if number >= warmup:
+                costs[name].append(cost)
+        on_round()
+    return {name: np.array(values) for name, values in costs.items()}
+
+
+def compare(
+    costs: Mapping[str, np.ndarray], baseline: str, measure: str, unit: str, value: Callable[[float], float]
+) -> list[Comparison]:
+    """Compare each contestant's costs with the baseline's, round by round; `value` turns a cost into `unit`."""
+    found = []
+    for name, own in costs.items():
+        low, ratio, high = (float(q) for q in np.quantile(costs[baseline] / own, (0.25, 0.5, 0.75)))
+        found.append(Comparison(name, baseline, measure, value(float(np.median(own))), unit, ratio, low, high))
+    return found
+
+
+def check_baseline(baseline: str, contestants: Mapping[str, object] | list[str]) -> None:
+    """Raise InputError unless the baseline is one of the contestants."""
+    if baseline not in contestants:
+        raise InputError(f"baseline '{baseline}' does not take part; use one of {', '.join(contestants)}")
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, cores, threads, GPU, system and versions of what matters for speed."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "processor": models[0] if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": platform.platform(),
+        "versions": {"python": platform.python_version(), **this_installation().versions},
+    }
+
+
+@contextmanager
+def compute_threads(count: int) -> Iterator[None]:
+    """Let torch and OpenCV compute with so many threads; 0: as many as they do already."""
+    former = cv2.getNumThreads(), torch.get_num_threads()
+    if count:
+        cv2.setNumThreads(count)
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(former[0])
+        torch.set_num_threads(former[1])
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done all that it was given."""
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).synchronize()
+
+
+def clock_for(device: torch.device) -> Callable[[], float]:
+    """A clock in seconds: on a single CPU thread the process's own time, which other processes do not lengthen."""
+    return time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+
+
+def in_process(function: Callable[..., Result], *arguments: object) -> Result:
+    """Call a function in a process of its own, whose memory is its own too."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def forget_peak(device: torch.device) -> None:
+    """Let `peak_memory` count from now on, where the system can."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):  # Linux alone
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the largest allocation on a CUDA GPU, else this process's largest size so far, libraries included."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage would count what the parent process had before this one started
+        return next(int(s.split()[1]) << 10 for s in status.read_text().splitlines() if s.startswith("VmHWM"))
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

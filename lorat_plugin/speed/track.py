@@ -1,0 +1,294 @@
+"""Speed of tracking end to end, decoding included, with the time that each stage takes, beside one engine."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lorat_plugin import tracking
+from lorat_plugin.box_files import read_boxes
+from lorat_plugin.boxes import clip_to_image, xywh_to_xyxy, xyxy_to_xywh
+from lorat_plugin.errors import InputError
+from lorat_plugin.evaluation.registry import open_benchmark
+from lorat_plugin.images import read_image
+from lorat_plugin.network import Prediction
+from lorat_plugin.speed.data import write_clips
+from lorat_plugin.speed.model import Way, find_ways
+from lorat_plugin.speed.rounds import (
+    STAGE,
+    Comparison,
+    Report,
+    Trial,
+    clock_for,
+    compare,
+    compute_threads,
+    interleave,
+    synchronize,
+)
+from lorat_plugin.variants import get_variant
+from lorat_plugin.video.source import Frame, FrameSource, open_source
+
+STAGES = ("wait", "crop", "model", "post")
+Images = Callable[[], Iterator[np.ndarray]]  # a clip's frames from the first on, (H, W, 3) uint8 RGB, at each call
+
+
+def benchmark_track(
+    model: str,
+    trial: Trial,
+    source: str | None = None,
+    *,
+    dataset: str | None = None,
+    box: Sequence[float] | None = None,
+    targets: Sequence[int] = (1,),
+    frames: int = 20,
+    decoded: bool = False,
+) -> Report:
+    """Track a clip with each engine in turn. Weights are random, so every search region is cut around a known box.
+
+    Each round runs through the clip twice: the first time as users do, the second with a clock behind each stage: wait
+    for the decoder, which works ahead in a thread; crop, copied to the device and normalised; model; post, from the
+    score map to the box.
+
+    Args:
+        model: variant's name.
+        trial: of engines.
+        source: video or folder of images, of one target in `box`; None for made-up JPEGs of 1280x720 pixels.
+        dataset: NAME:FOLDER of a benchmark instead, of which the longest sequence is taken.
+        box: x, y, w, h in pixels; None for a square in the middle of a source's frames.
+        targets: numbers of targets in a frame; several are tracked in one pass, and by as many single trackers.
+        frames: of the clip, at most.
+        decoded: take the frames from memory; on one CPU thread the process's own time counts then.
+    Raises InputError for unknown names, engines that cannot run here, and frames or boxes that are not there.
+    """
+    variant = get_variant(model)
+    ways = find_ways(trial.contestants, trial.precisions, trial.device, trial.baseline)
+    first = next(way for way in ways if way.engine == trial.baseline)
+    with compute_threads(trial.threads), _clip(source, dataset, box, frames) as (images, known):
+        clip = list(images())
+        decoding = _decoding(images)
+        boxes = place_targets(known[: len(clip)], max(targets), clip[0].shape[:2])
+        runs: dict[tuple[Way, int, bool], _Run] = {}
+        for way in ways:
+            engine, place = way.make(variant)
+            for count, joint in itertools.product(dict.fromkeys(targets), (True, False)):
+                if joint or count > 1:
+                    seen = boxes[:, :count]
+                    if decoded:
+                        runs[way, count, joint] = _Run(engine, place, lambda: iter(clip), seen, joint, clock_for(place))
+                    else:
+                        runs[way, count, joint] = _Run(engine, place, images, seen, joint)
+        named = {_name(*key): run for key, run in runs.items()}
+        taken = interleave(named, trial.rounds, on_round=trial.on_round)
+        costs = dict(zip(runs, taken.values(), strict=True))
+        found = []
+        for count in dict.fromkeys(targets):
+            together = {way: costs[way, count, True] for way in ways}
+            found += _beside_baseline({way: runs[way, count, True] for way in ways}, together, first, count)
+        found += _beside_single_trackers(costs)
+        size = "{1}x{0}".format(*clip[0].shape)
+        settings: dict[str, Any] = {"model": variant.name, "device": first.device, "frames": f"{len(clip)} of {size}"}
+        settings |= {"rounds": trial.rounds, "decoded": decoded, "decoding alone": decoding}
+        return Report("track", settings, found)
+
+
+def place_targets(known: np.ndarray, count: int, size: tuple[int, int]) -> np.ndarray:
+    """Boxes of `count` targets in each frame, (N, count, 4) float64 xyxy: the known one, and copies elsewhere.
+
+    Args:
+        known: (N, 4) float64 x, y, w, h in pixels; rows that are no box in the frame take the last one's place.
+        count: of targets.
+        size: (height, width) of the frames, pixels.
+    Raises InputError if there is no box at all.
+    """
+    own = clip_to_image(xywh_to_xyxy(known), size)
+    good = np.flatnonzero(np.isfinite(own).all(1) & ((own[:, 2:] - own[:, :2]) > 1).all(1))
+    if not len(good):
+        raise InputError("no box of the clip lies in its frame: give another with --box X,Y,W,H")
+    own = own[good[np.maximum(np.searchsorted(good, np.arange(len(own)), side="right") - 1, 0)]]
+    extent = own[:, 2:] - own[:, :2]
+    corners = np.random.default_rng(0).random((count, 1, 2)) * (np.array(size[::-1]) - extent)
+    corners[0] = own[:, :2]
+    return np.concatenate([corners, corners + extent], -1).transpose(1, 0, 2)
+
+
+class _Run:
+    """One engine with its targets; a call tracks the clip twice and gives the first time's seconds a frame."""
+
+    def __init__(
+        self,
+        engine: tracking.Engine,
+        place: torch.device,
+        images: Images,
+        boxes: np.ndarray,
+        joint: bool,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.images, self.place, self.boxes, self.clock = images, place, boxes, clock
+        self.watch = _Watch(engine, place, clock)
+        self.rounds: list[dict[str, list[float]]] = []
+        frame = next(images())
+        targets = [tracking.start(engine, place, frame, box) for box in xyxy_to_xywh(boxes[0])]
+        self.targets = [targets] if joint else [[target] for target in targets]
+        self.engine = engine
+
+    def __call__(self) -> float:
+        synchronize(self.place)
+        began = self.clock()
+        for number, frame in enumerate(self.images()):
+            self._advance(self.engine, number, frame)
+        synchronize(self.place)
+        seconds = (self.clock() - began) / (number + 1)
+        self.rounds.append(self._stages())
+        return seconds
+
+    def _advance(self, engine: tracking.Engine, number: int, frame: np.ndarray) -> None:
+        for group in self.targets:
+            tracking.step(engine, self.place, group, [frame] * len(group))
+        for target, box in zip(itertools.chain(*self.targets), self.boxes[number], strict=True):
+            target.box = box.copy()  # random weights lead astray, and a crop's cost depends on its size
+
+    def _stages(self) -> dict[str, list[float]]:
+        """Seconds of each stage in each frame."""
+        spent: dict[str, list[float]] = defaultdict(list)
+        images = self.images()
+        for number in range(len(self.boxes)):
+            self.watch.start()
+            frame = next(images)
+            self.watch.mark("wait")
+            self._advance(self.watch, number, frame)
+            self.watch.mark("post")
+            if number or len(self.boxes) == 1:  # the first frame waits for the decoder's thread to start
+                for stage in STAGES:
+                    spent[stage].append(self.watch.spent[stage])
+        next(images, None)  # the decoder's end
+        return spent
+
+
+class _Watch:
+    """An engine with a clock: what was spent since the mark before."""
+
+    def __init__(self, engine: tracking.Engine, place: torch.device, clock: Callable[[], float]) -> None:
+        self.engine, self.place, self.variant, self.clock = engine, place, engine.variant, clock
+        self.encode_template = engine.encode_template
+
+    def start(self) -> None:
+        self.spent: dict[str, float] = defaultdict(float)
+        self.last = self.clock()
+
+    def mark(self, stage: str) -> None:
+        synchronize(self.place)
+        now = self.clock()
+        self.spent[stage] += now - self.last
+        self.last = now
+
+    def predict(self, template: torch.Tensor, x: torch.Tensor) -> Prediction:
+        self.mark("crop")
+        prediction = self.engine.predict(template, x)
+        self.mark("model")
+        return prediction
+
+
+def _name(way: Way, count: int, joint: bool = True) -> str:
+    return f"{way}, " + ("1 target" if count == 1 else f"{count} targets" if joint else f"{count} single trackers")
+
+
+def _beside_baseline(runs: dict[Way, _Run], costs: dict[Way, np.ndarray], first: Way, count: int) -> list[Comparison]:
+    """End to end, the network alone and every stage of each engine, beside the first."""
+
+    def rows(own: dict[Way, np.ndarray], measure: str) -> list[Comparison]:
+        named = {_name(way, count): values for way, values in own.items()}
+        stage = measure.startswith(STAGE)
+        unit, value = ("ms", lambda s: s * 1e3) if stage else ("frames/s", lambda s: 1 / s)
+        found = compare(named, _name(first, count), measure, unit, value)
+        return [replace(row, details=_details(way, count)) for row, way in zip(found, own, strict=True)]
+
+    seconds = {
+        stage: {way: np.array([r[stage] for r in run.rounds[-len(costs[way]) :]]) for way, run in runs.items()}
+        for stage in STAGES
+    }  # (rounds, frames)
+    found = rows(costs, "end to end")
+    found += rows({way: np.median(own, 1) for way, own in seconds["model"].items()}, "model alone")
+    for stage, own in seconds.items():
+        found += rows({way: np.maximum(np.median(s, 1), 1e-7) for way, s in own.items()}, STAGE + stage)
+        for i, way in enumerate(own, len(found) - len(own)):
+            found[i].details["p95"] = float(np.quantile(own[way], 0.95) * 1e3)
+    return found
+
+
+def _beside_single_trackers(costs: dict[tuple[Way, int, bool], np.ndarray]) -> list[Comparison]:
+    """Several targets in one pass, beside as many trackers of one target with the same engine."""
+    found = []
+    for way, count, joint in costs:
+        if not joint:
+            alone, together = _name(way, count, False), _name(way, count)
+            pair = {alone: costs[way, count, False], together: costs[way, count, True]}
+            row = compare(pair, alone, "one pass beside single trackers", "frames/s", lambda s: 1 / s)[1]
+            found.append(replace(row, details=_details(way, count)))
+    return found
+
+
+def _details(way: Way, count: int) -> dict[str, Any]:
+    return {"engine": way.engine, "precision": way.precision, "targets": count}
+
+
+def _decoding(images: Images) -> dict[str, str]:
+    """What the decoder takes for a frame with nothing beside it."""
+    times = []
+    source = images()
+    while True:
+        began = time.perf_counter()
+        if next(source, None) is None:
+            break
+        times.append((time.perf_counter() - began) * 1e3)
+    return {"median": f"{np.median(times):.3g} ms", "p95": f"{np.quantile(times, 0.95):.3g} ms"}
+
+
+@contextmanager
+def _clip(
+    source: str | None, dataset: str | None, box: Sequence[float] | None, count: int
+) -> Iterator[tuple[Images, np.ndarray]]:
+    """The frames of a clip and its target's boxes, (N, 4) x, y, w, h in pixels."""
+    if source and dataset:
+        raise InputError("give a source or --dataset, not both")
+    if dataset:
+        name, _, folder = dataset.partition(":")
+        sequences = [s for s in open_benchmark(name, Path(folder) if folder else None).sequences if s.scorable]
+        if not sequences:
+            raise InputError(f"{dataset}: no sequence has a box for every frame; name another --dataset")
+        longest = max(sequences, key=len)
+        yield _opener(lambda: _read(longest.name, longest.frames[:count])), longest.boxes[:count]
+    elif source:
+        images = _opener(lambda: open_source(source, 0, count))
+        first, number = next(images()), sum(1 for _ in images())
+        side = min(first.shape[:2]) / 4
+        middle = [first.shape[1] / 2 - side / 2, first.shape[0] / 2 - side / 2, side, side]
+        yield images, np.tile(np.array(box or middle, np.float64), (number, 1))
+    else:
+        with tempfile.TemporaryDirectory() as place:
+            write_clips(Path(place), (1280, 720), clips=1, frames=count)
+            made = Path(place) / "clip0"
+            boxes = read_boxes(made / "groundtruth.txt")
+            yield _opener(lambda: open_source(made)), boxes
+
+
+def _opener(opened: Callable[[], FrameSource]) -> Images:
+    def images() -> Iterator[np.ndarray]:
+        with opened() as frames:
+            for frame in frames:
+                yield frame.image
+
+    return images
+
+
+def _read(name: str, paths: Sequence[str]) -> FrameSource:
+    return FrameSource(name, (Frame(i, path, read_image(Path(path))) for i, path in enumerate(paths)))

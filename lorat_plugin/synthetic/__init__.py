@@ -1,0 +1,1 @@
+"""Training pairs rendered from cut-outs, photos and shapes."""

@@ -1,0 +1,1 @@
+"""Training pairs made on the training device."""

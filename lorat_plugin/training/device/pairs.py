@@ -1,0 +1,254 @@
+"""Training pairs whose pixels are made on the device that trains: `pairs_on: device`.
+
+A worker process draws what `recipe.make_pair` draws, in the same order, but makes no pixels: it hands on where the two
+crops lie, which changes their colours take, and the labels. The device cuts, jitters, blurs and normalises the crops of
+a whole batch. Frames lie in a bank on the device (`bank_gb`), or their windows travel with the batch. A CUDA GPU with a
+bank draws made frames too; elsewhere workers do, and these travel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.random import Generator
+
+from lorat_plugin.crop import Crop, mean_colour
+from lorat_plugin.devices import find_device
+from lorat_plugin.synthetic.pairs import FramePair, ObjectPairs, PatchPairs
+from lorat_plugin.training.absent import WithAbsent
+from lorat_plugin.training.augment import Changes
+from lorat_plugin.training.clip_pairs import ClipPairs
+from lorat_plugin.training.config import TrainConfig
+from lorat_plugin.training.device.bank import BankedDataset, BankedFiles, BankFrame, FrameBank, Request
+from lorat_plugin.training.device.pixels import Tints, Windows, make_crops, pack
+from lorat_plugin.training.device.records import BankedMaterial, FrameRecord, RecordedPairs, Recorder
+from lorat_plugin.training.device.scenes import Scenes, render
+from lorat_plugin.training.pairs import DatasetPairs
+from lorat_plugin.training.recipe import Batch, Pair, PairDataset, choose_crops, label
+from lorat_plugin.training.sources import Mix
+from lorat_plugin.variants import Variant
+
+DRAWING = ("cuda",)  # devices that draw made frames in less time than worker processes
+NO_FILL = np.zeros(3, np.float32)
+TRAVELS, BANKED, DRAWN = 0, 1, 2  # where a frame's pixels come from
+
+
+class Banked(Protocol):
+    """What reads from a bank."""
+
+    bank: FrameBank | None
+
+    def requests(self) -> Iterator[Request]:
+        """The frames that it may ask for."""
+
+
+class PlannedCrop(NamedTuple):
+    """A crop to be cut on the device.
+
+    Fields: crop; start and width, index of the frame's first pixel and its width, pixels; fill, (3,) float32, the
+    colour outside the frame; frame, what the device draws first, or (P,) int32, the packed window that travels, or None
+    for a frame in the bank.
+    """
+
+    crop: Crop
+    start: int
+    width: int
+    fill: np.ndarray
+    frame: FrameRecord | np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedPair:
+    """One pair without pixels: template and search crop, their changes, and the labels (crops left out)."""
+
+    crops: tuple[PlannedCrop, PlannedCrop]
+    changes: Changes
+    labels: Pair
+    unreadable: tuple[str, ...] = ()
+
+
+class PlannedBatch(NamedTuple):
+    """Planned pairs stacked.
+
+    Fields: pixels (P,) int32, the windows that travel; scenes, the frames that are to be drawn, if any; for templates
+    and search crops their windows and tints, and origin (N,) int64: TRAVELS, BANKED, or from DRAWN on the frame's
+    place among the scenes; mask, box and positive as in `Batch`.
+    """
+
+    pixels: torch.Tensor
+    scenes: Scenes | None
+    windows: tuple[Windows, Windows]
+    tints: tuple[Tints, Tints]
+    origin: tuple[torch.Tensor, torch.Tensor]
+    mask: torch.Tensor
+    box: torch.Tensor
+    positive: torch.Tensor
+
+    @classmethod
+    def of(cls, pairs: Sequence[PlannedPair]) -> PlannedBatch:
+        """Stack pairs."""
+        crops = [pair.crops[which] for which in (0, 1) for pair in pairs]
+        records = [crop.frame for crop in crops if isinstance(crop.frame, FrameRecord)]
+        scenes = Scenes.of(records) if records else None
+        drawn = iter(zip(scenes.places, scenes.starts, strict=True)) if scenes else iter(())
+        parts, end = [np.zeros(0, np.int32)], 0
+        starts, origin = [], []
+        for crop in crops:
+            place, start = BANKED, 0
+            if isinstance(crop.frame, FrameRecord):
+                place, start = next(drawn)
+                place += DRAWN
+            elif crop.frame is not None:
+                place, start = TRAVELS, end
+                parts.append(crop.frame)
+                end += len(crop.frame)
+            starts.append(crop.start + start)
+            origin.append(place)
+        cuts, _, widths, fills, _ = zip(*crops, strict=True)
+        windows = []
+        for which, part in enumerate((slice(0, len(pairs)), slice(len(pairs), None))):
+            flips = [pair.changes.flips[which] for pair in pairs]
+            windows.append(Windows.of(cuts[part], starts[part], widths[part], fills[part], flips))
+        changes = [pair.changes for pair in pairs]
+        labels = [torch.stack([getattr(p.labels, name) for p in pairs]) for name in ("mask", "box", "positive")]
+        return cls(
+            torch.from_numpy(np.concatenate(parts)),
+            scenes,
+            (windows[0], windows[1]),
+            (Tints.of(changes, 0), Tints.of(changes, 1)),
+            (torch.tensor(origin[: len(pairs)]), torch.tensor(origin[len(pairs) :])),
+            *labels,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceBatch:
+    """A planned batch and the bank that its frames lie in."""
+
+    planned: PlannedBatch
+    variant: Variant
+    bank: FrameBank | None
+
+    def to(self, device: torch.device) -> Batch:
+        """Make the batch, on the device of the bank if there is one, and hand it over on `device`."""
+        plan, variant = self.planned, self.variant
+        bank = self.bank.pixels if self.bank else None
+        there = device if bank is None else bank.device
+        pixels = {TRAVELS: plan.pixels.to(there, non_blocking=True)}
+        means = torch.zeros(0, 3)
+        if bank is not None:
+            pixels[BANKED] = bank
+            if plan.scenes:
+                pixels[DRAWN], means = render(plan.scenes, bank)
+        crops = []
+        for which, size in enumerate((variant.template_size, variant.search_size)):
+            origin, tints = plan.origin[which], plan.tints[which]
+            sources = [(p, torch.nonzero(origin.clamp(max=DRAWN) == kind)[:, 0]) for kind, p in pixels.items()]
+            windows = Windows(*(t.to(there, non_blocking=True) for t in plan.windows[which]))
+            drawn = sources[-1][1] if plan.scenes else origin[:0]
+            if len(drawn):
+                places = (origin[drawn] - DRAWN).to(there)
+                windows = windows._replace(fill=windows.fill.index_copy(0, drawn.to(there), means[places]))
+            tints = tints._replace(order=tints.order.to(there), factors=tints.factors.to(there))
+            crops.append(make_crops(sources, windows, tints, size, variant.normalization))
+        return Batch(crops[0], crops[1], plan.mask, plan.box, plan.positive).to(device)
+
+
+class DevicePairs(PairDataset):
+    """Samples by index, as `PairDataset` has them, with pixels made on the device."""
+
+    def __init__(self, config: TrainConfig, variant: Variant | None = None) -> None:
+        """Open the data, and fill the bank if there is to be one.
+
+        Errors: `training_source`; InputError for frames that take more memory than `bank_gb`, or than the device has.
+        """
+        super().__init__(config, variant)
+        self.device = find_device(config.device)
+        self.bank: FrameBank | None = None
+        if config.bank_gb:
+            users: list[Banked] = []
+            self.source = _banked(self.source, users, self.device.type in DRAWING)
+            requests = (request for user in users for request in user.requests())
+            self.bank = FrameBank(requests, config.bank_gb, self.device)
+            for user in users:
+                user.bank = self.bank
+
+    def make(self, frames: FramePair, rng: Generator) -> PlannedPair | None:  # type: ignore[override]
+        """Draw all of a pair; None if no search crop showed enough of the target."""
+        crops = choose_crops(frames, self.variant, self.jitter, rng)
+        if crops is None:
+            return None
+        changes = Changes.draw(rng, self.config.flip_chance, self.config.third_chance)
+        boxes = [crops[0].to_crop(frames.template_box), crops[1].to_crop(frames.search_box)]
+        z_box, x_box = changes.boxes(boxes, [crop.size[0] for crop in crops])
+        planned = plan_crop(crops[0], frames.template_frame), plan_crop(crops[1], frames.search_frame)
+        none = torch.empty(0)
+        return PlannedPair(planned, changes, label(none, z_box, none, x_box, self.variant, frames.present))
+
+    def collate(self, pairs: list[PlannedPair]) -> PlannedBatch:  # type: ignore[override]
+        """Stack pairs."""
+        return PlannedBatch.of(pairs)
+
+    def receive(self, batch: PlannedBatch) -> DeviceBatch:  # type: ignore[override]
+        """A batch of a worker process, ready to be made."""
+        return DeviceBatch(batch, self.variant, self.bank)
+
+
+def plan_crop(crop: Crop, frame: np.ndarray | BankFrame | FrameRecord) -> PlannedCrop:
+    """How a crop is cut: from the bank, from a frame yet to be drawn, or from what travels, the fewer bytes of
+    its window and itself.
+    """
+    if isinstance(frame, BankFrame):
+        return PlannedCrop(crop, frame.start, frame.shape[1], frame.mean, None)
+    if isinstance(frame, FrameRecord):
+        return PlannedCrop(crop, 0, frame.shape[1], NO_FILL, frame)
+    fill = NO_FILL if crop.inside else mean_colour(frame)
+    left, top, right, bottom = crop.source
+    width, height = crop.size
+    if (right - left) * (bottom - top) > width * height:  # it shrinks: eight-bit rounding costs half a grey level
+        frame, crop = crop.cut(frame, fill, rounded=True), _whole(crop)
+        left, top, right, bottom = crop.source
+    window = pack(frame[top:bottom, left:right]) if right > left and bottom > top else np.zeros(1, np.int32)
+    return PlannedCrop(crop, -top * (right - left) - left, right - left, fill, window)
+
+
+def _whole(crop: Crop) -> Crop:
+    width, height = crop.size
+    everything = (0, 0, width, height)
+    return Crop(crop.size, everything, everything, crop.scale, crop.shift)
+
+
+def open_pairs(config: TrainConfig) -> PairDataset:
+    """The samples of a run, made where its settings say. Errors: `PairDataset`, `DevicePairs`."""
+    return DevicePairs(config) if config.pairs_on == "device" else PairDataset(config)
+
+
+def _banked(source: Any, users: list[Banked], drawn: bool) -> Any:
+    """The source with everything that it decodes read from a bank, made frames being drawn on the device or not.
+
+    `users` gets what needs to know the bank.
+    """
+    if isinstance(source, Mix):
+        source.sources = [
+            _banked(part, users, drawn) if share else part
+            for part, share in zip(source.sources, source.shares, strict=True)
+        ]
+    elif isinstance(source, WithAbsent):
+        source.source = _banked(source.source, users, drawn)
+    elif isinstance(source, DatasetPairs):
+        banked = [BankedDataset(dataset, (id(source), i)) for i, dataset in enumerate(source.datasets)]
+        users += banked
+        source.datasets = [*banked]
+    elif isinstance(source, ClipPairs):
+        source.read = BankedFiles(source.clips)
+        users.append(source.read)
+    elif isinstance(source, (ObjectPairs, PatchPairs)) and drawn:
+        same = [u for u in users if isinstance(u, BankedMaterial) and u.material is source.material]
+        material = same[0] if same else BankedMaterial(source.material)
+        users += [] if same else [material]
+        return RecordedPairs(source, type(source)(material, Recorder()))  # type: ignore[arg-type]
+    return source

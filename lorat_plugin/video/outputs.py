@@ -1,0 +1,284 @@
+"""Where tracking results go: box files, JSON lines, masks, an annotated video, a window.
+
+Every output is a context manager with `write(frame, results, seconds, masks)`. Files are written under a temporary
+name in their own folder and get their name at the end of the `with` block; if the block raises, nothing stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO, TYPE_CHECKING, Any, Protocol
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from lorat_plugin.errors import InputError
+from lorat_plugin.files import whole_folder
+from lorat_plugin.video.drawing import draw_results
+from lorat_plugin.video.source import Frame
+
+if TYPE_CHECKING:
+    from lorat_plugin.tracker import TrackResult
+
+Masks = Mapping[int, np.ndarray]
+NO_MASKS: Masks = MappingProxyType({})
+DEFAULT_FPS = 30.0
+WINDOW = "lorat track (q stops)"
+
+
+class Output(Protocol):
+    """Something that takes the results of one frame after the other."""
+
+    def write(self, frame: Frame, results: Mapping[int, TrackResult], seconds: float, masks: Masks = NO_MASKS) -> None:
+        """Take one frame's results: id -> result; `seconds` is the time that it took; id -> (H, W) bool, if wanted."""
+
+    def __enter__(self) -> Output: ...
+
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None: ...
+
+
+@contextlib.contextmanager
+def output_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder; if the block raises, remove again what was made, unless something is in it.
+
+    Raises InputError if it cannot be made.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made: {error.strerror}; choose another output folder") from error
+    try:
+        yield folder
+    except BaseException:
+        with contextlib.suppress(OSError):  # not empty
+            for path in missing:
+                path.rmdir()
+        raise
+
+
+class _File:
+    """A file under a temporary name, renamed at the end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")  # the suffix names a video's format
+
+    def settle(self, keep: bool) -> None:
+        """Give the finished file its name, or remove it."""
+        if keep:
+            os.replace(self.part, self.path)
+        else:
+            self.part.unlink(missing_ok=True)
+
+
+class TextFile(_File):
+    """A text file to which each frame adds the lines that `lines(frame, results, seconds)` gives."""
+
+    def __init__(self, path: Path, lines: Callable[[Frame, Mapping[int, TrackResult], float], Iterator[str]]) -> None:
+        super().__init__(path)
+        self._lines = lines
+        self._stream: IO[str] | None = None
+
+    def __enter__(self) -> TextFile:
+        try:
+            self._stream = self.part.open("w", encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be written: {error.strerror}") from error
+        return self
+
+    def write(self, frame: Frame, results: Mapping[int, TrackResult], seconds: float, masks: Masks = NO_MASKS) -> None:
+        """Add one frame's lines."""
+        assert self._stream is not None, "write inside the with block"
+        self._stream.writelines(line + "\n" for line in self._lines(frame, results, seconds))
+
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
+        assert self._stream is not None
+        try:
+            self._stream.close()
+        except OSError:  # a full disk may show only now
+            self.settle(keep=False)
+            raise
+        self.settle(keep=kind is None)
+
+
+def box_lines(object_id: int) -> Callable[[Frame, Mapping[int, TrackResult], float], Iterator[str]]:
+    """GOT-10k text of one object: a row `x,y,w,h` a frame, pixels with four decimals; the first is the given box."""
+
+    def lines(frame: Frame, results: Mapping[int, TrackResult], seconds: float) -> Iterator[str]:
+        yield ",".join(f"{value:.4f}" for value in results[object_id].box)
+
+    return lines
+
+
+def json_lines(frame: Frame, results: Mapping[int, TrackResult], seconds: float) -> Iterator[str]:
+    """One JSON object for each object in a frame; every line can be read by itself.
+
+    Keys: `frame` (0-based number in the source), `id`, `box_xywh` (pixels), `score` (0 to 1; 1 for the given box),
+    `absent` (see `tracking.step`) and `time_ms` (tracking of this frame, all its objects together).
+    """
+    for object_id, result in results.items():
+        line = {
+            "frame": frame.number,
+            "id": object_id,
+            "box_xywh": [round(float(value), 4) for value in result.box],
+            "score": round(float(result.score), 6),
+            "absent": result.absent,
+            "time_ms": round(1000 * seconds, 3),
+        }
+        yield json.dumps(line)
+
+
+class MaskFolder:
+    """A folder of one object's masks: `000012.png`, 8 bit, 255 on the object, for frame 12 of the source.
+
+    It takes the place of an earlier run's.
+    """
+
+    def __init__(self, path: Path, object_id: int) -> None:
+        self.path = path
+        self.object_id = object_id
+        self._whole = whole_folder(path)
+        self._part: Path | None = None
+
+    def __enter__(self) -> MaskFolder:
+        if self.path.exists() and self.path not in former_masks(self.path.parent):
+            raise InputError(f"{self.path}: is not of an earlier run; move it away or choose another output folder")
+        self._part = self._whole.__enter__()
+        return self
+
+    def write(self, frame: Frame, results: Mapping[int, TrackResult], seconds: float, masks: Masks = NO_MASKS) -> None:
+        """Write the object's mask in one frame."""
+        assert self._part is not None, "write inside the with block"
+        Image.fromarray(masks[self.object_id].astype(np.uint8) * 255).save(self._part / f"{frame.number:06d}.png")
+
+    def __exit__(self, kind: type[BaseException] | None, *details: Any) -> None:
+        self._whole.__exit__(kind, *details)
+
+
+def former_masks(folder: Path) -> list[Path]:
+    """Mask folders of an earlier run: beside a track.jsonl, and with nothing else in them; others are the user's."""
+    return [
+        path
+        for path in folder.glob("masks*")
+        if (folder / "track.jsonl").is_file()
+        and path.is_dir()
+        and all(re.fullmatch(r"\d{6,}\.png", inside.name) for inside in path.iterdir())
+    ]
+
+
+class AnnotatedVideo(_File):
+    """An mp4 (MPEG-4 part 2, which every OpenCV wheel writes) of the frames with boxes, ids and scores.
+
+    Frames that a live source dropped are filled with the frame after them, so that the video keeps its pace.
+    """
+
+    def __init__(self, path: Path, fps: float | None) -> None:
+        super().__init__(path)
+        self.fps = fps or DEFAULT_FPS
+        self._writer: cv2.VideoWriter | None = None
+        self._last: int | None = None
+
+    def write(self, frame: Frame, results: Mapping[int, TrackResult], seconds: float, masks: Masks = NO_MASKS) -> None:
+        """Draw and encode one frame. Raises InputError if this OpenCV cannot write videos."""
+        picture = cv2.cvtColor(draw_results(frame.image, results, masks), cv2.COLOR_RGB2BGR)
+        if self._writer is None:
+            size = (picture.shape[1], picture.shape[0])
+            self._writer = cv2.VideoWriter(str(self.part), cv2.VideoWriter.fourcc(*"mp4v"), self.fps, size)
+            if not self._writer.isOpened():
+                raise InputError(
+                    f"{self.path}: this OpenCV cannot write mp4 of {size[0]}x{size[1]}; leave out the video"
+                )
+        for _ in range(1 if self._last is None else frame.number - self._last):
+            self._writer.write(picture)
+        self._last = frame.number
+
+    def __enter__(self) -> AnnotatedVideo:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
+        if self._writer is None:
+            return
+        self._writer.release()
+        readable = kind is None and self._is_readable()  # the writer reports no error, a full disk for one
+        self.settle(keep=readable)
+        if kind is None and not readable:
+            raise OSError(f"{self.path}: the video could not be written; is the disk full?")
+
+    def _is_readable(self) -> bool:
+        capture = cv2.VideoCapture(str(self.part))
+        try:
+            return bool(capture.read()[0])
+        finally:
+            capture.release()
+
+
+class Window:
+    """A window that shows each frame with its boxes; the key q, Escape or closing it calls `stop`.
+
+    Call `require_display` before: without a display OpenCV may end the process.
+    """
+
+    def __init__(self, stop: Callable[[], None]) -> None:
+        self.stop = stop
+        self._shown = False
+
+    def __enter__(self) -> Window:
+        return self
+
+    def write(self, frame: Frame, results: Mapping[int, TrackResult], seconds: float, masks: Masks = NO_MASKS) -> None:
+        """Show one frame."""
+        closed = self._shown and cv2.getWindowProperty(WINDOW, cv2.WND_PROP_VISIBLE) < 1
+        if closed:
+            return self.stop()
+        if not self._shown:
+            cv2.namedWindow(WINDOW, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+        cv2.imshow(WINDOW, cv2.cvtColor(draw_results(frame.image, results, masks), cv2.COLOR_RGB2BGR))
+        self._shown = True
+        if cv2.waitKey(1) & 0xFF in (ord("q"), 27):
+            self.stop()
+
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
+        if self._shown:
+            cv2.destroyAllWindows()
+
+
+def require_display() -> None:
+    """Raise InputError unless OpenCV can open a window here.
+
+    Tried in a process of its own, because OpenCV's Qt ends the process where there is no display.
+    """
+    code = "import cv2; cv2.namedWindow('lorat'); cv2.destroyAllWindows()"
+    if subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode:
+        raise InputError(
+            "no window can be opened: there is no display, or this OpenCV is a headless build;"
+            " give --box and use --save instead of --select and --show, or install opencv-python without -headless"
+        )
+
+
+def select_boxes(image: np.ndarray) -> list[tuple[float, float, float, float]]:
+    """Let the user draw boxes with the mouse: Space or Enter takes a box, Escape ends.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+
+    Returns boxes x, y, w, h in frame pixels. Raises InputError if none was drawn. Call `require_display` before.
+    """
+    zoom = min(1.0, 1280 / max(image.shape[:2]))  # so that a 4K frame fits the screen
+    small = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)
+    title = "draw a box and press Enter; Escape when done"
+    drawn = cv2.selectROIs(title, cv2.cvtColor(small, cv2.COLOR_RGB2BGR), showCrosshair=False)
+    cv2.destroyAllWindows()
+    boxes = [tuple(float(value) / zoom for value in box) for box in drawn if box[2] > 0 and box[3] > 0]
+    if not boxes:
+        raise InputError("no box was drawn; draw one with the mouse and press Enter, or give --box")
+    return boxes
