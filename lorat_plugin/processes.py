@@ -1,8 +1,10 @@
-"""Forked processes: torch's threads do not survive a fork, after which work for several threads never ends."""
+"""What a process may do: no tracking after a fork, which threads of torch do not survive; no proxies for its page."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import torch
 
@@ -33,3 +35,20 @@ def check_process(device: torch.device, process: int) -> None:
             f"this process was forked from process {_first}, which has tracked, and torch hangs with several threads"
             " after that: call torch.set_num_threads(1) in this one first, or start it by 'spawn'"
         )
+
+
+@contextlib.contextmanager
+def no_proxies() -> Iterator[None]:
+    """Disable the proxies of the environment inside the block, for this process alone.
+
+    gradio prepares its HTTP client when it is imported, and requests the page's own address when it is launched.
+    """
+    before = {name: os.environ.get(name) for name in ("no_proxy", "NO_PROXY")}
+    os.environ.update(dict.fromkeys(before, "*"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)  # Windows knows one of both names
+            if value is not None:
+                os.environ[name] = value

@@ -39,7 +39,6 @@ REACHES = {  # imports that are not below yet; this list may only become shorter
     "checkpoints/hub.py -> evaluation",
     "evaluation/baselines.py -> harness",
     "evaluation/compare.py -> harness",
-    "interchange/formats.py -> video",
     "network.py -> checkpoints",
 }
 

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import gradio as gr
 import pandas as pd
 
-from lorat_plugin.apps.proxies import no_proxies
 from lorat_plugin.apps.session import GOT10K, JSON_LINES, OTHERS, VIDEO, Session
 from lorat_plugin.engines import list_engines
 from lorat_plugin.errors import InputError
+from lorat_plugin.processes import no_proxies
 from lorat_plugin.tracker import MultiObjectTracker
 from lorat_plugin.variants import list_variants
 from lorat_plugin.video.demo_clips import CLIPS

@@ -22,10 +22,10 @@ import numpy as np
 
 from lorat_plugin.errors import InputError
 from lorat_plugin.images import read_image
-from lorat_plugin.interchange import FORMATS, TrackFiles
+from lorat_plugin.interchange import FORMATS
 from lorat_plugin.tracking import Target, TrackResult, check_box, start, step
 from lorat_plugin.video.drawing import draw_results, object_colour
-from lorat_plugin.video.outputs import AnnotatedVideo, Output, TextFile, box_lines, json_lines
+from lorat_plugin.video.outputs import AnnotatedVideo, Output, TextFile, TrackFiles, box_lines, json_lines
 from lorat_plugin.video.source import Frame, open_source
 
 if TYPE_CHECKING:

@@ -97,9 +97,10 @@ def _hand_boxes(source: Path, labels: Path, start: int, end: int | None) -> tupl
 
     Boxes beyond `end` may be there: they are not looked at.
     """
-    from lorat_plugin.interchange import TrackFiles, read_tracks
+    from lorat_plugin.interchange import read_tracks
     from lorat_plugin.interchange.tracks import UNBOUNDED
     from lorat_plugin.tracking import check_box
+    from lorat_plugin.video.outputs import TrackFiles
     from lorat_plugin.video.source import list_images, open_source
 
     with open_source(source, 0, end) as frames:

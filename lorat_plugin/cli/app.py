@@ -43,7 +43,7 @@ def app_command(
     folder, which Ctrl-C removes. Needs the extra `app`.
     """
     quiet_opencv()
-    from lorat_plugin.apps.proxies import no_proxies
+    from lorat_plugin.processes import no_proxies
 
     with no_proxies():
         from lorat_plugin.apps.page import SIGN_SECONDS, Options, served

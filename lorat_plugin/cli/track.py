@@ -253,8 +253,15 @@ def _outputs(
     masks: bool,
 ) -> tuple[list[Path], list[Output]]:
     """The files that will be written, and the outputs in the order in which they are to be opened."""
-    from lorat_plugin.interchange import TrackFiles
-    from lorat_plugin.video.outputs import AnnotatedVideo, MaskFolder, TextFile, Window, box_lines, json_lines
+    from lorat_plugin.video.outputs import (
+        AnnotatedVideo,
+        MaskFolder,
+        TextFile,
+        TrackFiles,
+        Window,
+        box_lines,
+        json_lines,
+    )
 
     names = {number: "boxes.txt" if len(ids) == 1 else f"boxes_{number}.txt" for number in ids}
     outputs: list[Output] = [TextFile(folder / name, box_lines(number)) for number, name in names.items()]

@@ -1,16 +1,13 @@
-"""The table of formats, and files that are written while a video is tracked."""
+"""The table of formats, and reading and writing by it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import read_plain_text, whole_file, whole_folder
-from lorat_plugin.images import IMAGE_NAME
 from lorat_plugin.interchange.coco import read_coco, write_coco
 from lorat_plugin.interchange.cvat import read_cvat, write_cvat
 from lorat_plugin.interchange.label_studio import read_label_studio, write_label_studio
@@ -21,13 +18,8 @@ from lorat_plugin.interchange.text import (
     write_got10k,
     write_mot,
 )
-from lorat_plugin.interchange.tracks import Row, Tracks, VideoInfo, read_json
+from lorat_plugin.interchange.tracks import Tracks, VideoInfo, read_json
 from lorat_plugin.interchange.yolo import is_yolo, read_yolo, write_yolo
-from lorat_plugin.video.outputs import DEFAULT_FPS, NO_MASKS, Masks
-from lorat_plugin.video.source import Frame
-
-if TYPE_CHECKING:
-    from lorat_plugin.tracking import TrackResult
 
 
 class Format(NamedTuple):
@@ -112,40 +104,3 @@ def check_format(name: str) -> Format:
     if name not in FORMATS:
         raise InputError(f"format '{name}' is unknown; there are {', '.join(FORMATS)}")
     return FORMATS[name]
-
-
-class TrackFiles:
-    """An output that keeps all results and writes them at the end, or none if it fails."""
-
-    def __init__(self, paths: Mapping[str, Path], name: str, fps: float | None) -> None:
-        """Write to `paths`, format -> path, the tracks of a video of this name and rate (None: 30 frames/s)."""
-        self.paths, self.name, self.fps = paths, name, fps or DEFAULT_FPS
-        self._rows: list[Row] = []
-        self._seen: list[tuple[int, str]] = []
-        self._size = (0, 0)
-
-    def write(self, frame: Frame, results: Mapping[int, TrackResult], seconds: float, masks: Masks = NO_MASKS) -> None:
-        """Take one frame's results; absent objects, and boxes without area, get no row."""
-        self._size = frame.image.shape[:2]
-        self._seen.append((frame.number, Path(frame.origin).name))
-        for number, result in results.items():
-            if not result.absent and np.isfinite(result.box).all() and min(result.box[2:]) > 0:
-                x, y, w, h = (round(float(value), 4) for value in result.box)
-                self._rows.append(Row(frame.number, number, (x, y, w, h), round(float(result.score), 6)))
-
-    def tracks(self) -> Tracks:
-        """What has been taken so far; at least one frame."""
-        (first, name), (last, _) = self._seen[0], self._seen[-1]
-        names = tuple(name for _, name in self._seen)
-        own_files = IMAGE_NAME.fullmatch(name) and len({*names}) == len(names)  # all frames of a video have its name
-        height, width = self._size
-        video = VideoInfo(self.name, width, height, range(first, last + 1), self.fps, names if own_files else ())
-        return Tracks(video, tuple(self._rows))
-
-    def __enter__(self) -> TrackFiles:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
-        if kind is None:
-            for format, path in self.paths.items():
-                write_tracks(self.tracks(), path, format)

@@ -10,8 +10,11 @@ import cv2
 import numpy as np
 
 from lorat_plugin.boxes import xywh_to_xyxy
+from lorat_plugin.interchange.tracks import LABEL
 
 if TYPE_CHECKING:
+    import supervision
+
     from lorat_plugin.tracker import TrackResult
 
 MIN_SIDE = 360  # pixels; smaller frames are enlarged so that a label can be read
@@ -46,6 +49,36 @@ def outline_boxes(
         cv2.rectangle(image, corner, opposite, colour, line, cv2.LINE_AA)
 
 
+def to_detections(
+    results: Mapping[int, TrackResult],
+    labels: Mapping[int, str] | None = None,
+    masks: Mapping[int, np.ndarray] | None = None,
+) -> supervision.Detections:
+    """One frame's results as `supervision.Detections`, for its annotators and tools; absent objects are left out.
+
+    Args:
+        results: id -> result, as `MultiObjectTracker.update` returns it; of `LoRATTracker`, `{0: result}`.
+        labels: id -> what the object is; "object" for those left out.
+        masks: id -> (H, W) bool, for all objects or none.
+    Returns detections with xyxy in pixels, confidence, tracker_id, class_id (the label's index among the labels) and
+    class_name.
+    """
+    import supervision
+
+    seen = {number: result for number, result in results.items() if not result.absent}
+    names = [(labels or {}).get(number, LABEL) for number in seen]
+    classes = list(dict.fromkeys((labels or {}).values())) or [LABEL]
+    classes += [LABEL] if LABEL not in classes else []
+    return supervision.Detections(
+        xyxy=xywh_to_xyxy(np.array([result.box for result in seen.values()], np.float64).reshape(-1, 4)),
+        mask=np.stack([masks[number] for number in seen]) if masks and seen else None,
+        confidence=np.array([result.score for result in seen.values()], np.float64),
+        class_id=np.array([classes.index(name) for name in names], np.int64),
+        tracker_id=np.array(list(seen), np.int64),
+        data={"class_name": np.array(names, str)},
+    )
+
+
 def draw_results(
     image: np.ndarray, results: Mapping[int, TrackResult], masks: Mapping[int, np.ndarray] | None = None
 ) -> np.ndarray:
@@ -59,8 +92,6 @@ def draw_results(
     Returns a (k H, k W, 3) uint8 RGB picture, k >= 1 an integer: frames with a side below 360 pixels are enlarged.
     """
     import supervision
-
-    from lorat_plugin.interchange import to_detections
 
     zoom = max(1, -(-MIN_SIDE // min(image.shape[:2])))
     if max(image.shape[:2]) * zoom > 4096:  # thin strips stay within what video encoders take

@@ -1,4 +1,4 @@
-"""Where tracking results go: box files, JSON lines, masks, an annotated video, a window.
+"""Where tracking results go: box files, JSON lines, formats of other tools, masks, an annotated video, a window.
 
 Every output is a context manager with `write(frame, results, seconds, masks)`. Files are written under a temporary
 name in their own folder and get their name at the end of the `with` block; if the block raises, nothing stays.
@@ -23,6 +23,8 @@ from PIL import Image
 
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import whole_folder
+from lorat_plugin.images import IMAGE_NAME
+from lorat_plugin.interchange import Row, Tracks, VideoInfo, write_tracks
 from lorat_plugin.video.drawing import draw_results
 from lorat_plugin.video.source import Frame
 
@@ -136,6 +138,43 @@ def json_lines(frame: Frame, results: Mapping[int, TrackResult], seconds: float)
             "time_ms": round(1000 * seconds, 3),
         }
         yield json.dumps(line)
+
+
+class TrackFiles:
+    """An output that keeps all results and writes them at the end, or none if it fails."""
+
+    def __init__(self, paths: Mapping[str, Path], name: str, fps: float | None) -> None:
+        """Write to `paths`, format -> path, the tracks of a video of this name and rate (None: 30 frames/s)."""
+        self.paths, self.name, self.fps = paths, name, fps or DEFAULT_FPS
+        self._rows: list[Row] = []
+        self._seen: list[tuple[int, str]] = []
+        self._size = (0, 0)
+
+    def write(self, frame: Frame, results: Mapping[int, TrackResult], seconds: float, masks: Masks = NO_MASKS) -> None:
+        """Take one frame's results; absent objects, and boxes without area, get no row."""
+        self._size = frame.image.shape[:2]
+        self._seen.append((frame.number, Path(frame.origin).name))
+        for number, result in results.items():
+            if not result.absent and np.isfinite(result.box).all() and min(result.box[2:]) > 0:
+                x, y, w, h = (round(float(value), 4) for value in result.box)
+                self._rows.append(Row(frame.number, number, (x, y, w, h), round(float(result.score), 6)))
+
+    def tracks(self) -> Tracks:
+        """What has been taken so far; at least one frame."""
+        (first, name), (last, _) = self._seen[0], self._seen[-1]
+        names = tuple(name for _, name in self._seen)
+        own_files = IMAGE_NAME.fullmatch(name) and len({*names}) == len(names)  # all frames of a video have its name
+        height, width = self._size
+        video = VideoInfo(self.name, width, height, range(first, last + 1), self.fps, names if own_files else ())
+        return Tracks(video, tuple(self._rows))
+
+    def __enter__(self) -> TrackFiles:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
+        if kind is None:
+            for format, path in self.paths.items():
+                write_tracks(self.tracks(), path, format)
 
 
 class MaskFolder:

@@ -304,7 +304,7 @@ def test_the_page_starts_and_answers_where_a_proxy_that_refuses_it_is_set(proxy:
     """The proxy is a closed port; the variables stay set for what the process requests later."""
     name, _, scheme = proxy.partition("=")
     code = (
-        "import os\nfrom lorat_plugin.apps.proxies import no_proxies\nwith no_proxies():\n"
+        "import os\nfrom lorat_plugin.processes import no_proxies\nwith no_proxies():\n"
         "    from lorat_plugin.apps.page import Options, served\n"
         "with served(Options(device='cpu')) as page:\n    import urllib.request\n"
         "    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))\n"

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorat_plugin.errors import InputError
-from lorat_plugin.interchange import FORMATS, Row, TrackFiles, Tracks, VideoInfo, read_tracks, write_tracks
+from lorat_plugin.interchange import FORMATS, Row, Tracks, VideoInfo, read_tracks, write_tracks
 from lorat_plugin.interchange.formats import track_paths
 from lorat_plugin.tracking import TrackResult
+from lorat_plugin.video.outputs import TrackFiles
 from lorat_plugin.video.source import Frame
 
 VIDEO = VideoInfo("walk", 120, 90, range(8), 25.0)

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from lorat_plugin.errors import InputError
-from lorat_plugin.interchange import TrackFiles
 from lorat_plugin.tracker import TrackResult
 from lorat_plugin.video import outputs
 from lorat_plugin.video.drawing import draw_results, object_colour
@@ -21,6 +20,7 @@ from lorat_plugin.video.outputs import (
     AnnotatedVideo,
     MaskFolder,
     TextFile,
+    TrackFiles,
     Window,
     box_lines,
     json_lines,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import supervision
 
-from lorat_plugin.interchange import to_detections
 from lorat_plugin.tracking import TrackResult
+from lorat_plugin.video.drawing import to_detections
 
 RESULTS = {
     4: TrackResult(np.array([30.0, 20.0, 16.0, 10.0]), 0.75),
