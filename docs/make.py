@@ -159,10 +159,11 @@ Made by `python docs/make.py` from `docs/benchmarks/*.json`, which the commands 
 ## Eight public clips
 
 `lorat compare --dataset clips:FOLDER --trackers LoRAT,MIL,NanoTrack,VitTrack,static --json` on the clips of
-[the bundled weights' page](../weights/README.md#scores), protocol `{clips["protocol"]}`, OpenCV 5. LoRAT is
+[the bundled weights' page](../../weights/README.md#scores), protocol `{clips["protocol"]}`, OpenCV 5. LoRAT is
 `lorat_tiny` with the weights of 2026-11-24; each tracker runs once from the first box. Speeds are left out: the machine
 was busy. Eight clips are few, as the intervals say, and states along the way were scored on them: on clips kept back
-NanoTrack and VitTrack are ahead ([all three sets](../weights/README.md#scores)). The table on the weights' page differs
+NanoTrack and VitTrack are ahead ([all three sets](../../weights/README.md#scores)). The table on the weights' page
+differs
 in the third decimal: it leaves the first frame out, and OpenCV's trackers gave slightly other boxes on that machine.
 
 {_table(["tracker", *measures], scores)}
@@ -200,7 +201,7 @@ def main() -> None:
     draw_tracked("davis_bmx-trees", tracker, IMAGES / "tracked.jpg", (1, 40, 79))
     draw_frame_path("davis_bmx-trees", tracker, IMAGES / "frame.jpg")
     draw_network(IMAGES / "network.png")
-    (DOCS / "benchmarks.md").write_text(benchmark_page(), encoding="utf-8")
+    (DOCS / "figures" / "benchmarks.md").write_text(benchmark_page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -114,17 +114,17 @@ def test_data_program_makes_a_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     write_got10k(tmp_path / "datasets" / "got10k")
     write_coco(tmp_path / "datasets" / "coco")
     (tmp_path / "got10k_vot_train_split.txt").write_text("0\n2\n")
-    names = run_program("data.md")
+    names = run_program("howto/data.md")
     assert len(names["got10k"]) == 2 and names["template"].shape == names["search"].shape == (90, 120, 3)
 
 
 def test_tables_of_evaluation_name_what_there_is() -> None:
-    table = [(re.findall(r"`(\w+)`", f"`{row[0]}`"), row[2]) for row in rows("evaluation.md", "## Benchmarks")]
+    table = [(re.findall(r"`(\w+)`", f"`{row[0]}`"), row[2]) for row in rows("howto/evaluation.md", "## Benchmarks")]
     assert [name for names, _ in table for name in names] == list(BENCHMARKS)
     for names, subsets in table:
         found = re.findall(r"\w+", subsets)
         assert found == [subset for subset in BENCHMARKS[names[0]].subsets if subset], names
-    assert {name: rule for name, rule in rows("evaluation.md", "## Protocols")} == PROTOCOLS
+    assert {name: rule for name, rule in rows("howto/evaluation.md", "## Protocols")} == PROTOCOLS
 
 
 @pytest.mark.toolkit
@@ -132,14 +132,14 @@ def test_evaluation_program_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     for name in ("one", "two"):
         write_clip(tmp_path / "my_clips" / name)
-    names = run_program("evaluation.md")
+    names = run_program("howto/evaluation.md")
     assert 0 < names["score"].overall.auc <= 1 and names["performance"]["LoRAT"]["overall"]["speed_fps"] == -1
 
 
 @pytest.mark.slow
 def test_training_program_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run_program("training.md")["weights"].is_file()
+    assert run_program("howto/training.md")["weights"].is_file()
 
 
 def run_program(document: str) -> dict[str, Any]:
@@ -155,8 +155,8 @@ def test_the_settings_table_is_complete() -> None:
     for field in fields(TrainConfig):
         default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
         wanted.append([field.name, options.get(field.name, ""), str(default)])
-    assert [row[:3] for row in rows("training.md", "## Settings")] == wanted
+    assert [row[:3] for row in rows("howto/training.md", "## Settings")] == wanted
 
 
 def test_the_table_of_modes_is_complete() -> None:
-    assert tuple(row[0] for row in rows("training.md", "## Modes and adapters")) == MODES
+    assert tuple(row[0] for row in rows("howto/training.md", "## Modes and adapters")) == MODES

@@ -10,13 +10,22 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lorat_plugin.evaluation.clips import write_sequences
 from tests.helpers.sequences import square_sequence, write_clip, write_video
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-RUN_ELSEWHERE = {"data.md", "evaluation.md", "training.md"}  # in test_docs, which looks at what comes out
+# programs that test_docs runs, which looks at their results
+RUN_ELSEWHERE = {"howto/data.md", "howto/evaluation.md", "howto/training.md"}
+FOLDERS = {
+    "Tutorials": "tutorials",
+    "How-to": "howto",
+    "Explanation": "explanation",
+    "Figures": "figures",
+    "Reference": "reference",
+}
 BLOCK = re.compile(r"^ *```(python|bash)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 FEW_STEPS = "--steps 2 --workers 0 --set batch_size=2 --set validate_every=2 --set validation_pairs=2"
 NOT_HERE = re.compile(r"--select|^pip |^lorat vot init vot2022")  # need a display, or a network
@@ -30,7 +39,7 @@ PROGRAMS = [
     pytest.param(path, id=path.relative_to(DOCS).as_posix())
     for path in sorted(DOCS.rglob("*.md"))
     if "tutorials" not in path.parts
-    and path.name not in RUN_ELSEWHERE
+    and path.relative_to(DOCS).as_posix() not in RUN_ELSEWHERE
     and any(kind == "python" for kind, _ in blocks(path))
 ]
 TUTORIALS = [pytest.param(path, id=path.stem) for path in sorted((DOCS / "tutorials").glob("*.md"))]
@@ -74,12 +83,13 @@ def test_tutorials_can_be_done(path: Path, workplace: Path) -> None:
         for line in text.strip().splitlines():
             line = line.split(" #")[0].strip().replace("--steps 300", FEW_STEPS)
             if not NOT_HERE.search(line):
-                assert line.startswith("lorat "), line
-                start([sys.executable, "-m", "lorat_plugin", *shlex.split(line)[1:]])
+                program, *arguments = shlex.split(line)
+                assert program in ("lorat", "vot"), line
+                start([str(Path(sys.executable).with_name(program)), *arguments])
 
 
 def test_the_metrics_page_says_what_its_program_prints(workplace: Path) -> None:
-    page = DOCS / "metrics.md"
+    page = DOCS / "explanation/metrics.md"
     said = start([sys.executable, "-c", next(text for kind, text in blocks(page) if kind == "python")])
     table = re.findall(r"^\| `(\w+)` \| ([\d.]+) \| ([\d.]+) \|", page.read_text(encoding="utf-8"), re.MULTILINE)
     assert table == re.findall(r"^(\w+) +AUC ([\d.]+)  precision ([\d.]+)$", said, re.MULTILINE)
@@ -89,7 +99,19 @@ def test_the_page_of_benchmarks_is_what_its_figures_say(monkeypatch: pytest.Monk
     monkeypatch.syspath_prepend(str(DOCS))
     import make
 
-    assert make.benchmark_page() == (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+    assert make.benchmark_page() == (DOCS / "figures/benchmarks.md").read_text(encoding="utf-8")
+
+
+def test_the_folders_are_those_of_the_menu() -> None:
+    menu = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    sections = {title: pages for entry in menu for title, pages in entry.items() if isinstance(pages, list)}
+    for title, folder in FOLDERS.items():
+        listed = {page for entry in sections[title] for page in entry.values()} - {"reference/cli.md"}
+        written = {path.relative_to(DOCS).as_posix() for path in (DOCS / folder).rglob("*.md")}
+        assert {page for page in listed if not page.startswith("tree/")} == written, title
+    names = [path.name for path in DOCS.rglob("*.md")]
+    assert len(set(names)) == len(names)
+    assert {path.name for path in DOCS.iterdir() if path.is_dir()} <= {*FOLDERS.values(), "images", "benchmarks"}
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Clips whose target leaves the frame, or vanishes, and comes back elsewhere; how trackers do on them.
 
-`python -m tests.helpers.leaving_clips CUTOUTS PHOTOS` prints the table of docs/absence.md; without folders: made up.
+`python -m tests.helpers.leaving_clips CUTOUTS PHOTOS` prints the table of docs/howto/absence.md; without
+folders: made up.
 """
 
 from __future__ import annotations
