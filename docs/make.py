@@ -1,7 +1,8 @@
 """Makes the documents' pictures and the page of benchmarks: `python docs/make.py`, in the source tree.
 
-The pictures show `lorat_tiny` on the clips of `lorat demo`; the page has the figures of
-docs/benchmarks/*.json, which `lorat compare --json` and `lorat benchmark model --json` wrote.
+The pictures show `lorat_tiny` on the clips of `lorat demo`. The page has the figures of docs/benchmarks/*.json:
+clips.json from `lorat compare --json`, engines.json from `lorat benchmark model --json`, and gpu.json, if it exists,
+from `tools/on_gpu.sh`.
 """
 
 from __future__ import annotations
@@ -154,17 +155,17 @@ def benchmark_page() -> str:
     ]
     return f"""# Benchmarks
 
-Made by `python docs/make.py` from `docs/benchmarks/*.json`, which the commands below wrote; do not edit it.
+Written by `python docs/make.py` from `docs/benchmarks/*.json`, the output of the commands below; do not edit it.
 
 ## Eight public clips
 
 `lorat compare --dataset clips:FOLDER --trackers LoRAT,MIL,NanoTrack,VitTrack,static --json` on the clips of
 [the bundled weights' page](../../weights/README.md#scores), protocol `{clips["protocol"]}`, OpenCV 5. LoRAT is
-`lorat_tiny` with the weights of 2026-11-24; each tracker runs once from the first box. Speeds are left out: the machine
-was busy. Eight clips are few, as the intervals say, and states along the way were scored on them: on clips kept back
-NanoTrack and VitTrack are ahead ([all three sets](../../weights/README.md#scores)). The table on the weights' page
-differs
-in the third decimal: it leaves the first frame out, and OpenCV's trackers gave slightly other boxes on that machine.
+`lorat_tiny` with the weights of 2026-11-24; each tracker runs once from the first box. Speeds are left out because the
+machine was busy. Eight clips are few, as the intervals show, and intermediate weights were scored on them: on clips
+kept back NanoTrack and VitTrack are ahead ([all three sets](../../weights/README.md#scores)). The table on the weights'
+page differs in the third decimal: it leaves the first frame out, and OpenCV's trackers gave slightly different boxes on
+that machine.
 
 {_table(["tracker", *measures], scores)}
 The difference of LoRAT's AUC to each, with a 95 % interval from a paired bootstrap over clips:
@@ -181,7 +182,40 @@ engine beside `eager` in the same rounds. Above 1 is faster; the spread is betwe
 
 {_table(["engine", "precision", "ratio to eager", "quartiles"], speed)}
 What is measured, and end to end: [Speed](speed.md).
-"""
+
+## On a GPU
+
+{gpu_section(DOCS / "benchmarks" / "gpu.json")}"""
+
+
+def gpu_section(path: Path) -> str:
+    """Figures of the file that `tools/on_gpu.sh` writes, or the sentence that there are none."""
+    if not path.exists():
+        return (
+            "No GPU figures exist: nothing here has run on a GPU yet. `tools/on_gpu.sh OUT` tests and measures one;\n"
+            "its `OUT/gpu.json`, copied to `docs/benchmarks/gpu.json`, fills this section.\n"
+        )
+    parts = json.loads(path.read_text(encoding="utf-8"))
+    ratios, rates = [], []
+    for name, part in parts.items():
+        result = part["result"]
+        if isinstance(result, dict):  # of `lorat benchmark --json`
+            for row in result["comparisons"]:
+                value = f"{row['value']:.4g} {row['unit']}"
+                spread = f"{row['low']:.2f} to {row['high']:.2f}"
+                ratios.append([f"{name}: {row['name']}", row["measure"], value, f"{row['ratio']:.2f}", spread])
+        elif isinstance(result, list):  # the log of `lorat train`
+            speeds = [row["pairs_per_second"] for row in result if "pairs_per_second" in row]
+            rates.append([name, f"{np.median(speeds):.4g}"])
+    tests = parts["tests"]["result"].strip().splitlines()[-1].strip(" =")
+    failed = [name for name, part in parts.items() if part["exit"] not in (0, 124)]  # 124: the end of its time
+    return f"""`tools/on_gpu.sh OUT` on one GPU. Tests: {tests}. Parts that failed: {", ".join(failed) or "none"}.
+
+{_table(["contestant", "measure", "value", "ratio", "quartiles"], ratios)}
+Ratios are to the row with ratio 1 of the same part and measure; above 1 is better. Pairs per second of whole training
+runs, median over the log:
+
+{_table(["run", "pairs/s"], rates)}"""
 
 
 def _table(heading: list[str], rows: list[list[str]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -100,6 +101,24 @@ def test_the_page_of_benchmarks_is_what_its_figures_say(monkeypatch: pytest.Monk
     import make
 
     assert make.benchmark_page() == (DOCS / "figures/benchmarks.md").read_text(encoding="utf-8")
+
+
+def test_the_page_of_benchmarks_shows_what_a_gpu_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(DOCS))
+    import make
+
+    assert "nothing here has run on a GPU yet" in make.gpu_section(tmp_path / "gpu.json")
+    parts = {
+        "tests": {"exit": 0, "result": "....\n==== 4 passed in 2.00s ====\n"},
+        "networks": {"exit": 0, "result": json.loads((DOCS / "benchmarks/engines.json").read_text())},
+        "data_bank": {"exit": 0, "result": [{"step": n, "pairs_per_second": 10.0 * n} for n in (1, 2, 3)]},
+        "training": {"exit": 1, "result": "an error"},
+    }
+    (tmp_path / "gpu.json").write_text(json.dumps(parts))
+    section = make.gpu_section(tmp_path / "gpu.json")
+    assert "Tests: 4 passed in 2.00s. Parts that failed: training." in section
+    assert "| networks: lorat_tiny x1 fused fp32 | network alone | 30.34 frames/s | 1.20 | 1.15 to 1.27 |" in section
+    assert "| data_bank | 20 |" in section
 
 
 def test_the_folders_are_those_of_the_menu() -> None:
