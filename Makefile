@@ -1,11 +1,12 @@
-# Two commands do all: `make demo` and `make test`. Each makes .venv and installs when needed.
+# `make demo` and `make test` are enough to begin. Each target makes .venv and installs when needed, but `ci`, which uses
+# an environment of its own.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 TWO = --numprocesses 2 --dist loadfile
 READY = $(VENV)/.installed
 
-.PHONY: demo test test-all check docs install clean
+.PHONY: demo test test-all check docs ci install clean
 
 demo: $(READY)
 	$(BIN)/lorat demo
@@ -21,6 +22,9 @@ check: $(READY)
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict
+
+ci:
+	.ci/run
 
 install: $(READY)
 

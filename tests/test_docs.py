@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from dataclasses import fields
@@ -18,6 +19,7 @@ from lorat_plugin.training.config import TrainConfig, load_config, recipe_names
 from lorat_plugin.training.methods import MODES
 from tests.helpers.datasets import write_coco, write_got10k
 from tests.helpers.sequences import write_clip
+from tests.test_architecture import FILES, LAYERS, PACKAGE
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = {"README.md": (ROOT / "README.md").read_text(encoding="utf-8")} | {
@@ -160,3 +162,49 @@ def test_the_settings_table_is_complete() -> None:
 
 def test_the_table_of_modes_is_complete() -> None:
     assert tuple(row[0] for row in rows("howto/training.md", "## Modes and adapters")) == MODES
+
+
+def defines(node: ast.stmt, name: str) -> bool:
+    """A function, class, constant or field of that name."""
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", node)]
+    return name in {getattr(target, "name", getattr(target, "id", "")) for target in targets}
+
+
+def exists(name: str) -> bool:
+    """Whether `folder/file.py`, `module.name` or `module.Class.method` of the package, or a file beside it, exists."""
+    if "/" in name or name.endswith((".py", ".md")):
+        return (PACKAGE / name).exists() or (ROOT / name).exists()
+    parts = name.split(".")
+    for cut in range(1, len(parts)):
+        path = PACKAGE.joinpath(*parts[:cut]).with_suffix(".py")
+        if path.is_file():
+            body = ast.parse(path.read_text(encoding="utf-8")).body
+            for part in parts[cut:]:
+                found = [node for node in body if defines(node, part)]
+                if not found:
+                    return False
+                body = getattr(found[-1], "body", [])
+            return True
+    return False
+
+
+def test_the_page_of_the_architecture_names_what_exists() -> None:
+    names = {name for name in re.findall(r"`([^`\s]+)`", DOCUMENTS["architecture.md"]) if re.search(r"[./]", name)}
+    groups = {name for name in names if re.fullmatch(r"lorat_plugin\.\w+", name)}
+    source = "".join(path.read_text(encoding="utf-8") for path in FILES)
+    assert not [group for group in groups if f'GROUP = "{group}"' not in source]
+    missing = [name for name in names - groups if not exists(name) and "NAME" not in name]
+    assert len(names) > 50 and not missing
+    assert not exists("tracking.leap") and not exists("crop.Crop.uncut") and not exists("evaluation/dreams.py")
+
+
+def test_the_page_of_the_architecture_lists_every_folder_and_layer() -> None:
+    tree, layers = DOCUMENTS["architecture.md"].split("## The tree")[1].split("## A frame")[0].split("## Layers")
+    folders = {path.parent for path in PACKAGE.rglob("*.py")} - {PACKAGE}
+    assert not [folder for folder in folders if f"`{folder.relative_to(PACKAGE).as_posix()}/`" not in tree]
+    assert [set(re.findall(r"`(\w+)`", row)) for row in re.findall(r"^\d+\. .*$", layers, re.MULTILINE)] == LAYERS
+
+
+def test_readers_of_the_code_are_led_to_its_architecture() -> None:
+    assert "](docs/architecture.md)" in DOCUMENTS["README.md"]
+    assert "](docs/architecture.md)" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
