@@ -126,7 +126,7 @@ def test_too_little_room_is_said_before_anything_is_written(tmp_path, monkeypatc
 def test_a_disk_that_fills_up_leaves_what_is_whole_and_the_build_goes_on(tmp_path):
     root = write_got10k(tmp_path / "got10k")
     code = (
-        "import resource, signal, sys; from pathlib import Path; from lorat_plugin.data import lmdb_build as b;"
+        "import resource, signal, sys; from pathlib import Path; from lorat_plugin.datasets import lmdb_build as b;"
         "from lorat_plugin.errors import InputError; b.BATCH_BYTES = 20_000;"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, -1))\n"
         "try: b.build_lmdb('got10k', Path(sys.argv[1]), Path(sys.argv[2]))\n"

@@ -335,8 +335,8 @@ def _results(root: Path) -> Iterator[tuple[str, Reader]]:
     datasets.write_got10k_test(root / "got10k")
     tests = open_benchmark("got10k", root / "got10k", subset="test")
     entries = result_files(tests, root / "results", "LoRAT")
-    boxes = np.tile(tests.helpers.sequences[0].boxes, (len(tests.helpers.sequences[0]), 1))
-    entries.write(tests.helpers.sequences[0].name, [boxes], np.full((len(boxes), 1), 0.02))
+    boxes = np.tile(tests.sequences[0].boxes, (len(tests.sequences[0]), 1))
+    entries.write(tests.sequences[0].name, [boxes], np.full((len(boxes), 1), 0.02))
     archive = root / "archive.zip"
     write_archive(archive, "got10k", tests, entries, partial=True)
     yield "archive", Reader(archive, lambda: check_archive(archive, "got10k", tests, partial=True))
