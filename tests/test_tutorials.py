@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lorat_plugin.evaluation.clips import write_sequences
+from lorat_plugin.datasets.clips import write_sequences
 from tests.helpers.sequences import square_sequence, write_clip, write_video
 
 ROOT = Path(__file__).parents[1]

@@ -18,12 +18,11 @@ from lorat_plugin.cli.app import app_command
 from lorat_plugin.cli.benchmark import benchmark_app
 from lorat_plugin.cli.compare import compare_command
 from lorat_plugin.cli.convert import convert_command
-from lorat_plugin.cli.data import data_app
+from lorat_plugin.cli.data import data_app, lmdb_app
 from lorat_plugin.cli.demo import demo_command
 from lorat_plugin.cli.doctor import doctor_command
 from lorat_plugin.cli.evaluate import evaluate_command
 from lorat_plugin.cli.export import export_command
-from lorat_plugin.cli.lmdb import lmdb_app
 from lorat_plugin.cli.pytracking import pytracking_app
 from lorat_plugin.cli.report import report_command
 from lorat_plugin.cli.submit import submit_command

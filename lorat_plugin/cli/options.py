@@ -83,8 +83,7 @@ def chosen_benchmark(
     """The benchmark that these options name. Raises InputError as `open_benchmark`, or for an unreadable file."""
     from dataclasses import replace
 
-    from lorat_plugin.evaluation.attributes import add_attributes, read_attributes
-    from lorat_plugin.evaluation.benchmarks import as_trees_start
+    from lorat_plugin.evaluation.benchmarks import add_attributes, as_trees_start, read_attributes
     from lorat_plugin.evaluation.registry import open_benchmark
 
     name, _, folder = dataset.partition(":")

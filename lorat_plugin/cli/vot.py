@@ -154,10 +154,15 @@ def doctor_command(
     Exit code 0 if all is well, 1 if something is broken.
     """
     from lorat_plugin.apps.doctor import PROBES
-    from lorat_plugin.harness.vot_tools.run import choose_trackers, open_workspace, workspace_problems
+    from lorat_plugin.harness.vot_tools.run import (
+        choose_trackers,
+        open_workspace,
+        toolkit_imports,
+        try_tracker,
+        workspace_problems,
+    )
     from lorat_plugin.harness.vot_tools.sequences import sequence_problems
     from lorat_plugin.harness.vot_tools.stacks import toolkit_version
-    from lorat_plugin.harness.vot_tools.trial import toolkit_imports, try_tracker
 
     installed, broken = toolkit_version(), False
 

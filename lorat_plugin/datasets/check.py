@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lorat_plugin.datasets.cleaning import clean, fit_to_image
-from lorat_plugin.datasets.index import THREADS
+from lorat_plugin.datasets.index import THREADS, clean, fit_to_image
 from lorat_plugin.datasets.registry import BUILT_IN, make_reader, open_store, plain_name
 from lorat_plugin.datasets.sequences import SIZE_STEP, Entry, FolderStore, Sequence, Store, frame_sizes, read_frame
 from lorat_plugin.datasets.trackingnet import missing_parts

@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lorat_plugin.datasets.clips import link_clips
     from lorat_plugin.evaluation.baselines import BASELINES, create_baseline
-    from lorat_plugin.evaluation.clips import link_clips
     from lorat_plugin.evaluation.registry import open_benchmark
     from lorat_plugin.harness.got10k_experiments import (
         ExperimentBenchmark,

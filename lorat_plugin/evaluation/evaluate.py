@@ -1,6 +1,9 @@
 """LoRAT on a benchmark: batched, shared out among processes, and gone on with after a stop.
 
 A sequence's files appear when it is done; what is there already is not tracked again, as far as `provenance` allows.
+
+Any number of processes may share the folder of results. A process locks a file for each sequence that it tracks. The
+system releases the lock when the process ends, however it ends: a sequence whose process was killed is free again.
 """
 
 from __future__ import annotations
@@ -9,13 +12,15 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 from lorat_plugin.checkpoints.saving import weights_digest
 from lorat_plugin.engines import prepare
@@ -23,7 +28,6 @@ from lorat_plugin.engines.calibration import BUNDLED, VARIABLE, calibration_dige
 from lorat_plugin.engines.select import choose_precision
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
-from lorat_plugin.evaluation.claims import Claims, Place
 from lorat_plugin.evaluation.provenance import Reusable, settle_settings
 from lorat_plugin.evaluation.results import notes_folder, result_files, save_rows
 from lorat_plugin.evaluation.runner import Run, track_sequences
@@ -185,3 +189,65 @@ class Evaluation:
         logger.warning("%s; the other sequences go on", error)
         self.failures[sequence.name] = error
         self.claims.settle(sequence)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Number of this process among those that torchrun or `accelerate launch` started, of how many, on its machine."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+
+    @classmethod
+    def from_environment(cls) -> Place:
+        """As the launcher says; alone if there was none."""
+        return cls(*(int(os.environ.get(name, alone)) for name, alone in zip(_VARIABLES, (0, 1, 0), strict=True)))
+
+
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+
+
+class Claims:
+    """The sequences that are not done, the longest first, and which of them this process holds."""
+
+    def __init__(self, folder: Path, sequences: Sequence[EvaluationSequence], finished: Callable[[str], bool]) -> None:
+        """Share out what is not `finished` (asked by name) among all processes that use the same `folder`."""
+        self._folder = folder
+        self._finished = finished
+        self.open = [s for s in sorted(sequences, key=len, reverse=True) if not finished(s.name)]
+        self._held: dict[str, FileLock] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def take(self) -> EvaluationSequence | None:
+        """The longest sequence that is neither done nor held by anyone, held from now on; None if there is none."""
+        for sequence in list(self.open):
+            if sequence.name in self._held:
+                continue
+            if self._finished(sequence.name):
+                self.open.remove(sequence)
+            elif (lock := self._lock(sequence.name)) is not None:
+                if self._finished(sequence.name):  # between the look and the lock
+                    lock.release()
+                    self.open.remove(sequence)
+                    continue
+                self._held[sequence.name] = lock
+                return sequence
+        return None
+
+    def settle(self, sequence: EvaluationSequence) -> None:
+        """Give back a sequence that is done, or that cannot be done."""
+        self.open.remove(sequence)
+        self._held.pop(sequence.name).release()
+
+    def _lock(self, name: str) -> FileLock | None:
+        lock = FileLock(self._folder / f"{name}.lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            return None
+        except (OSError, NotImplementedError) as error:
+            raise InputError(
+                f"{self._folder}: files cannot be locked there ({error}); choose --results on a disk that can"
+            ) from error
+        return lock

@@ -12,8 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from lorat_plugin.evaluation.reliability import Reliability
-from lorat_plugin.evaluation.scoring import TrackerScore
+from lorat_plugin.evaluation.scoring import Reliability, TrackerScore
 from lorat_plugin.files import whole_file
 
 # Okabe and Ito's colours, told apart by the colour-blind, without yellow and black, and with grey

@@ -16,6 +16,7 @@ import numpy as np
 
 from lorat_plugin.boxes import xyxy_to_xywh
 from lorat_plugin.datasets.clips import LAYOUT as CLIPS_LAYOUT
+from lorat_plugin.datasets.clips import read_scorable_clip, scorable_homes
 from lorat_plugin.datasets.folders import tnl2k_reader, vasttrack_reader, vot_reader
 from lorat_plugin.datasets.got10k import Got10kReader, read_list
 from lorat_plugin.datasets.lasot import LAYOUT as LASOT_LAYOUT
@@ -25,9 +26,15 @@ from lorat_plugin.datasets.registry import dataset_root
 from lorat_plugin.datasets.sequences import LISTED, FolderStore, Frames, Reader, image_size
 from lorat_plugin.datasets.trackingnet import TrackingNetReader
 from lorat_plugin.errors import InputError
-from lorat_plugin.evaluation.attributes import UAV_ATTRIBUTES, flagged
-from lorat_plugin.evaluation.benchmarks import Benchmark, Choice, EvaluationSequence, FramePaths, Layout
-from lorat_plugin.evaluation.clips import read_scorable_clip, scorable_homes
+from lorat_plugin.evaluation.benchmarks import (
+    UAV_ATTRIBUTES,
+    Benchmark,
+    Choice,
+    EvaluationSequence,
+    FramePaths,
+    Layout,
+    flagged,
+)
 from lorat_plugin.evaluation.toolkit_sets import toolkit_dataset, toolkit_item
 from lorat_plugin.files import read_plain_text
 from lorat_plugin.images import IMAGE_NAME

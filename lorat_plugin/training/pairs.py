@@ -8,7 +8,7 @@ import numpy as np
 from numpy.random import PCG64, Generator
 
 from lorat_plugin.boxes import area
-from lorat_plugin.datasets.cleaning import fit_to_image
+from lorat_plugin.datasets.index import fit_to_image
 from lorat_plugin.datasets.sequences import Dataset
 from lorat_plugin.errors import InputError
 from lorat_plugin.synthetic.pairs import FramePair

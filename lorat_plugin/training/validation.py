@@ -15,8 +15,8 @@ from lorat_plugin.datasets.clips import Clip
 from lorat_plugin.datasets.sequences import FolderStore, image_size
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import EvaluationSequence
-from lorat_plugin.evaluation.reliability import auroc
 from lorat_plugin.evaluation.runner import Run, track_sequences
+from lorat_plugin.evaluation.scoring import auroc
 from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.training.clip_pairs import read_clips
 from lorat_plugin.training.config import TrainConfig

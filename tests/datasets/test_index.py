@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lorat_plugin.datasets import index
-from lorat_plugin.datasets.cleaning import clean, fit_to_image
+from lorat_plugin.datasets.index import clean, fit_to_image
 from lorat_plugin.datasets.registry import open_dataset
 from lorat_plugin.datasets.sequences import Frames, Sequence, Track
 from lorat_plugin.errors import InputError

@@ -20,7 +20,7 @@ import torch
 
 from lorat_plugin.cli import main
 from lorat_plugin.evaluation.benchmarks import EvaluationSequence
-from lorat_plugin.evaluation.claims import Claims
+from lorat_plugin.evaluation.evaluate import Claims
 from lorat_plugin.evaluation.registry import open_benchmark
 from lorat_plugin.evaluation.results import ResultFiles, read_confidences
 from tests.helpers.sequences import square_sequence, write_clip

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lorat_plugin.datasets.clips import write_sequences
 from lorat_plugin.datasets.lmdb_build import build_lmdb
 from lorat_plugin.errors import InputError
-from lorat_plugin.evaluation.attributes import LASOT_ATTRIBUTES, add_attributes, read_attributes
-from lorat_plugin.evaluation.benchmarks import Benchmark
-from lorat_plugin.evaluation.clips import write_sequences
+from lorat_plugin.evaluation.benchmarks import LASOT_ATTRIBUTES, Benchmark, add_attributes, read_attributes
 from lorat_plugin.evaluation.registry import BENCHMARKS, LASOT_EXT_CLASSES, open_benchmark
 from lorat_plugin.evaluation.toolkit_sets import toolkit_dataset
 from tests.helpers import datasets

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorat_plugin.evaluation.reliability import auroc, measure_reliability
+from lorat_plugin.evaluation.scoring import auroc, measure_reliability
 
 NAN = np.nan
 

@@ -20,9 +20,9 @@ from lorat_plugin.cli.main import run
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark
 from lorat_plugin.evaluation.registry import open_benchmark
+from lorat_plugin.evaluation.report import TRUTH, choose_frames, draw_strip
 from lorat_plugin.evaluation.results import ResultFiles, notes_folder, result_files
 from lorat_plugin.evaluation.scoring import TrackerScore, score_tracker
-from lorat_plugin.evaluation.strips import TRUTH, choose_frames, draw_strip
 from lorat_plugin.images import decode_image
 from tests.helpers.sequences import write_clip
 

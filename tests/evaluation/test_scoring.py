@@ -14,9 +14,9 @@ import pytest
 from rich.console import Console
 
 from lorat_plugin.box_files import read_boxes
+from lorat_plugin.datasets.clips import write_sequences
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
-from lorat_plugin.evaluation.clips import write_sequences
 from lorat_plugin.evaluation.protocols import PROTOCOLS
 from lorat_plugin.evaluation.results import ResultFiles, result_files
 from lorat_plugin.evaluation.scoring import score_tracker

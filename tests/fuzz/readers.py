@@ -22,15 +22,14 @@ from lorat_plugin.checkpoints.adapters import inject
 from lorat_plugin.checkpoints.hub import MEASURES, model_card, read_scores, save_pretrained
 from lorat_plugin.checkpoints.loading import HUB_CONFIG, HUB_WEIGHTS, backbone_tensors
 from lorat_plugin.cli.annotate import _hand_boxes
-from lorat_plugin.datasets.cleaning import clean
 from lorat_plugin.datasets.clips import find_clips
 from lorat_plugin.datasets.got10k import read_list
-from lorat_plugin.datasets.index import IndexedDataset, index_dataset
+from lorat_plugin.datasets.index import IndexedDataset, clean, index_dataset
 from lorat_plugin.datasets.lmdb_build import build_lmdb
 from lorat_plugin.datasets.registry import dataset_root, make_reader, open_store
 from lorat_plugin.engines.calibration import calibration_inputs
 from lorat_plugin.errors import InputError
-from lorat_plugin.evaluation.attributes import read_attributes
+from lorat_plugin.evaluation.benchmarks import read_attributes
 from lorat_plugin.evaluation.provenance import _compare as compare_settings
 from lorat_plugin.evaluation.registry import open_benchmark
 from lorat_plugin.evaluation.report import _read_run as read_run

@@ -21,7 +21,7 @@ from got10k.experiments import ExperimentGOT10k
 from got10k.trackers import Tracker
 from PIL import Image
 
-from lorat_plugin.evaluation.clips import find_scorable_clips, link_clips
+from lorat_plugin.datasets.clips import find_scorable_clips, link_clips
 from lorat_plugin.harness.got10k import FrameTracker, TrackerLoRAT
 
 matplotlib.use("Agg")

@@ -14,9 +14,15 @@ import pytest
 
 from lorat_plugin.errors import InputError
 from lorat_plugin.harness.vot_tools import run as vot_run
-from lorat_plugin.harness.vot_tools.run import Workspace, choose_trackers, open_workspace, run_steps, workspace_problems
+from lorat_plugin.harness.vot_tools.run import (
+    Workspace,
+    choose_trackers,
+    open_workspace,
+    run_steps,
+    try_tracker,
+    workspace_problems,
+)
 from lorat_plugin.harness.vot_tools.stacks import local_stack
-from lorat_plugin.harness.vot_tools.trial import try_tracker
 from lorat_plugin.harness.vot_tools.workspace import TrackerSettings, create_workspace
 from tests.helpers.sequences import write_clip
 

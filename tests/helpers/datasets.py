@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lorat_plugin.evaluation.clips import write_sequences
+from lorat_plugin.datasets.clips import write_sequences
 from tests.helpers.sequences import square_sequence
 
 LASOT_NAMES = ("airplane-1", "dog-7", "airplane-10")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lorat_plugin.box_files import read_boxes
+from lorat_plugin.datasets.clips import find_scorable_clips, link_clips, write_sequences
 from lorat_plugin.errors import InputError
-from lorat_plugin.evaluation.clips import find_scorable_clips, link_clips, write_sequences
 from tests.helpers.sequences import SIZE, square_sequence, write_clip, write_frames
 
 
