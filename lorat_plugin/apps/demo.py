@@ -29,8 +29,8 @@ from lorat_plugin.box_files import read_boxes
 from lorat_plugin.boxes import iou, success_auc, xywh_to_xyxy
 from lorat_plugin.datasets.clips import find_scorable_clips, link_clips, write_sequences
 from lorat_plugin.errors import InputError
+from lorat_plugin.evaluation.runner import FrameTracker
 from lorat_plugin.files import whole_file
-from lorat_plugin.harness.got10k import FrameTracker
 from lorat_plugin.video.demo_clips import CLIPS, read_demo_clip
 
 logger = logging.getLogger(__name__)

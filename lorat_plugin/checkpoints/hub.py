@@ -25,12 +25,12 @@ from lorat_plugin.digests import file_digest
 from lorat_plugin.errors import CheckpointError, InputError, first_line
 from lorat_plugin.files import parse_json, read_plain_text, whole_folder
 from lorat_plugin.network import LoRATNetwork
+from lorat_plugin.score_rows import MEASURES, PROTOCOLS, markdown
 from lorat_plugin.variants import Variant
 
 CARD = "README.md"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 OWN_FILES = {HUB_CONFIG, HUB_WEIGHTS, CARD, *ADAPTER_FILES, ".gitattributes"}
-MEASURES = ("auc", "precision_score", "normalized_precision_score", "ao", "sr50", "sr75")
 
 
 def save_pretrained(
@@ -100,8 +100,6 @@ def check_place(folder: Path) -> None:
 
 def read_scores(files: Sequence[str | Path]) -> list[dict[str, Any]]:
     """The rows of scores.json files. Raises InputError for others."""
-    from lorat_plugin.evaluation.protocols import PROTOCOLS
-
     rows: list[dict[str, Any]] = []
     for file in map(Path, files):
         try:
@@ -149,9 +147,6 @@ def model_card(
     """A model card: the hub's metadata with the measured figures, how to track, sizes, and a table of the scores."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    from lorat_plugin.evaluation.tables import MEASURES as HEADINGS
-    from lorat_plugin.evaluation.tables import markdown
-
     try:
         base = hub_id(variant)
     except CheckpointError:
@@ -159,7 +154,7 @@ def model_card(
     results = [
         EvalResult(
             "visual-object-tracking", row["benchmark"], row["benchmark"], field, round(row[field], 4),
-            metric_name=HEADINGS[field], dataset_args={"protocol": row["protocol"]},
+            metric_name=MEASURES[field], dataset_args={"protocol": row["protocol"]},
         )
         for row in rows for field in MEASURES if row[field] is not None
     ]  # fmt: skip

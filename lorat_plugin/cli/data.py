@@ -12,7 +12,7 @@ import typer
 from lorat_plugin.cli.options import JsonOption
 
 if TYPE_CHECKING:
-    from lorat_plugin.datasets.check import Report
+    from lorat_plugin.datasets.check import DatasetReport
 
 SHOWN_PROBLEMS = 20
 
@@ -65,7 +65,7 @@ def check_command(
         raise typer.Exit(2)
 
 
-def _show(reports: list[Report]) -> None:
+def _show(reports: list[DatasetReport]) -> None:
     for report in reports:
         typer.echo(f"{report.dataset} in {report.root} ({report.kind})")
         typer.echo(f"  {report.sequences} sequences, {report.tracks} objects, {report.frames} frames after cleaning")

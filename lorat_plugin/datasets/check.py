@@ -27,7 +27,7 @@ class _Examined(NamedTuple):
 
 
 @dataclass
-class Report:
+class DatasetReport:
     """What was found in one data set.
 
     Fields: unused, sequences without any visible object; outside, boxes that are not used as they lie outside their
@@ -78,7 +78,7 @@ def find_datasets(root: Path, dataset: str | None = None) -> list[tuple[str, Pat
     return found
 
 
-def check_dataset(name: str, root: Path, images: int = 0, *, headers: bool = True, **options: object) -> Report:
+def check_dataset(name: str, root: Path, images: int = 0, *, headers: bool = True, **options: object) -> DatasetReport:
     """Read all annotations of a data set, and decode `images` frames spread over its sequences.
 
     Args:
@@ -90,7 +90,7 @@ def check_dataset(name: str, root: Path, images: int = 0, *, headers: bool = Tru
     A damaged sequence is a line in the report and does not stop the check.
     """
     reader, store = make_reader(name, **options), open_store(root)
-    report = Report(name, str(root), "LMDB" if type(store).__name__ == "LmdbStore" else "folder")
+    report = DatasetReport(name, str(root), "LMDB" if type(store).__name__ == "LmdbStore" else "folder")
     kept: list[Sequence] = []
     try:
         reader.labels(store)
@@ -143,7 +143,7 @@ def _examine(store: Store, step: int, entry: Entry) -> _Examined:
     return _Examined(clean(sequence, sizes), [f"{entry.name}: {problem}" for problem in problems], notes, outside)
 
 
-def _decode(report: Report, store: Store, sequences: list[Sequence], images: int) -> None:
+def _decode(report: DatasetReport, store: Store, sequences: list[Sequence], images: int) -> None:
     if not images or not sequences:
         return
     ends = np.cumsum([sequence.frames.count for sequence in sequences])

@@ -1,4 +1,4 @@
-"""Benchmarks with the interfaces of the GOT-10k toolkit, baselines, and the demonstration.
+"""Benchmarks: trackers run on them, scored by named protocols, compared, reported and packed for servers.
 
 The names load on first use, so that importing this package needs neither got10k nor matplotlib.
 """
@@ -42,7 +42,7 @@ __all__ = [
 _HOMES = {
     "evaluation.baselines": ("BASELINES", "create_baseline"),
     "evaluation.registry": ("open_benchmark",),
-    "evaluation.clips": ("link_clips",),
+    "datasets.clips": ("link_clips",),
     "harness.got10k_lasot": ("ExperimentLaSOT", "LaSOT"),
 }
 

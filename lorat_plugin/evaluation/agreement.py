@@ -22,7 +22,7 @@ ROUNDINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 @dataclass(frozen=True)
-class Figures:
+class RunAgreement:
     """Agreement of two runs on the frames of one sequence, or of all together; the first frame counts.
 
     Fields: frames, how many; mean_iou; above_99 and above_90, shares of frames with IoU > 0.99 and > 0.9; parted,
@@ -50,9 +50,9 @@ class Agreement:
 
     ours: str
     theirs: str
-    overall: Figures
-    sequences: dict[str, Figures]
-    rounding: Figures | None
+    overall: RunAgreement
+    sequences: dict[str, RunAgreement]
+    rounding: RunAgreement | None
     notes: list[str]
     overlaps: dict[str, np.ndarray]
 
@@ -104,11 +104,11 @@ def _overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(same, 1.0, np.nan_to_num(iou(xywh_to_xyxy(a), xywh_to_xyxy(b))))
 
 
-def _figures(ours: np.ndarray, theirs: np.ndarray, auc_difference: float | None = None) -> Figures:
+def _figures(ours: np.ndarray, theirs: np.ndarray, auc_difference: float | None = None) -> RunAgreement:
     values = _overlaps(ours, theirs)
     corners = np.abs(xywh_to_xyxy(ours) - xywh_to_xyxy(theirs))
     parted = np.flatnonzero(values < PARTED)
-    return Figures(
+    return RunAgreement(
         len(values),
         float(values.mean()),
         float((values > 0.99).mean()),
@@ -121,7 +121,7 @@ def _figures(ours: np.ndarray, theirs: np.ndarray, auc_difference: float | None 
 
 def _about_rounding(
     ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], origin: int
-) -> tuple[list[str], Figures | None]:
+) -> tuple[list[str], RunAgreement | None]:
     """What is to be said about whole numbers, and what rounding alone would give."""
     whole = [all(np.array_equal(b, np.trunc(b), equal_nan=True) for b in run.values()) for run in (ours, theirs)]
     if whole[0] == whole[1]:

@@ -1,4 +1,4 @@
-"""OpenCV's trackers as trackers of the GOT-10k toolkit, to compare LoRAT with.
+"""OpenCV's trackers, to compare LoRAT with.
 
 What OpenCV can do depends on the wheel: every one has MIL, the contrib ones have KCF and CSRT. VitTrack's model file is
 in the package; NanoTrack needs `nanotrack_backbone_sim.onnx` and `nanotrack_head_sim.onnx` of HonglinChu/SiamTrackers.
@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from lorat_plugin.errors import InputError
-from lorat_plugin.harness.got10k import FrameTracker
+from lorat_plugin.evaluation.runner import FrameTracker
 
 NANO_FILES = ("nanotrack_backbone_sim.onnx", "nanotrack_head_sim.onnx")
 VIT_FILES = ("vitTracker.onnx",)
@@ -159,7 +159,7 @@ def unavailable(name: str, models: Path | None = None) -> str | None:
 
 
 def create_baseline(name: str, models: str | Path | None = None) -> FrameTracker:
-    """Make a baseline as a tracker of the GOT-10k toolkit.
+    """Make a baseline; experiments of the GOT-10k toolkit take it too.
 
     Args:
         name: a key of `BASELINES`.

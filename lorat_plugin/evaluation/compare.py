@@ -16,7 +16,6 @@ import cv2
 import matplotlib
 import numpy as np
 import torch
-from got10k.trackers import Tracker
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -30,10 +29,11 @@ from lorat_plugin.evaluation.provenance import changed_data, settle_settings
 from lorat_plugin.evaluation.raw_results import find_results, fit_lengths, start_notes
 from lorat_plugin.evaluation.report import check_names, write_report
 from lorat_plugin.evaluation.results import ResultFiles, notes_folder, result_files
+from lorat_plugin.evaluation.runner import FrameTracker
 from lorat_plugin.evaluation.scoring import TrackerScore
-from lorat_plugin.evaluation.tables import MEASURES, write_tables
+from lorat_plugin.evaluation.tables import write_tables
 from lorat_plugin.files import whole_file
-from lorat_plugin.harness.got10k import FrameTracker
+from lorat_plugin.score_rows import MEASURES
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +45,15 @@ TIE = 0.0005  # AUCs that are the same when three digits are printed
 
 @dataclass(frozen=True, eq=False)
 class Contestant:
-    """A tracker to compare: where its results lie, what makes them (None if others have run it), and its settings.
+    """A tracker to compare.
 
-    settings: what its results depend on beside the data, as in run.json; those of an `Evaluation` are its own.
+    Fields: files, its results; tracker, an `Evaluation`, a `FrameTracker`, another's with the toolkit's `track`, or
+    None if others have run it; settings, what its results depend on beside the data, as in run.json (those of an
+    `Evaluation` are its own).
     """
 
     files: ResultFiles
-    tracker: Evaluation | Tracker | None
+    tracker: Any
     settings: Record = field(default_factory=dict)
 
 
@@ -152,11 +154,12 @@ def load_tracker(spec: str) -> Any:
         raise InputError(f"tracker {spec}: cannot be made ({type(error).__name__}: {first_line(error)})") from error
     finally:
         sys.path.remove(here)
-    own = getattr(type(tracker), "track", Tracker.track)
+    track_method = getattr(type(tracker), "track", None)
+    inherited = track_method is None or track_method.__module__.startswith("got10k.")
     verbs = callable(getattr(tracker, "init", None)) and callable(getattr(tracker, "update", None))
-    if not isinstance(getattr(tracker, "name", None), str) or (own is Tracker.track and not verbs):
+    if not isinstance(getattr(tracker, "name", None), str) or (inherited and not verbs):
         raise InputError(f"tracker {spec}: wants the interface of got10k.trackers.Tracker: name, init and update")
-    return ArrayTracker(tracker.name, tracker) if own is Tracker.track else tracker
+    return ArrayTracker(tracker.name, tracker) if inherited else tracker
 
 
 def fit_raw_results(
@@ -225,7 +228,7 @@ def track(contestant: Contestant, sequences: Sequence[EvaluationSequence], on_fr
     for sequence in sequences:
         count = len(sequence)
         try:
-            found = tracker.track(list(sequence.frames), sequence.boxes[0].copy())  # type: ignore[union-attr]
+            found = tracker.track(list(sequence.frames), sequence.boxes[0].copy())
             boxes, times = map(np.asarray, found)
         except InputError:
             raise

@@ -10,28 +10,8 @@ import numpy as np
 
 from lorat_plugin.boxes import iou, xywh_to_xyxy
 from lorat_plugin.errors import InputError
+from lorat_plugin.score_rows import PROTOCOLS
 
-PROTOCOLS = {
-    "got10k": (
-        "the GOT-10k toolkit: on GOT-10k without the first frame, boxes clipped to the image, all visible frames"
-        " pooled; on other sets as its ExperimentOTB, without frames annotated NaN"
-    ),
-    "pytracking": (
-        "pytracking: frames without a valid box fail, though not in normalised precision; divided by all frames on"
-        " LaSOT and UAV123, by the valid ones on other sets"
-    ),
-    "stark": (
-        "STARK and OSTrack: frames without a valid box fail, though not in normalised precision; divided by all frames"
-    ),
-    "lorat": (
-        "official LoRAT as it is shipped: frames without a valid box fail, though in normalised precision on LaSOT and"
-        " VastTrack only; divided by all frames; predictions as they are"
-    ),
-    "lorat_plain": (
-        "official LoRAT's plain evaluator: only frames with a valid box and a visible target, success at or above the"
-        " threshold"
-    ),
-}
 PADDING = ("pytracking", "stark")  # count frames without a prediction as failures; on LaSOT they refuse such results
 OVERLAPS = np.linspace(0, 1, 21)  # thresholds of success; GOT-10k has 101 of them
 PIXELS = np.arange(51)  # of precision

@@ -20,12 +20,12 @@ from matplotlib.figure import Figure
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
 from lorat_plugin.evaluation.plots import CALIBRATION, COLOURS, as_svg, colour, draw_calibration, draw_curves, rgb
-from lorat_plugin.evaluation.protocols import PROTOCOLS, Score
+from lorat_plugin.evaluation.protocols import Score
 from lorat_plugin.evaluation.results import ResultFiles, read_confidences
 from lorat_plugin.evaluation.scoring import Reliability, TrackerScore, measure_reliability
-from lorat_plugin.evaluation.tables import MEASURES
 from lorat_plugin.files import parse_json, whole_file
 from lorat_plugin.images import read_image
+from lorat_plugin.score_rows import MEASURES, PROTOCOLS
 from lorat_plugin.video.drawing import outline_boxes
 
 MISSING = "-"
@@ -39,7 +39,7 @@ class Cell(NamedTuple):
     best: bool = False
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """A row of a table: its name, its tracker's colour if it is a tracker's, and its cells."""
 
     name: str
@@ -52,7 +52,7 @@ class Table(NamedTuple):
 
     caption: str
     headings: list[str]
-    rows: list[Row]
+    rows: list[TableRow]
 
 
 def write_report(
@@ -143,7 +143,7 @@ def _overall(scores: Sequence[TrackerScore]) -> Table:
     measures = [m for m in MEASURES if any(getattr(score.overall, m) is not None for score in scores)]
     columns = [_cells([getattr(score.overall, m) for score in scores]) for m in measures]
     columns.append(_cells([score.fps for score in scores], "{:.1f}", mark=False))
-    rows = [Row(s.tracker, colour(n), [column[n] for column in columns]) for n, s in enumerate(scores)]
+    rows = [TableRow(s.tracker, colour(n), [column[n] for column in columns]) for n, s in enumerate(scores)]
     rows.sort(key=lambda row: -float(row.cells[0].key or 0))
     return Table("All trackers", ["tracker", *(MEASURES[m] for m in measures), "frames/s"], rows)
 
@@ -165,7 +165,7 @@ def _parts(
     for name in parts[0]:
         values = [getattr(part[name], m) for part in parts for m in measures]
         cells = _cells(values, mark=len(scores) > 1)
-        rows.append(Row(name, None, [Cell(str(counts.get(name, 0)), counts.get(name, 0)), *cells]))
+        rows.append(TableRow(name, None, [Cell(str(counts.get(name, 0)), counts.get(name, 0)), *cells]))
     return Table(caption, [what, counting, *headings], rows)
 
 
@@ -173,7 +173,7 @@ def _reliability(found: Mapping[str, tuple[int, Reliability]]) -> Table:
     rows = []
     for name, (number, r) in found.items():
         values = (r.auroc, r.error, r.score_on_target, r.score_lost, r.share)
-        rows.append(Row(name, colour(number), [*_cells(values, mark=False), Cell(str(r.frames), r.frames)]))
+        rows.append(TableRow(name, colour(number), [*_cells(values, mark=False), Cell(str(r.frames), r.frames)]))
     headings = ["AUROC", "calibration error", "score on target", "score when lost", "share on target", "frames"]
     return Table("Score against overlap", ["tracker", *headings], rows)
 
@@ -182,7 +182,7 @@ def _settings(scores: Sequence[TrackerScore], notes: Mapping[str, Path]) -> Tabl
     """What run.json says of each tracker, a column each."""
     runs = [_read_run(notes[score.tracker]) if score.tracker in notes else {} for score in scores]
     keys = list(dict.fromkeys(key for run in runs for key in run))
-    rows = [Row(key, None, [_setting(run.get(key)) for run in runs]) for key in keys]
+    rows = [TableRow(key, None, [_setting(run.get(key)) for run in runs]) for key in keys]
     return Table("Settings of the runs", ["setting", *(score.tracker for score in scores)], rows) if keys else None
 
 

@@ -8,28 +8,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorat_plugin.evaluation.protocols import PROTOCOLS, Score
+from lorat_plugin.evaluation.protocols import Score
 from lorat_plugin.evaluation.scoring import TrackerScore
 from lorat_plugin.files import whole_file
+from lorat_plugin.score_rows import MEASURES, PROTOCOLS, Row, format_value, group_rows, heading, markdown
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-MEASURES = {  # field of `Score`: heading
-    "auc": "success AUC",
-    "precision_score": "precision",
-    "normalized_precision_score": "normalised precision",
-    "ao": "AO",
-    "sr50": "SR 0.5",
-    "sr75": "SR 0.75",
-}
 CURVES = ("success", "precision", "normalized_precision")
-NAMING = ("benchmark", "protocol", "skipped")  # what tells one table from another
 
 LOG_WIDTH = 120  # columns where there is no terminal to ask
-
-Row = dict[str, Any]
 
 
 def wide_console() -> Console:
@@ -47,8 +37,8 @@ def make_table(headings: Iterable[str], rows: Iterable[Sequence[str]], title: st
     from rich.table import Table
 
     table = Table(title=title)
-    for number, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if number < left else "right")
+    for number, text in enumerate(headings):
+        table.add_column(text, justify="left" if number < left else "right")
     for row in rows:
         table.add_row(*row)
     return table
@@ -91,9 +81,9 @@ def write_tables(scores: Sequence[TrackerScore], folder: Path) -> list[Path]:
 
 def show_table(scores: Sequence[TrackerScore], console: Console) -> None:
     """Print the overall scores, a table for each benchmark and protocol, with what the protocol means below it."""
-    for (benchmark, protocol), rows in _groups([_overall(score) for score in scores]).items():
-        cells = [[_shown(column, value) for column, value in row.items()] for row in rows]
-        table = make_table(map(_heading, rows[0]), cells, f"{benchmark}, protocol {protocol}")
+    for (benchmark, protocol), rows in group_rows([_overall(score) for score in scores]).items():
+        cells = [[format_value(column, value) for column, value in row.items()] for row in rows]
+        table = make_table(map(heading, rows[0]), cells, f"{benchmark}, protocol {protocol}")
         table.caption = f"{protocol}: {PROTOCOLS[protocol]}"
         console.print(table)
 
@@ -105,46 +95,6 @@ def _overall(score: TrackerScore) -> Row:
 def _row(score: TrackerScore, values: Score, **part: str) -> Row:
     named = {"tracker": score.tracker, "benchmark": score.benchmark, "protocol": score.protocol, **part}
     return {**named, "frames": values.frames, **{field: getattr(values, field) for field in MEASURES}}
-
-
-def _groups(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
-    """Rows by benchmark, with what was left out, and protocol; without these and columns that are empty throughout."""
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        without = f" without {row['skipped']}" if row.get("skipped") else ""
-        groups.setdefault((row["benchmark"] + without, row["protocol"]), []).append(row)
-    for key, group in groups.items():
-        kept = [
-            column for column in group[0] if column not in NAMING and any(row.get(column) is not None for row in group)
-        ]
-        groups[key] = [{column: row.get(column) for column in kept} for row in group]
-    return groups
-
-
-def markdown(rows: Sequence[Row]) -> list[str]:
-    """Lines of Markdown: a table for each benchmark and protocol. `rows` are those of the JSON, without curves."""
-    lines: list[str] = []
-    for (benchmark, protocol), group in _groups(rows).items():
-        lines += [f"## {benchmark}, protocol {protocol}", "", f"{protocol}: {PROTOCOLS[protocol]}.", ""]
-        lines.append(f"| {' | '.join(_heading(column) for column in group[0])} |")
-        lines.append(f"| {' | '.join('---' if isinstance(v, str) else '---:' for v in group[0].values())} |")
-        for row in group:
-            cells = [_shown(column, value).replace("|", "\\|") for column, value in row.items()]
-            lines.append(f"| {' | '.join(cells)} |")
-        lines.append("")
-    return lines[:-1]
-
-
-def _heading(column: str) -> str:
-    return {**MEASURES, "fps": "frames/s"}.get(column, column)
-
-
-def _shown(column: str, value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.0f}" if column == "fps" else f"{value:.3f}"
-    return str(value)
 
 
 def _listed(curve: Any) -> list[float] | None:

@@ -19,7 +19,7 @@ import torch
 
 from lorat_plugin import create_model, load_checkpoint, save_checkpoint
 from lorat_plugin.checkpoints.adapters import inject
-from lorat_plugin.checkpoints.hub import MEASURES, model_card, read_scores, save_pretrained
+from lorat_plugin.checkpoints.hub import model_card, read_scores, save_pretrained
 from lorat_plugin.checkpoints.loading import HUB_CONFIG, HUB_WEIGHTS, backbone_tensors
 from lorat_plugin.cli.annotate import _hand_boxes
 from lorat_plugin.datasets.clips import find_clips
@@ -43,6 +43,7 @@ from lorat_plugin.harness.vot_tools.sequences import find_sequences
 from lorat_plugin.harness.vot_tools.stacks import local_stack, parse_stack
 from lorat_plugin.images import read_image
 from lorat_plugin.interchange import FORMATS, Row, Tracks, VideoInfo, read_tracks, write_tracks
+from lorat_plugin.score_rows import MEASURES
 from lorat_plugin.training.config import TrainConfig, load_config
 from lorat_plugin.training.journal import read_journal
 from lorat_plugin.training.state import changed_settings, read_state, save_tensors

@@ -22,7 +22,8 @@ from got10k.trackers import Tracker
 from PIL import Image
 
 from lorat_plugin.datasets.clips import find_scorable_clips, link_clips
-from lorat_plugin.harness.got10k import FrameTracker, TrackerLoRAT
+from lorat_plugin.evaluation.runner import FrameTracker
+from lorat_plugin.harness.got10k import TrackerLoRAT
 
 matplotlib.use("Agg")
 pytestmark = pytest.mark.toolkit
@@ -130,7 +131,7 @@ def test_times_count_the_tracker_and_not_the_decoder(tmp_path: Path) -> None:
 def test_memory_is_bounded_by_the_frames_decoded_ahead(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     decoded = []
     frame = np.zeros((*SIZE, 3), np.uint8)
-    monkeypatch.setattr("lorat_plugin.harness.got10k.read_image", lambda path: decoded.append(path) or frame)
+    monkeypatch.setattr("lorat_plugin.evaluation.runner.read_image", lambda path: decoded.append(path) or frame)
     lead = []
 
     class Slow(Recorder):

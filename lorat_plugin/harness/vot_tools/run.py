@@ -247,7 +247,7 @@ PROTOCOL_LINE = "@@TRAX:"
 
 
 @dataclass(frozen=True)
-class Trial:
+class TrackerTrial:
     """How `vot test`, the toolkit's 50 generated frames of 640 x 480 pixels with up to 3 objects, went.
 
     Attributes:
@@ -261,15 +261,15 @@ class Trial:
     traceback: tuple[str, ...] = ()
 
 
-def toolkit_imports(repair: bool) -> Trial:
+def toolkit_imports(repair: bool) -> TrackerTrial:
     """Whether the toolkit's command line imports."""
     lines = run_toolkit(["--help"], lambda line: None, repair=repair)
     if any(line.startswith("usage: vot") for line in lines):
-        return Trial(True, "imports")
-    return Trial(False, reason(lines), tuple(lines))
+        return TrackerTrial(True, "imports")
+    return TrackerTrial(False, reason(lines), tuple(lines))
 
 
-def try_tracker(workspace: Workspace, tracker: str, *, repair: bool = True) -> Trial:
+def try_tracker(workspace: Workspace, tracker: str, *, repair: bool = True) -> TrackerTrial:
     """Run the toolkit's test of a tracker of trackers.ini.
 
     If it fails, the tracker is started once more without the toolkit, which hides why.
@@ -280,12 +280,12 @@ def try_tracker(workspace: Workspace, tracker: str, *, repair: bool = True) -> T
     if not any(WORDS["test"] in line for line in lines):
         alone = _start(workspace.trackers[tracker])
         failed_alone = any(line.startswith("Traceback") for line in alone)
-        return Trial(False, reason(lines), tuple(alone if failed_alone else _traceback(lines) or alone))
+        return TrackerTrial(False, reason(lines), tuple(alone if failed_alone else _traceback(lines) or alone))
     frames = [(moment, int(found[1])) for moment, line in stamps if (found := PROCESSING.search(line))]
     began = next(moment for moment, line in stamps if "Generating" in line)
     (first, _), (last, count) = frames[0], frames[-1]
     each = (last - first) / max(count - 1, 1) * 1000
-    return Trial(True, f"starts in {first - began:.1f} s, then {each:.1f} ms a frame")
+    return TrackerTrial(True, f"starts in {first - began:.1f} s, then {each:.1f} ms a frame")
 
 
 def _traceback(lines: list[str]) -> list[str]:

@@ -30,7 +30,7 @@ ABSENT = "0"  # the toolkit's code
 
 
 @dataclass(frozen=True)
-class Target:
+class VOTTarget:
     """One object: its regions as the toolkit writes them, a line per frame, and where it is present, (N,) bool."""
 
     lines: tuple[str, ...]
@@ -46,7 +46,7 @@ class VOTSequence:
 
     name: str
     frames: tuple[Path, ...]
-    targets: dict[str, Target]
+    targets: dict[str, VOTTarget]
     made: Path | None = None
 
     @property
@@ -222,23 +222,23 @@ def _images(folder: Path) -> tuple[Path, ...]:
     return tuple(list_images(folder)) if folder.is_dir() else ()
 
 
-def _box_target(home: Path, labels: Path) -> Target:
+def _box_target(home: Path, labels: Path) -> VOTTarget:
     clip = read_clip(home, labels)
     lines = [ABSENT if np.isnan(box[0]) else ",".join(f"{value:.4f}" for value in box) for box in clip.boxes]
-    return Target(tuple(lines), clip.present)
+    return VOTTarget(tuple(lines), clip.present)
 
 
-def _made_targets(home: Path, files: dict[str, Path]) -> dict[str, Target]:
+def _made_targets(home: Path, files: dict[str, Path]) -> dict[str, VOTTarget]:
     targets = {}
     for name, path in files.items():
         text = read_plain_text(path)
-        targets[name] = Target(tuple(text.splitlines()), ~np.isnan(parse_regions(text, str(path))[:, 0]))
+        targets[name] = VOTTarget(tuple(text.splitlines()), ~np.isnan(parse_regions(text, str(path))[:, 0]))
     if len(lengths := {len(target.lines) for target in targets.values()}) > 1:
         raise InputError(f"{home}: its groundtruth files have {sorted(lengths)} rows; one row per frame")
     return targets
 
 
-def _mask_targets(name: str, frames: tuple[Path, ...], files: tuple[Path, ...]) -> dict[str, Target]:
+def _mask_targets(name: str, frames: tuple[Path, ...], files: tuple[Path, ...]) -> dict[str, VOTTarget]:
     if len(frames) != len(files):
         raise InputError(f"clip {name}: {len(frames)} frames but {len(files)} masks; one mask per frame")
     lines: dict[int, list[str]] = {}
@@ -255,7 +255,7 @@ def _mask_targets(name: str, frames: tuple[Path, ...], files: tuple[Path, ...]) 
         lines.pop(255, None)  # "void" of data sets of segmented videos
     if not lines:
         raise InputError(f"clip {name}: all masks are empty: the target must be visible at first")
-    targets = {str(v): Target(tuple(t), np.array([line != ABSENT for line in t])) for v, t in sorted(lines.items())}
+    targets = {str(v): VOTTarget(tuple(t), np.array([line != ABSENT for line in t])) for v, t in sorted(lines.items())}
     return targets if len(targets) > 1 else {"": next(iter(targets.values()))}
 
 
