@@ -31,6 +31,12 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield part
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file; it appears whole or not at all. Raises InputError if it cannot be written."""
+    with whole_file(path) as part:
+        part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path` that takes its place, contents and all, when the block ends well."""

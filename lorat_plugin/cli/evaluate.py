@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Optional
 
@@ -131,7 +132,7 @@ def _tell(
     benchmark: Benchmark, run: Evaluation, protocol: Optional[str], official: Optional[_Official], as_json: bool
 ) -> None:
     """Score the results where the truth is public, compare them with someone's where that is asked for, and print."""
-    from lorat_plugin.evaluation.agreement import as_dict, compare_runs, show_agreement
+    from lorat_plugin.evaluation.agreement import compare_runs, show_agreement
     from lorat_plugin.evaluation.scoring import score_tracker
     from lorat_plugin.evaluation.tables import show_table, wide_console, write_tables
 
@@ -159,7 +160,7 @@ def _tell(
     if official is not None:
         agreement = compare_runs(official.benchmark, run.files, official.files)
         agreement.notes[:0] = official.notes
-        content["agreement"] = as_dict(agreement)
+        content["agreement"] = asdict(agreement)
         if not as_json:
             show_agreement(agreement)
     if as_json:

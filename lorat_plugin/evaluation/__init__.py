@@ -6,53 +6,27 @@ The names load on first use, so that importing this package needs neither got10k
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from lorat_plugin.datasets.clips import link_clips
-    from lorat_plugin.evaluation.baselines import BASELINES, create_baseline
-    from lorat_plugin.evaluation.registry import open_benchmark
-    from lorat_plugin.harness.got10k_experiments import (
-        ExperimentBenchmark,
-        ExperimentClips,
-        ExperimentLaSOTExt,
-        ExperimentTNL2K,
-        ExperimentTrackingNet,
-        ExperimentVastTrack,
-        toolkit_experiment,
-    )
-    from lorat_plugin.harness.got10k_lasot import ExperimentLaSOT, LaSOT
-
-__all__ = [
-    "BASELINES",
-    "ExperimentBenchmark",
-    "ExperimentClips",
-    "ExperimentLaSOT",
-    "ExperimentLaSOTExt",
-    "ExperimentTNL2K",
-    "ExperimentTrackingNet",
-    "ExperimentVastTrack",
-    "LaSOT",
-    "create_baseline",
-    "link_clips",
-    "open_benchmark",
-    "toolkit_experiment",
-]
-
-_HOMES = {
-    "evaluation.baselines": ("BASELINES", "create_baseline"),
-    "evaluation.registry": ("open_benchmark",),
-    "datasets.clips": ("link_clips",),
-    "harness.got10k_lasot": ("ExperimentLaSOT", "LaSOT"),
-}
+_MODULES = {
+    "BASELINES": "evaluation.baselines",
+    "create_baseline": "evaluation.baselines",
+    "link_clips": "datasets.clips",
+    "open_benchmark": "evaluation.registry",
+    **dict.fromkeys(
+        ("ExperimentBenchmark", "ExperimentClips", "ExperimentLaSOT", "ExperimentLaSOTExt", "ExperimentTNL2K",
+         "ExperimentTrackingNet", "ExperimentVastTrack", "toolkit_experiment"),
+        "harness.got10k_experiments",
+    ),
+}  # fmt: skip
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = next((home for home, names in _HOMES.items() if name in names), "harness.got10k_experiments")
-    return getattr(import_module(f"lorat_plugin.{home}"), name)
+    return getattr(import_module(f"lorat_plugin.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted(_MODULES)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,29 +10,26 @@ from lorat_plugin.boxes import iou, xywh_to_xyxy
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark
 from lorat_plugin.evaluation.raw_results import start_notes
-from lorat_plugin.evaluation.results import ResultFiles, outwards
+from lorat_plugin.evaluation.results import ResultFiles
 
-PARTED = 0.5  # IoU below which two runs no longer follow the same thing
-ROUNDINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "rounded outwards (LoRAT's rule)": outwards,
-    "cut off (OSTrack's rule)": np.trunc,
-}
+DIVERGED = 0.5  # IoU below which two runs no longer follow the same thing
 
 
 @dataclass(frozen=True)
 class RunAgreement:
     """Agreement of two runs on the frames of one sequence, or of all together; the first frame counts.
 
-    Fields: frames, how many; mean_iou; above_99 and above_90, shares of frames with IoU > 0.99 and > 0.9; parted,
-    number of the first frame (from 0) with IoU < 0.5, None if there is none; corner, mean absolute difference of the
-    four edges in pixels; auc_difference, ours less theirs by the benchmark's protocol, None if the truth is not public.
+    Fields: frames, how many; mean_iou; above_99 and above_90, shares of frames with IoU > 0.99 and > 0.9;
+    first_divergence, number of the first frame (from 0) with IoU < 0.5, None if there is none; corner, mean absolute
+    difference of the four edges in pixels; auc_difference, ours less theirs by the benchmark's protocol, None if the
+    truth is not public.
     """
 
     frames: int
     mean_iou: float
     above_99: float
     above_90: float
-    parted: int | None
+    first_divergence: int | None
     corner: float
     auc_difference: float | None = None
 
@@ -43,18 +38,15 @@ class RunAgreement:
 class Agreement:
     """Two runs over a benchmark.
 
-    Fields: ours, theirs, their names; overall, over all frames together; sequences, by name; rounding, what `overall`
-    would be if the runs were equal and only one were rounded as its files are, None if neither or both are rounded;
-    notes, sentences about what was found; overlaps, by sequence the (N,) IoU of every frame.
+    Fields: ours, theirs, their names; overall, over all frames together; sequences, by name; notes, sentences about
+    the files.
     """
 
     ours: str
     theirs: str
     overall: RunAgreement
     sequences: dict[str, RunAgreement]
-    rounding: RunAgreement | None
     notes: list[str]
-    overlaps: dict[str, np.ndarray]
 
 
 def compare_runs(benchmark: Benchmark, ours: ResultFiles, theirs: ResultFiles) -> Agreement:
@@ -71,7 +63,11 @@ def compare_runs(benchmark: Benchmark, ours: ResultFiles, theirs: ResultFiles) -
     common = replace(benchmark, sequences=tuple(both))
     mine = {sequence.name: ours.read(sequence) for sequence in both}
     other = {sequence.name: theirs.read(sequence) for sequence in both}
-    notes, bound = _about_rounding(mine, other, benchmark.origin)
+    notes = [
+        f"{who} files hold whole pixels: each edge may differ by one for it."
+        for who, run in (("Our", mine), ("Their", other))
+        if all(np.array_equal(boxes, np.trunc(boxes), equal_nan=True) for boxes in run.values())
+    ]
     if len(both) < len(benchmark):
         left = [name for name in benchmark.seq_names if name not in mine]
         notes.append(f"{len(left)} of {len(benchmark)} sequences have results of one run only, first {left[0]}")
@@ -90,57 +86,28 @@ def compare_runs(benchmark: Benchmark, ours: ResultFiles, theirs: ResultFiles) -
         ours.tracker,
         str(theirs.folder),
         replace(
-            _figures(np.concatenate([*mine.values()]), np.concatenate([*other.values()]), differences[""]), parted=None
+            _figures(np.concatenate([*mine.values()]), np.concatenate([*other.values()]), differences[""]),
+            first_divergence=None,
         ),
         {name: _figures(mine[name], other[name], differences[name]) for name in mine},
-        bound,
         notes,
-        {name: _overlaps(mine[name], other[name]) for name in mine},
     )
 
 
-def _overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    same = (a == b).all(axis=1)  # without area, too
-    return np.where(same, 1.0, np.nan_to_num(iou(xywh_to_xyxy(a), xywh_to_xyxy(b))))
-
-
 def _figures(ours: np.ndarray, theirs: np.ndarray, auc_difference: float | None = None) -> RunAgreement:
-    values = _overlaps(ours, theirs)
+    same = (ours == theirs).all(axis=1)  # without area, too
+    values = np.where(same, 1.0, np.nan_to_num(iou(xywh_to_xyxy(ours), xywh_to_xyxy(theirs))))
     corners = np.abs(xywh_to_xyxy(ours) - xywh_to_xyxy(theirs))
-    parted = np.flatnonzero(values < PARTED)
+    diverged = np.flatnonzero(values < DIVERGED)
     return RunAgreement(
         len(values),
         float(values.mean()),
         float((values > 0.99).mean()),
         float((values > 0.9).mean()),
-        int(parted[0]) if len(parted) else None,
+        int(diverged[0]) if len(diverged) else None,
         float(np.nanmean(corners)),
         auc_difference,
     )
-
-
-def _about_rounding(
-    ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], origin: int
-) -> tuple[list[str], RunAgreement | None]:
-    """What is to be said about whole numbers, and what rounding alone would give."""
-    whole = [all(np.array_equal(b, np.trunc(b), equal_nan=True) for b in run.values()) for run in (ours, theirs)]
-    if whole[0] == whole[1]:
-        return (["Both runs' files hold whole pixels; each edge may differ by one for it."] if whole[0] else []), None
-    exact, rounded = (np.concatenate([*run.values()]) for run in ((ours, theirs) if whole[1] else (theirs, ours)))
-    shift = np.array([origin, origin, 0, 0])
-    made = {rule: apply(exact + shift) - shift for rule, apply in ROUNDINGS.items()}
-    rule = max(made, key=lambda rule: np.isclose(made[rule], rounded).mean())  # under which most numbers are equal
-    bound = _figures(exact, made[rule])
-    who = "Their" if whole[1] else "Our"
-    note = f"{who} files hold whole pixels, {rule}: equal runs would reach a mean IoU of {bound.mean_iou:.4f}."
-    return [note], replace(bound, parted=None)
-
-
-def as_dict(agreement: Agreement) -> dict[str, Any]:
-    """The agreement as plain values for JSON, without the overlaps of frames."""
-    values = asdict(replace(agreement, overlaps={}))
-    del values["overlaps"]
-    return values
 
 
 def show_agreement(agreement: Agreement) -> None:
@@ -148,12 +115,11 @@ def show_agreement(agreement: Agreement) -> None:
     from lorat_plugin.evaluation.tables import make_table, wide_console
 
     console, rows = wide_console(), []
-    headings = ("sequence", "frames", "mean IoU", "> 0.99", "> 0.9", "edges [px]", "AUC less theirs", "parted at")
-    last = {"all frames": agreement.overall} | ({"rounding alone": agreement.rounding} if agreement.rounding else {})
-    for name, row in [*agreement.sequences.items(), *last.items()]:
+    headings = ("sequence", "frames", "mean IoU", "> 0.99", "> 0.9", "edges [px]", "AUC less theirs", "diverge at")
+    for name, row in [*agreement.sequences.items(), ("all frames", agreement.overall)]:
         values = (row.mean_iou, row.above_99, row.above_90, row.corner, row.auc_difference)
         shown = ["-" if value is None else f"{value:.4f}" for value in values]
-        rows.append([name, str(row.frames), *shown, "-" if row.parted is None else str(row.parted)])
+        rows.append([name, str(row.frames), *shown, "-" if row.first_divergence is None else str(row.first_divergence)])
     console.print(make_table(headings, rows, f"{agreement.ours} against {agreement.theirs}"))
     for note in agreement.notes:
         console.print(note, soft_wrap=True, highlight=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -32,7 +31,7 @@ from lorat_plugin.evaluation.results import ResultFiles, notes_folder, result_fi
 from lorat_plugin.evaluation.runner import FrameTracker
 from lorat_plugin.evaluation.scoring import TrackerScore
 from lorat_plugin.evaluation.tables import write_tables
-from lorat_plugin.files import whole_file
+from lorat_plugin.files import write_json
 from lorat_plugin.score_rows import MEASURES
 
 logger = logging.getLogger(__name__)
@@ -341,8 +340,7 @@ def write_comparison(
     files = {one.files.tracker: one.files for one in contestants}
     homes = {name: notes_folder(benchmark, results, name) for name in files}
     write_report(benchmark, scores, files, homes, folder / "report.html", more=difference, remarks=notes)
-    with whole_file(folder / "comparison.json") as part:
-        part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "comparison.json", content)
     return content
 
 

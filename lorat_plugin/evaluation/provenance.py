@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from lorat_plugin.digests import Record, difference
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
 from lorat_plugin.evaluation.results import REMEDY, ResultFiles
-from lorat_plugin.files import parse_json, whole_file
+from lorat_plugin.files import parse_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +45,7 @@ def settle_settings(notes: Path, settings: Record, files: ResultFiles, benchmark
                 " made; choose another --name, or remove the results"
             )
         else:
-            with whole_file(path) as part:
-                part.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+            write_json(path, settings)
     finally:
         lock.release()
 

@@ -15,10 +15,10 @@ import numpy as np
 from lorat_plugin.errors import InputError, first_line
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence, frames_omitted
 from lorat_plugin.evaluation.protocols import PADDING
-from lorat_plugin.evaluation.results import ResultFiles, names_elsewhere
+from lorat_plugin.evaluation.results import FORMATS, ResultFiles, names_elsewhere
 
 BESIDE = ("times", "scores", "seconds")  # folders of other numbers, beside boxes
-LAYOUTS = ("nested", "flat", "dump", "own_folder")
+LAYOUTS = [name for name in FORMATS if name not in ("pytracking", "ostrack")]  # which have the paths of "flat"
 LARGEST = 1 << 30  # bytes that an archive may unpack to; raw results of a whole benchmark have some 100 MB
 NAMED = 20  # sequences in a sentence
 CLOSE = 2.0  # pixels; rounding moves no number of a box as far

@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,84 +49,31 @@ LASOT_EXT_CLASSES = (  # of 10 sequences each
 WITH_MORE_FRAMES = ("monkey-17",)  # LaSOT published more frames of it than boxes; its toolkit takes as many as boxes
 
 
+Read = Callable[[Path, str, Choice], Iterable[EvaluationSequence]]
+
+
 @dataclass(frozen=True)
 class Published:
     """A benchmark before its files are opened.
 
     Fields: name, as users write it; layout, its folders and files in words; folder, of results, where {} stands for the
-    subset; subsets, name -> number of sequences that were published, 0 if that is open; the first one is the default,
-    and "" the only one; the others as in `Benchmark`.
+    subset; read, its reader, called with the folder, a subset and the sequences to open; subsets, name -> number of
+    sequences that were published, 0 if that is open; the first one is the default, and "" the only one; toolkit, what
+    the GOT-10k toolkit's experiment is called, empty if it has none; prefix, of result files in pytracking's tree; the
+    others as in `Benchmark`.
     """
 
     name: str
     layout: str
     folder: str
+    read: Read
     subsets: dict[str, int]
     style: Layout = "flat"
     origin: int = 0
     rasterize: bool = False
     protocol: str = "lorat"
-
-
-BENCHMARKS = {
-    item.name: item
-    for item in (
-        Published(
-            "got10k",
-            "ROOT/val/list.txt and ROOT/val/GOT-10k_Val_000001/ with 00000001.jpg ..., groundtruth.txt, absence.label,"
-            " cover.label; ROOT/test/ with list.txt, frames and one line in each groundtruth.txt",
-            "GOT-10k",
-            {"val": 180, "test": 180},
-            style="nested",
-            rasterize=True,
-            protocol="got10k",
-        ),
-        Published("lasot", LASOT_LAYOUT, "LaSOT", {"test": 280, "train": 1120}, origin=1),
-        Published("lasot_ext", LASOT_LAYOUT.replace("airplane", "atv"), "LaSOT_ext", {"": 150}),
-        Published(
-            "trackingnet",
-            "ROOT/TEST/ with frames/<video>/0.jpg ... and anno/<video>.txt (one line)",
-            "TrackingNet",
-            {"": 511},
-            rasterize=True,
-        ),
-        Published("tnl2k", tnl2k_reader().layout, "TNL2K", {"": 700}),
-        Published("vasttrack", vasttrack_reader().layout, "VastTrack", {"": 0}, origin=1),
-        Published(
-            "uav123",
-            "ROOT/data_seq/UAV123/bike1/000001.jpg ... and ROOT/anno/UAV123/bike1.txt",
-            "UAV123",
-            {"": 123},
-        ),
-        Published(
-            "uav20l",
-            "ROOT/data_seq/UAV123/bike1/000001.jpg ... and ROOT/anno/UAV20L/bike1.txt",
-            "UAV20L",
-            {"": 20},
-        ),
-        Published(
-            "nfs",
-            "ROOT/airboard_1/30/airboard_1/00001.jpg ... and ROOT/airboard_1/30/airboard_1.txt (240 likewise)",
-            "NfS/{}",
-            {"30": 100, "240": 100},
-        ),
-        Published(
-            "otb",
-            "ROOT/Basketball/ with img/0001.jpg ... and groundtruth_rect.txt",
-            "OTB{}",
-            {"2015": 100, "2013": 51, "tb50": 50},
-        ),
-        Published("dtb70", "ROOT/Animal1/ with img/00001.jpg ... and groundtruth_rect.txt", "DTB70", {"": 70}),
-        Published(
-            "tcolor128",
-            "ROOT/Airport_ce/ with img/0001.jpg ..., Airport_ce_gt.txt, Airport_ce_frames.txt",
-            "TColor128",
-            {"": 128},
-        ),
-        Published("vot", vot_reader().layout, "VOT", {"": 0}),
-        Published("clips", CLIPS_LAYOUT.replace("DIR", "ROOT"), "clips", {"": 0}),
-    )
-}
+    toolkit: str = ""
+    prefix: str = ""
 
 
 def open_benchmark(
@@ -152,33 +100,35 @@ def open_benchmark(
     """
     if name not in BENCHMARKS:
         raise InputError(f"unknown benchmark '{name}': use one of {', '.join(BENCHMARKS)}")
-    known = BENCHMARKS[name]
-    chosen_subset = next(iter(known.subsets)) if subset is None else subset
-    if chosen_subset not in known.subsets:
-        remedy = f"use {' or '.join(known.subsets)}" if "" not in known.subsets else "it has one only, leave it out"
-        raise InputError(f"{name} has no subset '{chosen_subset}': {remedy}")
+    row = BENCHMARKS[name]
+    subset = next(iter(row.subsets)) if subset is None else subset
+    if subset not in row.subsets:
+        remedy = f"use {' or '.join(row.subsets)}" if "" not in row.subsets else "it has one only, leave it out"
+        raise InputError(f"{name} has no subset '{subset}': {remedy}")
     if sequences is not None and not sequences:
         raise InputError(f"{name}: no sequences were given; leave the choice out for all")
     # one folder has both of UAV123 and UAV20L
-    place = dataset_root(BENCHMARKS["uav123"] if name == "uav20l" else known, root).resolve()
-    if is_lmdb(place):
-        raise InputError(f"{place}: is an LMDB, and evaluation reads images by their paths; give the data set's folder")
+    data_root = dataset_root(BENCHMARKS["uav123"] if name == "uav20l" else row, root).resolve()
+    if is_lmdb(data_root):
+        raise InputError(
+            f"{data_root}: is an LMDB, and evaluation reads images by their paths; give the data set's folder"
+        )
     choice = Choice(tuple(dict.fromkeys(sequences or ())), tuple(dict.fromkeys(skip)))
-    found = tuple(_READ[name](place, chosen_subset, choice))
+    found = tuple(row.read(data_root, subset, choice))
     if not found:
-        raise InputError(f"{place}: no sequence of {name} there; wanted {known.layout}")
+        raise InputError(f"{data_root}: no sequence of {name} there; wanted {row.layout}")
     there = len(found) + len(choice.skipped)
-    if not choice.names and there < known.subsets[chosen_subset]:
-        logger.warning("%s: %d of %s's %d sequences are there", place, there, name, known.subsets[chosen_subset])
+    if not choice.names and there < row.subsets[subset]:
+        logger.warning("%s: %d of %s's %d sequences are there", data_root, there, name, row.subsets[subset])
     return Benchmark(
         name,
-        known.folder.format(chosen_subset),
+        row.folder.format(subset),
         found,
-        known.style,
-        known.origin,
-        known.rasterize,
-        known.protocol,
-        chosen_subset,
+        row.style,
+        row.origin,
+        row.rasterize,
+        row.protocol,
+        subset,
         choice.skipped,
     )
 
@@ -287,12 +237,16 @@ def _tnl2k(root: Path, subset: str, choice: Choice) -> list[EvaluationSequence]:
     return _by_reader(tnl2k_reader(), root, choice, lambda s: replace(s, visible=np.ones(len(s.boxes), bool)))
 
 
+def _vasttrack(root: Path, subset: str, choice: Choice) -> list[EvaluationSequence]:
+    return _by_reader(vasttrack_reader(), root, choice)
+
+
 def _vot(root: Path, subset: str, choice: Choice) -> list[EvaluationSequence]:
     root = root / "sequences" if (root / "sequences").is_dir() else root  # of a workspace
     listed = read_list(root / "list.txt") if (root / "list.txt").is_file() else ()
-    places = {name: place for place, name in enumerate(listed)}
+    positions = {name: position for position, name in enumerate(listed)}
     found = _by_reader(vot_reader(), root, replace(choice, names=choice.names or listed))
-    return sorted(found, key=lambda sequence: places.get(sequence.name, len(places)))
+    return sorted(found, key=lambda sequence: positions.get(sequence.name, len(positions)))
 
 
 def _clips(root: Path, subset: str, choice: Choice) -> list[EvaluationSequence]:
@@ -321,21 +275,86 @@ def _by_toolkit(name: str, root: Path, subset: str, choice: Choice) -> list[Eval
     return _open_all(choice.of(dataset.seq_names, str(root)), read)
 
 
-_Read = Callable[[Path, str, Choice], Iterable[EvaluationSequence]]
-
-
-def _toolkit_read(name: str) -> _Read:
-    return lambda root, subset, choice: _by_toolkit(name, root, subset, choice)
-
-
-_READ: dict[str, _Read] = {
-    "got10k": _got10k,
-    "lasot": _lasot,
-    "lasot_ext": _lasot_ext,
-    "trackingnet": _trackingnet,
-    "tnl2k": _tnl2k,
-    "vasttrack": lambda root, _, choice: _by_reader(vasttrack_reader(), root, choice),
-    "vot": _vot,
-    "clips": _clips,
-    **{name: _toolkit_read(name) for name in ("otb", "uav123", "uav20l", "nfs", "dtb70", "tcolor128")},
+BENCHMARKS = {
+    item.name: item
+    for item in (
+        Published(
+            "got10k",
+            "ROOT/val/list.txt and ROOT/val/GOT-10k_Val_000001/ with 00000001.jpg ..., groundtruth.txt, absence.label,"
+            " cover.label; ROOT/test/ with list.txt, frames and one line in each groundtruth.txt",
+            "GOT-10k",
+            _got10k,
+            {"val": 180, "test": 180},
+            style="nested",
+            rasterize=True,
+            protocol="got10k",
+            toolkit="GOT10k",
+        ),
+        Published("lasot", LASOT_LAYOUT, "LaSOT", _lasot, {"test": 280, "train": 1120}, origin=1),
+        Published("lasot_ext", LASOT_LAYOUT.replace("airplane", "atv"), "LaSOT_ext", _lasot_ext, {"": 150}),
+        Published(
+            "trackingnet",
+            "ROOT/TEST/ with frames/<video>/0.jpg ... and anno/<video>.txt (one line)",
+            "TrackingNet",
+            _trackingnet,
+            {"": 511},
+            rasterize=True,
+        ),
+        Published("tnl2k", tnl2k_reader().layout, "TNL2K", _tnl2k, {"": 700}),
+        Published("vasttrack", vasttrack_reader().layout, "VastTrack", _vasttrack, {"": 0}, origin=1),
+        Published(
+            "uav123",
+            "ROOT/data_seq/UAV123/bike1/000001.jpg ... and ROOT/anno/UAV123/bike1.txt",
+            "UAV123",
+            partial(_by_toolkit, "uav123"),
+            {"": 123},
+            toolkit="UAV123",
+            prefix="uav_",
+        ),
+        Published(
+            "uav20l",
+            "ROOT/data_seq/UAV123/bike1/000001.jpg ... and ROOT/anno/UAV20L/bike1.txt",
+            "UAV20L",
+            partial(_by_toolkit, "uav20l"),
+            {"": 20},
+            toolkit="UAV123",
+            prefix="uav_",
+        ),
+        Published(
+            "nfs",
+            "ROOT/airboard_1/30/airboard_1/00001.jpg ... and ROOT/airboard_1/30/airboard_1.txt (240 likewise)",
+            "NfS/{}",
+            partial(_by_toolkit, "nfs"),
+            {"30": 100, "240": 100},
+            toolkit="NfS",
+            prefix="nfs_",
+        ),
+        Published(
+            "otb",
+            "ROOT/Basketball/ with img/0001.jpg ... and groundtruth_rect.txt",
+            "OTB{}",
+            partial(_by_toolkit, "otb"),
+            {"2015": 100, "2013": 51, "tb50": 50},
+            toolkit="OTB",
+        ),
+        Published(
+            "dtb70",
+            "ROOT/Animal1/ with img/00001.jpg ... and groundtruth_rect.txt",
+            "DTB70",
+            partial(_by_toolkit, "dtb70"),
+            {"": 70},
+            toolkit="DTB70",
+        ),
+        Published(
+            "tcolor128",
+            "ROOT/Airport_ce/ with img/0001.jpg ..., Airport_ce_gt.txt, Airport_ce_frames.txt",
+            "TColor128",
+            partial(_by_toolkit, "tcolor128"),
+            {"": 128},
+            toolkit="TColor128",
+            prefix="tpl_",
+        ),
+        Published("vot", vot_reader().layout, "VOT", _vot, {"": 0}),
+        Published("clips", CLIPS_LAYOUT.replace("DIR", "ROOT"), "clips", _clips, {"": 0}),
+    )
 }

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -28,27 +27,45 @@ from lorat_plugin.boxes import iou, rasterize, xywh_to_xyxy, xyxy_to_xywh
 from lorat_plugin.digests import Record, difference
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
-from lorat_plugin.files import parse_json, read_plain_text, whole_file
+from lorat_plugin.evaluation.registry import BENCHMARKS
+from lorat_plugin.files import parse_json, read_plain_text, whole_file, write_json
 
 logger = logging.getLogger(__name__)
 
-FORMATS = {"nested": ("%.3f", ","), "flat": ("%.3f", ","), "pytracking": ("%.3f", "\t"), "ostrack": ("%d", "\t")}
-PATHS = {  # of boxes below the folder, by name in files and repetition; the other layouts have "<name>.txt"
-    "nested": "{0}/{0}_{1:03d}.txt",
-    "own_folder": "{0}/{0}.txt",
-    "dump": "{0}/eval.csv",
-}
 DUMPED = ("pred_x", "pred_y", "pred_w", "pred_h")
-PREFIXES = {"uav123": "uav_", "uav20l": "uav_", "nfs": "nfs_", "tcolor128": "tpl_"}  # in pytracking's tree
 NEAR = 0.5  # IoU with the given box, from which on a first row is one of the same data in another convention
 REMEDY = "choose another --name or --results, or remove it and track again"
+
+
+@dataclass(frozen=True)
+class ResultFormat:
+    """A layout of result files.
+
+    Fields: boxes and times, paths below a tracker's folder, {0} is the sequence, {1} the number of the run; number and
+    delimiter, the form of a box's numbers and what separates them; number is empty where results are only read.
+    """
+
+    boxes: str = "{0}.txt"
+    times: str = "{0}_time.txt"
+    number: str = ""
+    delimiter: str = ","
+
+
+FORMATS = {
+    "nested": ResultFormat("{0}/{0}_{1:03d}.txt", "{0}/{0}_time.txt", "%.3f"),
+    "flat": ResultFormat(times="times/{0}_time.txt", number="%.3f"),
+    "pytracking": ResultFormat(number="%.3f", delimiter="\t"),
+    "ostrack": ResultFormat(number="%d", delimiter="\t"),
+    "own_folder": ResultFormat("{0}/{0}.txt", "{0}/{0}_time.txt"),
+    "dump": ResultFormat("{0}/eval.csv"),
+}
 
 
 @dataclass(frozen=True)
 class ResultFiles:
     """One tracker's results on one benchmark.
 
-    Fields: tracker, its name; folder, which holds its files; layout, a key of `FORMATS` or of `PATHS`; origin, number
+    Fields: tracker, its name; folder, which holds its files; layout, a key of `FORMATS`; origin, number
     of the first pixel in the files; rasterize, whether boxes are rounded outwards to whole pixels when they are
     written; names, by sequence its name in the files where that is another, such as pytracking's "uav_bike1"; spans, by
     sequence the frames (first, last + 1) that the rows stand for, where there is not one row for every frame; records,
@@ -67,13 +84,12 @@ class ResultFiles:
     def boxes_path(self, sequence: str, repetition: int = 1) -> Path:
         """The file of boxes of a sequence; `repetition` counts from 1 and matters for the nested layout only."""
         name = self.names.get(sequence, sequence)
-        return self.folder / PATHS.get(self.layout, "{0}.txt").format(name, repetition)
+        return self.folder / FORMATS[self.layout].boxes.format(name, repetition)
 
     def times_path(self, sequence: str) -> Path:
         """The file of seconds for each frame of a sequence."""
         name = self.names.get(sequence, sequence)
-        folder = {"nested": name, "own_folder": name, "flat": "times"}.get(self.layout)
-        return self.folder / (f"{folder}/{name}_time.txt" if folder else f"{name}_time.txt")
+        return self.folder / FORMATS[self.layout].times.format(name)
 
     def has(self, sequence: str) -> bool:
         """Whether there are results of a sequence, whole or not."""
@@ -91,8 +107,7 @@ class ResultFiles:
         """
         self.boxes_path(sequence.name).unlink(missing_ok=True)
         if self.records is not None:
-            with whole_file(self._record_path(sequence.name)) as part:
-                part.write_text(json.dumps(sequence.record, indent=2) + "\n", encoding="utf-8")
+            write_json(self._record_path(sequence.name), sequence.record)
 
     def record(self, sequence: str) -> Record | None:
         """The record of the data that a result was made from, or None if there is none. InputError if it is damaged."""
@@ -142,11 +157,12 @@ class ResultFiles:
             times: (N, runs) float64 seconds; zeros mean that speed was not measured, and the toolkits ignore them.
         Raises InputError if a file cannot be written.
         """
-        form, delimiter = FORMATS[self.layout]
-        save_rows(self.times_path(sequence), times, "%.8f" if delimiter == "," else "%f", delimiter)
+        form = FORMATS[self.layout]
+        save_rows(self.times_path(sequence), times, "%.8f" if form.delimiter == "," else "%f", form.delimiter)
         for number, boxes in list(enumerate(runs, start=1))[::-1]:  # the first, which says that all is there, last
             rows = outwards(boxes) if self.rasterize else boxes
-            save_rows(self.boxes_path(sequence, number), rows + np.array([self.origin] * 2 + [0, 0]), form, delimiter)
+            rows = rows + np.array([self.origin] * 2 + [0, 0])
+            save_rows(self.boxes_path(sequence, number), rows, form.number, form.delimiter)
 
     def read(self, sequence: EvaluationSequence, repetition: int = 1) -> np.ndarray:
         """Boxes (N, 4) float64 x, y, w, h of a run through a sequence, pixels counted from 0.
@@ -222,7 +238,7 @@ def names_elsewhere(benchmark: str, sequence: str) -> list[str]:
         # two targets: pytracking has Jogging_1, pysot Jogging-1, the toolkit Jogging.1; of Human4 the second counts
         name = "Human4_2" if sequence == "Human4" else sequence.replace(".", "_")
         return [name, f"otb_{name}", name.replace("_", "-"), f"otb_{sequence}", sequence]
-    prefix = PREFIXES.get(benchmark, "")
+    prefix = BENCHMARKS[benchmark].prefix if benchmark in BENCHMARKS else ""
     if benchmark == "tcolor128":
         return [prefix + sequence.replace("-", "_"), prefix + sequence, sequence]  # tpl_Yo_yos_ce1
     return [prefix + sequence, sequence] if prefix else [sequence]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorat_plugin.evaluation.protocols import Score
 from lorat_plugin.evaluation.scoring import TrackerScore
-from lorat_plugin.files import whole_file
+from lorat_plugin.files import whole_file, write_json
 from lorat_plugin.score_rows import MEASURES, PROTOCOLS, Row, format_value, group_rows, heading, markdown
 
 if TYPE_CHECKING:
@@ -70,9 +69,8 @@ def write_tables(scores: Sequence[TrackerScore], folder: Path) -> list[Path]:
             writer = csv.DictWriter(stream, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
-        with whole_file(files[1]) as part:
-            full = [row | curve for row, curve in zip(rows, curves, strict=True)] if name == "scores" else rows
-            part.write_text(json.dumps(full, indent=2) + "\n", encoding="utf-8")
+        full = [row | curve for row, curve in zip(rows, curves, strict=True)] if name == "scores" else rows
+        write_json(files[1], full)
         with whole_file(files[2]) as part:
             part.write_text("\n".join(markdown(rows)) + "\n", encoding="utf-8")
         written += files

@@ -56,29 +56,17 @@ class ExperimentBenchmark(toolkit.ExperimentOTB):
         report_dir: str | Path = "reports",
         invisible: Invisible = "penalize",
     ) -> None:
-        """Results go to `<result_dir>/<benchmark.folder>/<tracker>/<sequence>.txt`."""
-        self.prepare(_Truth(benchmark), benchmark.folder, result_dir, report_dir, invisible, benchmark.origin)
+        """Results go to `<result_dir>/<benchmark.folder>/<tracker>/<sequence>.txt`.
 
-    def prepare(
-        self,
-        dataset: Any,
-        folder: str,
-        result_dir: str | Path,
-        report_dir: str | Path,
-        invisible: Invisible,
-        origin: int,
-    ) -> None:
-        """What `__init__` does with any data set of the toolkit's interface whose invisible boxes are NaN.
-
-        `origin` is the number of the first pixel in the data set's boxes and in the results. Both folders are made
-        absolute at once, so changing the working folder later moves nothing.
+        Both folders are made absolute at once, so changing the working folder later moves nothing.
         """
         # not super().__init__: it downloads OTB
         if invisible not in ("penalize", "drop"):
             raise InputError(f"invisible='{invisible}': use 'penalize' or 'drop'")
-        self.dataset = dataset
+        folder = benchmark.folder
+        self.dataset = _Truth(benchmark)
         self.title = folder
-        self.origin = origin
+        self.origin = benchmark.origin
         self.result_dir = str(Path(result_dir).expanduser().resolve() / folder)
         self.notes = Path(result_dir).expanduser().resolve() / "lorat" / folder  # as `results.notes_folder`
         self.report_dir = str(Path(report_dir).expanduser().resolve() / folder)
@@ -194,10 +182,29 @@ class _Opened(ExperimentBenchmark):
         report_dir: str | Path = "reports",
         sequences: Sequence[str] | None = None,
         invisible: Invisible = "penalize",
+        subset: str | None = None,
     ) -> None:
-        """`root_dir`, `sequences`: as for `open_benchmark`; the others as for `ExperimentBenchmark`."""
-        opened = open_benchmark(self.benchmark, root_dir, sequences=sequences)
+        """`root_dir`, `sequences`, `subset`: as for `open_benchmark`; the others as for `ExperimentBenchmark`."""
+        opened = open_benchmark(self.benchmark, root_dir, subset, sequences)
         super().__init__(opened, result_dir, report_dir, invisible)
+
+
+class ExperimentLaSOT(_Opened):
+    """LaSOT's split `subset`, "test" or "train"; results in `LaSOT`, boxes counted from 1 as in its files."""
+
+    benchmark = "lasot"
+
+    def __init__(
+        self,
+        root_dir: str | Path | None = None,
+        subset: str = "test",
+        result_dir: str | Path = "results",
+        report_dir: str | Path = "reports",
+        sequences: Sequence[str] | None = None,
+        invisible: Invisible = "penalize",
+    ) -> None:
+        """As for its sisters, with `subset` in second place as in the toolkit's newer releases."""
+        super().__init__(root_dir, result_dir, report_dir, sequences, invisible, subset)
 
 
 class ExperimentLaSOTExt(_Opened):
@@ -242,25 +249,18 @@ def toolkit_experiment(
         result_dir: folder of results, in which `benchmark.folder` lies.
         report_dir: folder for the report.
     """
-    classes = {
-        "got10k": toolkit.ExperimentGOT10k,
-        "otb": toolkit.ExperimentOTB,
-        "uav123": toolkit.ExperimentUAV123,
-        "uav20l": toolkit.ExperimentUAV123,
-        "nfs": toolkit.ExperimentNfS,
-        "dtb70": toolkit.ExperimentDTB70,
-        "tcolor128": toolkit.ExperimentTColor128,
-    }
+    name = BENCHMARKS[benchmark.name].toolkit if benchmark.name in BENCHMARKS else ""
     frames = benchmark.sequences[0].frames
-    if benchmark.name not in classes or not isinstance(frames, FramePaths):
+    if not name or not isinstance(frames, FramePaths):
         return ExperimentBenchmark(benchmark, result_dir, report_dir)
+    make = getattr(toolkit, f"Experiment{name}")
     places = Path(result_dir).expanduser().resolve(), Path(report_dir).expanduser().resolve()
     if benchmark.name == "got10k":  # by keywords: their order differs between releases
-        experiment = toolkit.ExperimentGOT10k(
+        experiment = make(
             root_dir=frames.root, subset=benchmark.subset, result_dir=str(places[0]), report_dir=str(places[1])
         )
     else:
-        experiment = classes[benchmark.name].__new__(classes[benchmark.name])  # its __init__ may want to download
+        experiment = make.__new__(make)  # its __init__ may want to download
         experiment.dataset = toolkit_dataset(
             benchmark.name, Path(frames.root), benchmark.subset, BENCHMARKS[benchmark.name].layout
         )

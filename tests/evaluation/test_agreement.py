@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lorat_plugin.errors import InputError
-from lorat_plugin.evaluation.agreement import as_dict, compare_runs
+from lorat_plugin.evaluation.agreement import compare_runs
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
 from lorat_plugin.evaluation.results import ResultFiles
 
@@ -37,20 +37,19 @@ def test_figures_equal_a_hand_computation(tmp_path: Path) -> None:
     still = {name: np.tile([10.25, 10.25, 20, 10], (6, 1)) for name in TRUTH}
     other = {name: boxes.copy() for name, boxes in still.items()}
     other["dog-2"][3, 0] += 0.5  # IoU 19.5 / 20.5, edges differ by 0.5, 0, 0.5, 0
-    other["dog-2"][4, 0] += 10  # 100 / 300: parted
+    other["dog-2"][4, 0] += 10  # 100 / 300: diverged
     other["dog-2"][5] = np.nan
     ours, theirs = (ResultFiles(name, tmp_path / name, "flat", 1) for name in ("ours", "theirs"))
     found = compare_runs(benchmark(), write(ours, still), write(theirs, other))
     dog = found.sequences["dog-2"]
     assert dog.mean_iou == pytest.approx((3 + 19.5 / 20.5 + 1 / 3) / 6)
-    assert (dog.above_99, dog.above_90, dog.parted, dog.frames) == (3 / 6, 4 / 6, 4, 6)
+    assert (dog.above_99, dog.above_90, dog.first_divergence, dog.frames) == (3 / 6, 4 / 6, 4, 6)
     assert dog.corner == pytest.approx((0.25 + 5) / 5)  # the NaN row has no edges
     cat = found.sequences["cat-1"]
-    assert (cat.mean_iou, cat.above_99, cat.parted, cat.corner) == (1, 1, None, 0)
+    assert (cat.mean_iou, cat.above_99, cat.first_divergence, cat.corner) == (1, 1, None, 0)
     assert found.overall.mean_iou == pytest.approx((dog.mean_iou + 1) / 2)
     assert cat.auc_difference == 0 and dog.auc_difference is not None
-    assert found.rounding is None and all("start from another box" in note for note in found.notes)
-    assert "overlaps" not in as_dict(found) and as_dict(found)["sequences"]["dog-2"]["parted"] == 4
+    assert all("start from another box" in note for note in found.notes)
 
 
 def test_equal_boxes_without_area_agree(tmp_path: Path) -> None:
@@ -60,21 +59,12 @@ def test_equal_boxes_without_area_agree(tmp_path: Path) -> None:
     assert compare_runs(benchmark(public=False), *files).overall.auc_difference is None
 
 
-@pytest.mark.parametrize(
-    ("layout", "rasterize", "rule"), [("ostrack", False, "cut off"), ("pytracking", True, "rounded outwards")]
-)
-def test_rounding_alone_is_told_from_disagreement(layout: str, rasterize: bool, rule: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("layout", "rasterize"), [("ostrack", False), ("pytracking", True)])
+def test_files_of_whole_pixels_are_named(layout: str, rasterize: bool, tmp_path: Path) -> None:
     ours = write(ResultFiles("ours", tmp_path / "ours", "flat", 1), TRUTH)
     theirs = write(ResultFiles("theirs", tmp_path / "theirs", layout, 1, rasterize), TRUTH)
-    for one, other, who in ((ours, theirs, "Their"), (theirs, ours, "Our")):
-        found = compare_runs(benchmark(), one, other)
-        assert found.rounding is not None and 0.8 < found.rounding.mean_iou < 0.99
-        assert found.overall.mean_iou == pytest.approx(found.rounding.mean_iou, abs=1e-9)
-        assert found.overall.corner == pytest.approx(found.rounding.corner, abs=1e-9)
-        assert found.notes[0].startswith(f"{who} files hold whole pixels, {rule}")
-    moved = {name: boxes + np.array([1.5, 0, 0, 0]) for name, boxes in TRUTH.items()}
-    found = compare_runs(benchmark(), write(ResultFiles("moved", tmp_path / "moved", "flat", 1), moved), theirs)
-    assert found.rounding is not None and found.overall.mean_iou < found.rounding.mean_iou - 0.02
+    assert compare_runs(benchmark(), ours, theirs).notes[0].startswith("Their files hold whole pixels")
+    assert compare_runs(benchmark(), theirs, ours).notes[0].startswith("Our files hold whole pixels")
 
 
 def test_other_data_and_missing_sequences_are_told(tmp_path: Path) -> None:

@@ -36,7 +36,6 @@ from lorat_plugin.evaluation.report import _read_run as read_run
 from lorat_plugin.evaluation.results import notes_folder, read_confidences, result_files
 from lorat_plugin.evaluation.scoring import score_tracker
 from lorat_plugin.evaluation.submit import check_archive, write_archive
-from lorat_plugin.harness.got10k_lasot import LaSOT
 from lorat_plugin.harness.pytracking import read_settings
 from lorat_plugin.harness.vot_tools.run import open_workspace
 from lorat_plugin.harness.vot_tools.sequences import find_sequences
@@ -290,8 +289,6 @@ def _benchmarks(root: Path) -> Iterator[tuple[str, Reader]]:
         for file in {f.name: f for f in sorted((home / below).rglob("*.txt"))}.values():
             read = partial(open_benchmark, name, home, subset, chosen)
             yield f"benchmark {name} {file.name}", Reader(file, lambda r=read: list(r().sequences), cost=3)
-            if name == "lasot":
-                yield f"experiment {file.name}", Reader(file, lambda h=home: list(LaSOT(h, sequences=names)))
     datasets.write_got10k_val(root / "val")
     cover = next((root / "val").rglob("groundtruth.txt")).with_name("cover.label")
     cover.write_text("8\n" * 7)

@@ -120,7 +120,7 @@ def test_ours_run_a_tracker_of_the_toolkit_s(case: str, make: type, tmp_path: Pa
     np.testing.assert_allclose(written, np.tile(benchmark.sequences[0].boxes[:1], (len(written), 1)), atol=1e-3)
 
 
-def test_lasot_s_own_class_and_the_benchmark_score_alike(tmp_path: Path) -> None:
+def test_lasot_by_its_class_and_as_a_benchmark_scores_alike(tmp_path: Path) -> None:
     benchmark = opened("lasot", tmp_path / "data")
     write(benchmark, tmp_path / "results", "LoRAT", True)
     places = {"result_dir": tmp_path / "results", "report_dir": tmp_path / "reports"}

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shlex
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from lorat_plugin.digests import Record, describe_files, describe_frames, describe_options, difference, digest
 from lorat_plugin.errors import InputError
-from lorat_plugin.files import parse_json, whole_file
+from lorat_plugin.files import parse_json, write_json
 
 if TYPE_CHECKING:
     from lorat_plugin.harness.vot_tools.run import Workspace
@@ -62,8 +61,7 @@ def settle_records(workspace: Workspace, trackers: Sequence[str], *, evaluate: b
             elif former is None:
                 _warn_unrecorded(workspace, tracker, results)
         if evaluate:
-            with whole_file(path) as part:
-                part.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
+            write_json(path, now)
 
 
 def describe_tracker(entry: Mapping[str, str]) -> Record:
