@@ -17,7 +17,7 @@ from lorat_plugin.datasets.clips import find_clips
 from lorat_plugin.datasets.registry import open_dataset
 from lorat_plugin.evaluation.baselines import create_baseline
 from lorat_plugin.evaluation.runner import FrameTracker
-from lorat_plugin.training.clip_pairs import ClipPairs, read_clips
+from lorat_plugin.training.pairs import ClipPairs, read_clips
 from lorat_plugin.video.source import read_image
 from tests.helpers.sequences import write_frames
 

@@ -1,7 +1,8 @@
 """Jitter of the search crop and augmentation of a pair of crops: LoRAT's, in its order of draws.
 
-Crops are (3, H, W) float32 tensors, RGB, 0..1, contiguous, or (H, W, 3) uint8 arrays, for which `eight_bit` does the
-same to about a grey level in less time; boxes are (4,) float64 xyxy in crop pixels.
+Crops are (3, H, W) float32 tensors, RGB, 0..1, contiguous, or (H, W, 3) uint8 arrays. `eight_bit` arithmetic rounds to
+whole grey levels in less time: a crop ends about one level from the float32 result, solarised pixels around the
+threshold aside. Boxes are (4,) float64 xyxy in crop pixels.
 Sources: LoRAT (arXiv 2403.05231), DeiT III's three-fold augmentation (arXiv 2204.07118).
 """
 
@@ -20,7 +21,6 @@ from PIL import Image, ImageFilter
 
 from lorat_plugin.boxes import area, clip_to_image
 from lorat_plugin.crop import crop_parameters, normalize
-from lorat_plugin.training import eight_bit
 
 Pixels = torch.Tensor | np.ndarray
 
@@ -72,21 +72,38 @@ def _grey(crop: torch.Tensor) -> torch.Tensor:
     return (_GREY[0] * crop[0]).add_(_GREY[1] * crop[1]).add_(_GREY[2] * crop[2])
 
 
-def adjust_brightness(crop: torch.Tensor, factor: float) -> torch.Tensor:
-    """Scale all values, in place; result clamped to [0, 1]."""
-    return crop.mul_(factor).clamp_(0, 1)
+def _grey_bytes(crop: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
 
 
-def adjust_contrast(crop: torch.Tensor, factor: float) -> torch.Tensor:
-    """Blend with the mean grey level of the crop, in place; result clamped to [0, 1]."""
-    mean = _grey(crop).mean()
-    return crop.mul_(factor).add_((1 - factor) * mean).clamp_(0, 1)
+def _scaled_bytes(crop: np.ndarray, factor: float, offset: float) -> np.ndarray:
+    return cv2.LUT(crop, np.clip(np.rint(np.arange(256) * factor + offset), 0, 255).astype(np.uint8))
 
 
-def adjust_saturation(crop: torch.Tensor, factor: float) -> torch.Tensor:
-    """Blend with the grey version of the crop, in place; result clamped to [0, 1]."""
-    grey = _grey(crop)
-    return crop.mul_(factor).add_(grey.mul_(1 - factor)).clamp_(0, 1)
+def adjust_brightness(crop: Pixels, factor: float) -> Pixels:
+    """Scale all values; a tensor in place, clamped to [0, 1]."""
+    if isinstance(crop, torch.Tensor):
+        return crop.mul_(factor).clamp_(0, 1)
+    return _scaled_bytes(crop, factor, 0)
+
+
+def adjust_contrast(crop: Pixels, factor: float) -> Pixels:
+    """Blend with the mean grey level of the crop; a tensor in place, clamped to [0, 1]."""
+    if isinstance(crop, torch.Tensor):
+        mean = _grey(crop).mean()
+        return crop.mul_(factor).add_((1 - factor) * mean).clamp_(0, 1)
+    return _scaled_bytes(crop, factor, (1 - factor) * cv2.mean(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY))[0])
+
+
+def adjust_saturation(crop: Pixels, factor: float) -> Pixels:
+    """Blend with the grey version of the crop; a tensor in place, clamped to [0, 1]."""
+    if isinstance(crop, torch.Tensor):
+        grey = _grey(crop)
+        return crop.mul_(factor).add_(grey.mul_(1 - factor)).clamp_(0, 1)
+    return cv2.addWeighted(crop, factor, _grey_bytes(crop), 1 - factor, 0)
+
+
+ADJUSTMENTS = (adjust_brightness, adjust_contrast, adjust_saturation)
 
 
 class Colours(NamedTuple):
@@ -147,10 +164,7 @@ def colour_jitter(crop: Pixels, colours: Colours) -> Pixels:
     A tensor in place, which halves the time: a search crop is larger than the cache of a processor core.
     """
     for i in colours.order:
-        if isinstance(crop, torch.Tensor):
-            crop = (adjust_brightness, adjust_contrast, adjust_saturation)[i](crop, colours.factors[i])
-        else:
-            crop = eight_bit.ADJUSTMENTS[i](crop, colours.factors[i])
+        crop = ADJUSTMENTS[i](crop, colours.factors[i])
     return crop
 
 
@@ -161,16 +175,16 @@ def to_bytes(crop: torch.Tensor) -> np.ndarray:
 
 def third_augmentation(crop: Pixels, choice: int, radius: float) -> np.ndarray:
     """0 grey, 1 solarised or 2 blurred by a Gaussian of deviation `radius`, pixels. Returns (H, W, 3) uint8."""
+    if choice == 1:
+        levels = cv2.merge(list(to_bytes(crop))) if isinstance(crop, torch.Tensor) else crop
+        return cv2.min(levels, cv2.bitwise_not(levels))
     if not isinstance(crop, torch.Tensor):
-        return eight_bit.blur(crop, radius) if choice == 2 else (eight_bit.to_grey, eight_bit.solarize)[choice](crop)
+        return cv2.GaussianBlur(crop, (0, 0), radius, borderType=cv2.BORDER_REPLICATE) if choice else _grey_bytes(crop)
     planes = list(to_bytes(crop))
     if choice == 0:
-        planes = [np.asarray(Image.fromarray(cv2.merge(planes)).convert("L"))] * 3
-    elif choice == 1:
-        planes = [eight_bit.solarize(plane) for plane in planes]
-    else:  # Pillow takes longer for an image of three colours
-        planes = [np.asarray(Image.fromarray(p).filter(ImageFilter.GaussianBlur(radius))) for p in planes]
-    return cv2.merge(planes)
+        return cv2.merge([np.asarray(Image.fromarray(cv2.merge(planes)).convert("L"))] * 3)
+    blur = ImageFilter.GaussianBlur(radius)  # Pillow takes longer for an image of three colours
+    return cv2.merge([np.asarray(Image.fromarray(plane).filter(blur)) for plane in planes])
 
 
 @lru_cache

@@ -17,12 +17,10 @@ from lorat_plugin.datasets.clips import Clip
 from lorat_plugin.devices import best_precision, find_device
 from lorat_plugin.files import whole_file
 from lorat_plugin.synthetic.pairs import ObjectPairs, PatchPairs
-from lorat_plugin.training.absent import WithAbsent
-from lorat_plugin.training.clip_pairs import ClipPairs, read_clips
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.training.device.pairs import DevicePairs
 from lorat_plugin.training.methods import training_network
-from lorat_plugin.training.pairs import DatasetPairs
+from lorat_plugin.training.pairs import ClipPairs, DatasetPairs, WithAbsent, read_clips
 from lorat_plugin.training.recipe import Batch, PairDataset, collate, compute_loss
 from lorat_plugin.training.schedule import learning_rate
 from lorat_plugin.training.sources import MadePairs, Mix, PairSource

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import parse_json, whole_file
 from lorat_plugin.training.config import TrainConfig
-from lorat_plugin.training.losses import Losses
+from lorat_plugin.training.recipe import Losses
 from lorat_plugin.training.validation import Figures
 
 TRACKERS = ("tensorboard", "wandb")

@@ -29,7 +29,6 @@ from lorat_plugin.devices import best_precision, find_device
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import whole_file
 from lorat_plugin.network import LoRATNetwork
-from lorat_plugin.training.average import WeightAverage
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.training.device.pairs import open_pairs
 from lorat_plugin.training.failure import NotFinite, write_dump
@@ -40,6 +39,7 @@ from lorat_plugin.training.schedule import learning_rate
 from lorat_plugin.training.sources import data_record
 from lorat_plugin.training.state import (
     DATA_NAME,
+    WeightAverage,
     changed_settings,
     check_data,
     check_room,

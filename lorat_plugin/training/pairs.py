@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as ListOf
+from pathlib import Path
+from typing import Any, Protocol
 
+import cv2
 import numpy as np
 from numpy.random import PCG64, Generator
 
-from lorat_plugin.boxes import area
+from lorat_plugin.boxes import area, clip_to_image, xywh_to_xyxy
+from lorat_plugin.datasets.clips import Clip, read_clip
 from lorat_plugin.datasets.index import fit_to_image
 from lorat_plugin.datasets.sequences import Dataset
 from lorat_plugin.errors import InputError
+from lorat_plugin.images import read_image
+from lorat_plugin.synthetic.material import Cache
 from lorat_plugin.synthetic.pairs import FramePair
 
 EPOCH_SIZE = 131_072
 MAX_GAP = 100
+MARGIN = 0.15  # how far beyond its box a target is painted over, in box sides
+FEATHER = 5  # pixels over which the painted region fades into the frame
+
+
+class PairSource(Protocol):
+    """Where pairs come from; whatever a call draws depends on its arguments alone.
+
+    A pair of no use is None; a file that cannot be decoded is an InputError that names it.
+    """
+
+    def planned(self, epoch: int, index: int, rng: Generator) -> FramePair | None:
+        """The pair meant for sample `index` of an epoch, both 0-based."""
+
+    def sample(self, rng: Generator) -> FramePair | None:
+        """Another pair for a sample whose planned one was of no use."""
+
+
+class MadePairs(Protocol):
+    """Pairs that no list plans."""
+
+    def sample(self, rng: Generator) -> FramePair | None:
+        """Draw a pair, or None if the draw is of no use."""
 
 
 def sample_generator(seed: int, rank: int, epoch: int, training: bool, index: int) -> Generator:
@@ -129,3 +158,118 @@ class DatasetPairs:
         z_box, x_box = (fit_to_image(track.boxes[i], f.shape[1::-1]) for i, f in ((z, template), (x, search)))
         origin = f"{source.name} {chosen.name}"
         return FramePair(template, z_box, search, x_box, origin) if min(area(z_box), area(x_box)) > 0 else None
+
+
+class WithAbsent:
+    """Pairs of a source, of which a share has lost its target.
+
+    Half of these search in another video or picture, a quarter where the target was painted over, a quarter elsewhere
+    in that frame, where look-alikes of the target may be.
+    """
+
+    def __init__(self, source: PairSource, share: float) -> None:
+        """`share` of the pairs is without target, 0 to below 1."""
+        self.source, self.share = source, share
+
+    def planned(self, epoch: int, index: int, rng: Generator) -> FramePair | None:
+        """The planned pair of the source, or one made of it."""
+        return self._absent_by_chance(self.source.planned(epoch, index, rng), rng)
+
+    def sample(self, rng: Generator) -> FramePair | None:
+        """Any pair of the source, or one made of it."""
+        return self._absent_by_chance(self.source.sample(rng), rng)
+
+    def _absent_by_chance(self, pair: FramePair | None, rng: Generator) -> FramePair | None:
+        if pair is None or rng.random() >= self.share:
+            return pair
+        if rng.random() < 0.5:
+            other = self.source.sample(rng)
+            if other is None or other.origin == pair.origin:
+                return None
+            return pair._replace(search_frame=other.search_frame, search_box=other.search_box, present=False)
+        frame = pair.search_frame if isinstance(pair.search_frame, np.ndarray) else pair.search_frame.read()
+        painted = paint_over(frame, pair.search_box, rng)
+        if painted is None:
+            return None
+        box = pair.search_box if rng.random() < 0.5 else moved_elsewhere(pair.search_box, painted.shape[:2], rng)
+        return pair._replace(search_frame=painted, search_box=box, present=False)
+
+
+def paint_over(frame: np.ndarray, box_xyxy: np.ndarray, rng: Generator) -> np.ndarray | None:
+    """A copy of a frame in which a neighbouring region of the same size covers a target.
+
+    Args:
+        frame: (H, W, 3) uint8 RGB.
+        box_xyxy: (4,) float64, frame pixels, inside the frame.
+        rng: draws the side that the region is taken from.
+    Returns None if no region of that size lies beside the target.
+    """
+    height, width = frame.shape[:2]
+    pad = (box_xyxy[2:] - box_xyxy[:2]) * MARGIN + 1
+    x1, y1 = np.maximum(np.floor(box_xyxy[:2] - pad), 0).astype(int)
+    x2, y2 = np.minimum(np.ceil(box_xyxy[2:] + pad), (width, height)).astype(int)
+    across, down = x2 - x1, y2 - y1
+    sides = [(-across, 0), (across, 0), (0, -down), (0, down)]
+    inside = [(dx, dy) for dx, dy in sides if 0 <= x1 + dx <= width - across and 0 <= y1 + dy <= height - down]
+    if not inside:
+        return None
+    dx, dy = inside[int(rng.integers(len(inside)))]
+    cover = frame[y1 + dy : y2 + dy, x1 + dx : x2 + dx].astype(np.float32)
+    weight = np.zeros((down, across), np.float32)
+    weight[1:-1, 1:-1] = 1
+    weight = np.minimum(cv2.blur(weight, (FEATHER, FEATHER), borderType=cv2.BORDER_REPLICATE) * 2, 1)[..., None]
+    painted = frame.copy()
+    painted[y1:y2, x1:x2] = (cover * weight + painted[y1:y2, x1:x2] * (1 - weight)).round()
+    return painted
+
+
+def moved_elsewhere(box_xyxy: np.ndarray, frame_size: tuple[int, int], rng: Generator) -> np.ndarray:
+    """A box of the same size anywhere in a frame of (height, width) pixels: (4,) float64 xyxy."""
+    extent = box_xyxy[2:] - box_xyxy[:2]
+    corner = rng.uniform(0, 1, 2) * np.maximum(np.array(frame_size[::-1]) - extent, 0)
+    return np.concatenate([corner, corner + extent])
+
+
+def read_clips(folder: Path, exclude: ListOf[str] = (), labels: Path | None = None) -> list[Clip]:
+    """Read every labelled clip of a folder, sorted by name; clips without `groundtruth.txt` are passed over.
+
+    Args:
+        folder: holds `<clip>/0000.jpg` and so on, `<clip>/groundtruth.txt` beside the frames.
+        exclude: clips whose names start so are left out.
+        labels: folder of more targets in these clips, `<clip>__<target>.txt`, in the format of a `groundtruth.txt`.
+    Raises InputError if a folder is absent, no labelled clip is found, or rows and frames of a clip differ in number.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; name a folder of clips or leave the option out")
+    found = [p for p in sorted(folder.iterdir()) if (p / "groundtruth.txt").is_file()]
+    clips = [read_clip(p) for p in found if not p.name.startswith(tuple(exclude))]
+    if labels and not labels.is_dir():
+        raise InputError(f"{labels} is no folder; name a folder of <clip>__<target>.txt files or leave the option out")
+    for path in sorted(labels.glob("*__*.txt")) if labels else []:
+        clip = folder / path.name.partition("__")[0]
+        if clip.is_dir() and not clip.name.startswith(tuple(exclude)):
+            clips.append(read_clip(clip, path))
+    if not clips:
+        raise InputError(f"{folder} holds no clip with a groundtruth.txt; expected {folder}/<clip>/0000.jpg beside it")
+    return clips
+
+
+class ClipPairs:
+    """Two frames of one clip, at most `max_gap` frames apart, in either order."""
+
+    def __init__(self, clips: ListOf[Clip], max_gap: int = 100, cached: int = 1024) -> None:
+        """Draw from clips in which the target is present at least once; decoded frames stay in memory."""
+        self.clips = [c for c in clips if c.present.any()]
+        self.max_gap = max_gap
+        self.read: Callable[[Path], Any] = Cache(read_image, cached)
+
+    def sample(self, rng: Generator) -> FramePair | None:
+        """Draw one pair; None if a box lies outside its frame."""
+        clip = self.clips[int(rng.integers(len(self.clips)))]
+        chosen = sample_frames(clip.present, self.max_gap, rng)
+        z, x = (self.read(clip.frames[i]) for i in chosen)
+        z_box, x_box = (
+            clip_to_image(xywh_to_xyxy(clip.boxes[i]), f.shape[:2]) for i, f in zip(chosen, (z, x), strict=True)
+        )
+        origin = str(clip.frames[0].parent)
+        return FramePair(z, z_box, x, x_box, origin) if min(area(z_box), area(x_box)) > 0 else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.random import Generator
@@ -17,36 +16,14 @@ from lorat_plugin.digests import Record, digest
 from lorat_plugin.errors import InputError
 from lorat_plugin.synthetic.material import Material
 from lorat_plugin.synthetic.pairs import FramePair, ObjectPairs, PatchPairs
-from lorat_plugin.training.absent import WithAbsent
-from lorat_plugin.training.clip_pairs import ClipPairs, read_clips
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.training.device.bank import BankedDataset
-from lorat_plugin.training.pairs import DatasetPairs
+from lorat_plugin.training.pairs import ClipPairs, DatasetPairs, MadePairs, PairSource, WithAbsent, read_clips
 
 HELD_OUT = {"lasot": {"subset": "test"}, "got10k": {"subset": "val"}, "coco": {"subset": "val2017"}}
 MATERIAL = ("cutouts", "photos", "clips", "clip_labels")
 
 logger = logging.getLogger(__name__)
-
-
-class PairSource(Protocol):
-    """Where pairs come from; whatever a call draws depends on its arguments alone.
-
-    A pair of no use is None; a file that cannot be decoded is an InputError that names it.
-    """
-
-    def planned(self, epoch: int, index: int, rng: Generator) -> FramePair | None:
-        """The pair meant for sample `index` of an epoch, both 0-based."""
-
-    def sample(self, rng: Generator) -> FramePair | None:
-        """Another pair for a sample whose planned one was of no use."""
-
-
-class MadePairs(Protocol):
-    """Pairs that no list plans."""
-
-    def sample(self, rng: Generator) -> FramePair | None:
-        """Draw a pair, or None if the draw is of no use."""
 
 
 class Mix:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 STATE_NAME = "state.safetensors"
 DATA_NAME = "data.json"  # digests of the data, in a run's folder
+_AVERAGE = "ema."  # prefix of the averaged weights
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 # full: sharded parameters are gathered on the first process; trained parameters and buffers only
 _GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
@@ -202,3 +204,47 @@ def check_room(out: Path, trained: int, config: TrainConfig, weights: int) -> No
 
 def _checkpoints(out: Path) -> list[Path]:
     return sorted(p for p in (out / "checkpoints").glob("step_*") if (p / STATE_NAME).is_file())
+
+
+class WeightAverage:
+    """Average of a network's trained parameters; buffers are not averaged. A decay of 0 averages nothing.
+
+    The decay of step t (0-based) is at most (1 + t) / (10 + t), so that the first steps do not linger
+    (torch.optim.swa_utils leaves this to its caller, as does timm).
+    """
+
+    def __init__(self, network: nn.Module, decay: float, tensors: dict[str, torch.Tensor]) -> None:
+        """Begin with a network's weights, or go on with those of a state."""
+        self.decay = decay
+        self.parameters = trained_parameters(network) if decay else {}
+        self.average = {
+            name: tensors.get(_AVERAGE + name, parameter).detach().clone().to(parameter.device)
+            for name, parameter in self.parameters.items()
+        }
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after the 0-based `step`."""
+        if self.decay:
+            weight = 1 - min(self.decay, (1 + step) / (10 + step))
+            torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), weight)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within this the network has the average for its weights."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, parameter in self.parameters.items():
+            kept = parameter.clone()
+            parameter.copy_(self.average[name])
+            self.average[name].copy_(kept)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What a state keeps of it."""
+        return {_AVERAGE + name: tensor.cpu() for name, tensor in self.average.items()}

@@ -18,10 +18,9 @@ from lorat_plugin.evaluation.benchmarks import EvaluationSequence
 from lorat_plugin.evaluation.runner import Run, track_sequences
 from lorat_plugin.evaluation.scoring import auroc
 from lorat_plugin.network import LoRATNetwork
-from lorat_plugin.training.clip_pairs import read_clips
 from lorat_plugin.training.config import TrainConfig
-from lorat_plugin.training.losses import lorat_loss
-from lorat_plugin.training.recipe import Batch, PairDataset, make_loader
+from lorat_plugin.training.pairs import read_clips
+from lorat_plugin.training.recipe import Batch, PairDataset, lorat_loss, make_loader
 
 
 class Figures(NamedTuple):

@@ -13,7 +13,7 @@ from lorat_plugin.datasets.clips import read_clip
 from lorat_plugin.errors import InputError
 from lorat_plugin.synthetic.material import Material
 from lorat_plugin.synthetic.pairs import FramePair, ObjectPairs, PatchPairs
-from lorat_plugin.training.clip_pairs import ClipPairs, read_clips
+from lorat_plugin.training.pairs import ClipPairs, read_clips
 
 
 def _rng(*numbers: int) -> np.random.Generator:

@@ -13,10 +13,9 @@ from numpy.random import Generator
 from lorat_plugin.errors import InputError
 from lorat_plugin.network import Prediction
 from lorat_plugin.synthetic.pairs import FramePair
-from lorat_plugin.training.absent import WithAbsent, moved_elsewhere, paint_over
 from lorat_plugin.training.config import load_config
-from lorat_plugin.training.losses import lorat_loss
-from lorat_plugin.training.recipe import PairDataset, collate
+from lorat_plugin.training.pairs import WithAbsent, moved_elsewhere, paint_over
+from lorat_plugin.training.recipe import PairDataset, collate, lorat_loss
 from tests.helpers.sequences import write_clip
 
 

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from lorat_plugin.training.average import WeightAverage
 from lorat_plugin.training.launch import train
+from lorat_plugin.training.state import WeightAverage
 from tests.helpers.toy import toy_config
 
 

@@ -10,7 +10,7 @@ import torch
 
 from lorat_plugin.crop import cells_on_target
 from lorat_plugin.network import Prediction
-from lorat_plugin.training.losses import lorat_loss
+from lorat_plugin.training.recipe import lorat_loss
 
 
 @pytest.mark.parametrize(("size", "grid"), [(224, 16), (378, 27)])

@@ -14,7 +14,7 @@ from lorat_plugin.boxes import iou, success_auc, xywh_to_xyxy
 from lorat_plugin.errors import InputError
 from lorat_plugin.images import read_image
 from lorat_plugin.network import LoRATNetwork
-from lorat_plugin.training.clip_pairs import read_clips
+from lorat_plugin.training.pairs import read_clips
 from lorat_plugin.training.validation import clip_success
 from tests.helpers.sequences import write_clip
 

@@ -19,15 +19,13 @@ from numpy.random import Generator
 from lorat_plugin.crop import Crop, mean_colour
 from lorat_plugin.devices import find_device
 from lorat_plugin.synthetic.pairs import FramePair, ObjectPairs, PatchPairs
-from lorat_plugin.training.absent import WithAbsent
 from lorat_plugin.training.augment import Changes
-from lorat_plugin.training.clip_pairs import ClipPairs
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.training.device.bank import BankedDataset, BankedFiles, BankFrame, FrameBank, Request
 from lorat_plugin.training.device.pixels import Tints, Windows, make_crops, pack
 from lorat_plugin.training.device.records import BankedMaterial, FrameRecord, RecordedPairs, Recorder
 from lorat_plugin.training.device.scenes import Scenes, render
-from lorat_plugin.training.pairs import DatasetPairs
+from lorat_plugin.training.pairs import ClipPairs, DatasetPairs, WithAbsent
 from lorat_plugin.training.recipe import Batch, Pair, PairDataset, choose_crops, label
 from lorat_plugin.training.sources import Mix
 from lorat_plugin.variants import Variant
