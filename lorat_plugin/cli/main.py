@@ -33,7 +33,7 @@ from lorat_plugin.errors import InputError
 from lorat_plugin.files import require_utf8
 
 _EXTRAS = {  # optional package -> the extra that brings it
-    "peft": "train", "accelerate": "train", "lmdb": "train", "matplotlib": "train",
+    "peft": "train", "accelerate": "train", "lmdb": "train", "matplotlib": "train", "pydantic": "train",
     "got10k": "got10k", "six": "got10k", "vot": "vot", "trax": "vot",
     "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx", "openvino": "openvino", "nncf": "openvino",
     "gradio": "app",

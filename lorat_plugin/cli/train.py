@@ -2,74 +2,79 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import Annotated, Any, Optional, get_args, get_origin, get_type_hints
 
 import typer
 from typer import Option
 
 from lorat_plugin.cli.options import JsonOption
+from lorat_plugin.errors import InputError
+from lorat_plugin.training.config import TrainConfig, load_config
 
-if TYPE_CHECKING:
-    from lorat_plugin.training.config import TrainConfig
+SETTINGS = (  # that have an option of their own; the others are given by --set
+    "datasets", "got10k_list", "protocol", "variant", "mode", "adapter", "rank", "backbone", "backbone_model",
+    "init_from", "cutouts", "photos", "clips", "clip_labels", "validation_datasets", "validation_clips", "steps",
+    "batch_size", "micro_batch", "lr", "precision", "device", "seed", "threads", "workers",
+)  # fmt: skip
 
-Text = Optional[str]
-Texts = Optional[list[str]]
+
+def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for each of SETTINGS, by the type and description of its field."""
+    signature = inspect.signature(command, eval_str=True)
+    fixed = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    hints = get_type_hints(TrainConfig, include_extras=True)
+    options = []
+    for name in SETTINGS:
+        kind, *marks = get_args(hints[name])
+        flag = f"--{name.replace('_', '-')}"
+        option = Option(flag, help=marks[-1].documentation)
+        value: Any = kind if kind in (int, float) else str
+        if get_origin(kind) is tuple:
+            option = Option(flag.removesuffix("s"), metavar="NAME[:FOLDER]", help=marks[-1].documentation)
+            value = list[str]
+        annotation = Annotated[Optional[value], option]
+        options.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+    ordered = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*fixed[:2], *options, *fixed[2:])]
+    command.__signature__ = signature.replace(parameters=ordered)  # type: ignore[attr-defined]
+    return command
 
 
+@_with_settings
 def train_command(
-    context: typer.Context,
     recipe: Annotated[str, Option(help="Bundled recipe (paper, got10k, tiny, smoke) or a YAML file.")] = "tiny",
     out: Annotated[Path, Option(help="Folder of the run.")] = Path("lorat_train"),
-    datasets: Annotated[Texts, Option("--dataset", metavar="NAME[:FOLDER]", help="Data set; repeat for more.")] = None,
-    got10k_list: Annotated[Text, Option(help="Split file that chooses sequences of GOT-10k.")] = None,
-    protocol: Annotated[Text, Option(help="got10k: refuse all other data.")] = None,
-    variant: Annotated[Text, Option(help="Variant to train, if not the recipe's.")] = None,
-    mode: Annotated[Text, Option(help="lora, full (fine-tuning), or baseline (the paper's).")] = None,
-    adapter: Annotated[Text, Option(help="lora, rslora, or another of peft's, e.g. loha.")] = None,
-    rank: Annotated[Optional[int], Option(help="Rank of the adapters; 0: the variant's.")] = None,
-    backbone: Annotated[Text, Option(help="Backbone file, 'pretrained' or 'random'.")] = None,
-    backbone_model: Annotated[Text, Option(help="Another backbone by timm's name.")] = None,
-    init_from: Annotated[Text, Option(help="Weights or state that a new run starts from.")] = None,
-    cutouts: Annotated[Text, Option(help="Folder of RGBA cut-outs; none: procedural shapes.")] = None,
-    photos: Annotated[Text, Option(help="Folder of photos; none: procedural scenes.")] = None,
-    clips: Annotated[Text, Option(help="Folder of labelled clips, mixed with made pairs.")] = None,
-    clip_labels: Annotated[Text, Option(help="Folder of labels for more targets in them.")] = None,
-    validation_datasets: Annotated[
-        Texts, Option("--validation-dataset", metavar="NAME[:FOLDER]", help="Held-out split; repeat for more.")
+    set_: Annotated[
+        Optional[list[str]], Option("--set", metavar="NAME=VALUE", help="Any other setting; repeat for more.")
     ] = None,
-    validation_clips: Annotated[Text, Option(help="Folder of labelled clips to track through.")] = None,
-    steps: Annotated[Optional[int], Option(help="Updates in all.")] = None,
-    batch_size: Annotated[Optional[int], Option(help="Pairs in an update, over all processes.")] = None,
-    micro_batch: Annotated[Optional[int], Option(help="Pairs through the network at once; 0: all.")] = None,
-    lr: Annotated[Optional[float], Option(help="Peak learning rate.")] = None,
-    precision: Annotated[Text, Option(help="auto, fp32, bf16 or fp16.")] = None,
-    device: Annotated[Text, Option(help="auto, cpu, cuda, cuda:1, mps.")] = None,
-    seed: Annotated[Optional[int], Option(help="Seed of pairs and start values.")] = None,
-    threads: Annotated[Optional[int], Option(help="Compute threads; 0: torch decides.")] = None,
-    workers: Annotated[Optional[int], Option(help="Processes that make pairs.")] = None,
-    set_: Annotated[Texts, Option("--set", metavar="NAME=VALUE", help="Any other setting; repeat for more.")] = None,
     resume: Annotated[str, Option(help="auto, never, or the state or run to go on from.")] = "auto",
     dry_run: Annotated[bool, Option("--dry-run", help="Say what the run would do; train nothing.")] = False,
     as_json: JsonOption = False,
     replay: Annotated[Optional[Path], Option(help="Do the step in a not_finite_step_* folder again.")] = None,
+    **settings: object,
 ) -> None:
     """Train LoRAT on data sets or on pairs made on the fly; a stopped run goes on where it was.
 
     Example: lorat train --recipe paper --dataset got10k:datasets/got10k --dataset lasot:datasets/lasot_lmdb --dry-run
     """
-    from lorat_plugin.training.config import load_config
-
     if replay:
         from lorat_plugin.training.failure import replay as replay_step
 
-        typer.echo("\n".join(replay_step(replay, device or "cpu")))
+        typer.echo("\n".join(replay_step(replay, str(settings["device"] or "cpu"))))
         return
-    config = load_config(recipe, _settings(context, set_ or []))
+    given = {name: value for name, value in settings.items() if value not in (None, [])}
+    for item in set_ or []:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise InputError(f"--set {item} must read NAME=VALUE, for example --set flip_chance=0.5")
+        given[name] = value
+    config = load_config(recipe, given)
     if dry_run:
         from lorat_plugin.training.dry_run import dry_run as plan_run
 
@@ -77,21 +82,6 @@ def train_command(
         typer.echo(json.dumps(asdict(plan), indent=2) if as_json else str(plan))
         return
     _train(config, out, resume)
-
-
-def _settings(context: typer.Context, more: list[str]) -> dict[str, object]:
-    """What the options and `--set NAME=VALUE` change in the recipe."""
-    from lorat_plugin.errors import InputError
-    from lorat_plugin.training.config import TrainConfig
-
-    given = {name: value for name, value in context.params.items() if value not in (None, [], ())}
-    settings = {name: value for name, value in given.items() if name in TrainConfig.__dataclass_fields__}
-    for item in more:
-        name, equals, value = item.partition("=")
-        if not equals:
-            raise InputError(f"--set {item} must read NAME=VALUE, for example --set flip_chance=0.5")
-        settings[name] = value
-    return settings
 
 
 def _train(config: TrainConfig, out: Path, resume: str) -> None:

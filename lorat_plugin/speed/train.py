@@ -55,7 +55,7 @@ def benchmark_train(trial: Trial, variant: str = "lorat_b_224", batch: int = 8) 
     place, precision = find_device(trial.device), trial.precisions[0]
     config = TrainConfig(
         variant=variant, backbone="random", batch_size=batch, device=str(place), threads=trial.threads,
-        precision=best_precision(place) if precision == "auto" else precision,
+        precision=best_precision(place) if precision == "auto" else precision,  # type: ignore[arg-type]
     )  # fmt: skip
     training_variant(config)
     peaks = {mode: np.array([float(in_process(step_memory, mode, config))]) for mode in modes}

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from lorat_plugin.boxes import area, clip_to_image
+from lorat_plugin.boxes import clip_to_image
 from lorat_plugin.synthetic import rendering
 from lorat_plugin.synthetic.material import Material
 from lorat_plugin.synthetic.rendering import (
@@ -283,8 +283,3 @@ def _has_structure(patch: np.ndarray) -> bool:
     gx, gy = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
     # edges in both directions: along a straight edge a patch could slide unnoticed
     return bool(min(np.abs(gx).mean(), np.abs(gy).mean()) > 18)
-
-
-def usable(pair: FramePair | None) -> bool:
-    """Whether a source delivered a pair whose boxes both have area."""
-    return pair is not None and bool(area(pair.template_box) > 0) and bool(area(pair.search_box) > 0)

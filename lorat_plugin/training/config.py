@@ -3,107 +3,114 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-import yaml
+from annotated_types import Ge, Gt, Lt
+from typing_extensions import Doc
 
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import parse_yaml, read_plain_text
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+Count = Annotated[int, Ge(0)]
+Number = Annotated[int, Gt(0)]
+Amount = Annotated[float, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+Share = Annotated[float, Ge(0), Lt(1)]
+Names = tuple[str, ...]
+
+PATHS = ["backbone", "init_from", "got10k_list", "cutouts", "photos", "clips", "clip_labels", "validation_clips"]
+RENAMED = {"trackers": "loggers"}  # former name -> name, so that recipes and states of earlier runs are read
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Every setting of a run. Defaults are the paper's where it names a value (arXiv 2403.05231, section 4.1)."""
 
-    variant: str = "lorat_b_224"
-    backbone: str = "pretrained"  # "random", "pretrained", or a backbone file
-    backbone_model: str = ""  # another backbone than the variant's, by timm's name
-    mode: str = "lora"  # "lora" (adapters), "full" (all weights), "baseline" (full, two tables, convolutional head)
-    adapter: str = "lora"  # lora, rslora, or another that peft has a configuration of: loha for peft.LoHaConfig
-    adapter_settings: tuple[str, ...] = ()  # NAME=VALUE of that configuration, e.g. use_dora=true
-    rank: int = 0  # of LoRA; 0: the variant's
-    alpha: float = 0.0  # of LoRA; 0: the variant's
-    targets: tuple[str, ...] = ()  # adapted layers out of q, k, v, proj, fc1, fc2; empty: all
-    drop_path: float = -1.0  # rate of stochastic depth; below 0: the variant's
-    init_from: str = ""  # weights, or state of another run, whose trained part is the start; empty: none
-    datasets: tuple[str, ...] = ()  # NAME or NAME:FOLDER; empty: pairs made of the material below
-    dataset_weights: tuple[float, ...] = ()  # shares of the data sets; empty: equal
-    dataset_share: float = 1.0  # of all pairs, where material is given too
-    absent_share: float = 0.0  # of pairs whose search region does not show the target
-    got10k_list: str = ""  # file with the chosen sequences of GOT-10k, by number or name; empty: all
-    got10k_reading: str = "index"  # how numbers are understood: "index" (place in list.txt) or "name"
-    protocol: str = ""  # "got10k": nothing but GOT-10k's training split may be trained on
-    epoch_size: int = 131_072  # samples
-    cutouts: str = ""  # folder of RGBA cut-outs; empty: procedural shapes
-    photos: str = ""  # folder of photos; empty: procedural scenes
-    clips: str = ""  # folder of labelled clips; empty: none
-    clip_labels: str = ""  # folder of labels for more targets in these clips; empty: none
-    exclude: tuple[str, ...] = ()  # files whose names start so are left out
-    object_weight: float = 1.0  # shares of the three sources; a source without material has none
-    patch_weight: float = 0.0
-    clip_weight: float = 0.0
-    max_gap: int = 100  # frames between the two frames of a pair
-    ema_decay: float = 0.0  # per step, of an average of the weights that is validated and saved; 0: none
-    unreadable_limit: int = 100  # frames that may be passed over because they cannot be decoded; more stop the run
-    scale_jitter: float = 0.25  # deviation of the log of the search crop's scale
-    translation_jitter: float = 3.0  # largest shift of the search crop either way, in mean target sides
-    flip_chance: float = 0.5
-    third_chance: float = 1.0  # share of pairs turned grey, solarised or blurred
-    eight_bit: bool = False  # colours in 8-bit arithmetic: pairs in less time, a grey level beside the float32 ones
-    pairs_on: str = "worker"  # where pixels are made: "worker" processes, or the "device" that trains
-    bank_gb: float = 0.0  # device memory for decoded frames, 10^9 bytes; 0: none, each batch brings its own
-    seed: int = 42
-    steps: int = 174_080
-    batch_size: int = 128  # pairs in an update, over all processes
-    micro_batch: int = 0  # pairs that a process sends through the network at once; 0: its whole share of the batch
-    lr: float = 1e-4
-    final_lr: float = 1e-6
-    warmup_steps: int = 2048
-    weight_decay: float = 0.1
-    clip_norm: float = 1.0
-    precision: str = "auto"  # "fp32", "bf16", "fp16"; auto: bf16, else fp16, on a CUDA GPU, fp32 elsewhere
-    checkpointing: bool = False  # compute activations again in the backward pass: less memory, a third slower
-    compile: bool = False  # torch.compile; goes on without where that fails
-    workers: int = 1  # processes that make pairs, beside each trainer; 0: none
-    threads: int = 0  # compute threads; 0: torch decides
-    device: str = "auto"  # CUDA, MPS or CPU, the first there is
-    log_every: int = 10
-    trackers: tuple[str, ...] = ("tensorboard",)  # where figures go beside log.jsonl: tensorboard, wandb
-    checkpoint_every: int = 100
-    keep: int = 2  # checkpoints that stay on the disk, the newest; the best is kept besides
-    validate_every: int = 500
-    validation_pairs: int = 256
-    validation_datasets: tuple[str, ...] = ()  # NAME or NAME:FOLDER of held-out splits; empty: fresh training pairs
-    validation_clips: str = ""  # folder of labelled clips to track through; empty: none
+    __pydantic_config__: ClassVar[dict[str, object]] = {"allow_inf_nan": False, "coerce_numbers_to_str": True}
+
+    variant: Annotated[str, Doc("Variant to train.")] = "lorat_b_224"
+    backbone: Annotated[str, Doc("Backbone file, 'pretrained' or 'random'.")] = "pretrained"
+    backbone_model: Annotated[str, Doc("Another backbone than the variant's, by timm's name.")] = ""
+    mode: Annotated[str, Doc("lora, full (fine-tuning), or baseline (the paper's).")] = "lora"
+    adapter: Annotated[str, Doc("lora, rslora, or another that peft has a configuration of, e.g. loha.")] = "lora"
+    adapter_settings: Annotated[Names, Doc("NAME=VALUE of that configuration, e.g. use_dora=true.")] = ()
+    rank: Annotated[Count, Doc("Rank of the adapters; 0: the variant's.")] = 0
+    alpha: Annotated[Amount, Doc("Alpha of the adapters; 0: the variant's.")] = 0.0
+    targets: Annotated[Names, Doc("Adapted layers out of q, k, v, proj, fc1, fc2; empty: all.")] = ()
+    drop_path: Annotated[float, Doc("Rate of stochastic depth; below 0: the variant's.")] = -1.0
+    init_from: Annotated[str, Doc("Weights, or state of a run, that a new run starts from.")] = ""
+    datasets: Annotated[Names, Doc("Data set; repeat for more. None: pairs made of the material.")] = ()
+    dataset_weights: Annotated[tuple[float, ...], Doc("Shares of the data sets; empty: equal.")] = ()
+    dataset_share: Annotated[Amount, Doc("Of all pairs, where material is given too.")] = 1.0
+    absent_share: Annotated[Share, Doc("Of pairs whose search region does not show the target.")] = 0.0
+    got10k_list: Annotated[str, Doc("File that chooses sequences of GOT-10k, by number or name.")] = ""
+    got10k_reading: Annotated[Literal["index", "name"], Doc("Numbers are list indices or names.")] = "index"
+    protocol: Annotated[Literal["", "got10k"], Doc("got10k: refuse all data but GOT-10k's training split.")] = ""
+    epoch_size: Annotated[Number, Doc("Samples in an epoch.")] = 131_072
+    cutouts: Annotated[str, Doc("Folder of RGBA cut-outs; none: procedural shapes.")] = ""
+    photos: Annotated[str, Doc("Folder of photos; none: procedural scenes.")] = ""
+    clips: Annotated[str, Doc("Folder of labelled clips, mixed with made pairs.")] = ""
+    clip_labels: Annotated[str, Doc("Folder of labels for more targets in the clips.")] = ""
+    exclude: Annotated[Names, Doc("Files whose names start so are left out.")] = ()
+    object_weight: Annotated[Amount, Doc("Share of moved objects.")] = 1.0
+    patch_weight: Annotated[Amount, Doc("Share of moved patches.")] = 0.0
+    clip_weight: Annotated[Amount, Doc("Share of clips.")] = 0.0
+    max_gap: Annotated[Count, Doc("Frames between the two frames of a pair, at most.")] = 100
+    ema_decay: Annotated[Share, Doc("Per step, of an average of the weights that is saved; 0: none.")] = 0.0
+    unreadable_limit: Annotated[Count, Doc("Files that may fail to decode; more stop the run.")] = 100
+    scale_jitter: Annotated[Amount, Doc("Deviation of the log of the search crop's scale.")] = 0.25
+    translation_jitter: Annotated[Amount, Doc("Largest shift of the search crop, in mean target sides.")] = 3.0
+    flip_chance: Annotated[Amount, Doc("Chance that a crop is mirrored.")] = 0.5
+    third_chance: Annotated[Amount, Doc("Share of pairs turned grey, solarised or blurred.")] = 1.0
+    eight_bit: Annotated[bool, Doc("8-bit colours: less time, a grey level beside float32.")] = False
+    pairs_on: Annotated[Literal["worker", "device"], Doc("Where pixels of pairs are made.")] = "worker"
+    bank_gb: Annotated[Amount, Doc("Device memory for decoded frames, GB (10^9); 0: none.")] = 0.0
+    seed: Annotated[Count, Doc("Seed of pairs and start values.")] = 42
+    steps: Annotated[Number, Doc("Updates in all.")] = 174_080
+    batch_size: Annotated[Number, Doc("Pairs in an update, over all processes.")] = 128
+    micro_batch: Annotated[Count, Doc("Pairs through the network at once; 0: all.")] = 0
+    lr: Annotated[Positive, Doc("Peak learning rate.")] = 1e-4
+    final_lr: Annotated[Amount, Doc("Learning rate at the end.")] = 1e-6
+    warmup_steps: Annotated[Count, Doc("Updates of linear warm-up.")] = 2048
+    weight_decay: Annotated[Amount, Doc("Of matrices.")] = 0.1
+    clip_norm: Annotated[Positive, Doc("Largest norm of the gradient.")] = 1.0
+    precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], Doc("auto, fp32, bf16 or fp16.")] = "auto"
+    checkpointing: Annotated[bool, Doc("Compute activations twice: less memory, a third slower.")] = False
+    compile: Annotated[bool, Doc("torch.compile; parts that cannot be compiled run as they are.")] = False
+    workers: Annotated[Count, Doc("Processes that make pairs, beside each trainer.")] = 1
+    threads: Annotated[Count, Doc("Compute threads; 0: torch decides.")] = 0
+    device: Annotated[str, Doc("auto, cpu, cuda, cuda:1, mps.")] = "auto"
+    log_every: Annotated[Number, Doc("Updates between two lines of the log.")] = 10
+    loggers: Annotated[Names, Doc("Where figures go beside log.jsonl: tensorboard, wandb.")] = ("tensorboard",)
+    checkpoint_every: Annotated[Number, Doc("Updates between two checkpoints.")] = 100
+    keep: Annotated[Number, Doc("Newest checkpoints that stay on the disk; the best stays too.")] = 2
+    validate_every: Annotated[Number, Doc("Updates between two validations.")] = 500
+    validation_pairs: Annotated[Number, Doc("Pairs in a validation.")] = 256
+    validation_datasets: Annotated[Names, Doc("Held-out split; repeat for more. None: fresh training pairs.")] = ()
+    validation_clips: Annotated[str, Doc("Folder of labelled clips to track through.")] = ""
 
     def save(self, path: Path) -> None:
         """Write all settings as YAML, a recipe that `load_config` reads back."""
+        import yaml
+
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
         path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
     def portable(self) -> str:
         """All settings as JSON with the last part of each path alone: what goes into weights that others get."""
-        paths = (
-            "backbone",
-            "init_from",
-            "got10k_list",
-            "cutouts",
-            "photos",
-            "clips",
-            "clip_labels",
-            "validation_clips",
-        )
         named = {
             kind: [":".join(filter(None, (name, Path(folder).name))) for name, _, folder in parts]
             for kind in ("datasets", "validation_datasets")
             if (parts := [entry.partition(":") for entry in getattr(self, kind)])
         }
-        return json.dumps({k: Path(v).name if k in paths else v for k, v in asdict(self).items()} | named)
+        return json.dumps({k: Path(v).name if k in PATHS else v for k, v in asdict(self).items()} | named)
 
 
 def recipe_names() -> list[str]:
@@ -136,36 +143,28 @@ def load_config(recipe: str, overrides: Mapping[str, Any] | None = None) -> Trai
         raise InputError(f"recipe {recipe} is no valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise InputError(f"recipe {recipe} must hold `name: value` lines")
-    values = {k: v for k, v in values.items() if v is not None}  # `name:` without a value means the default
-    values |= {k: v for k, v in (overrides or {}).items() if v is not None}
-    hints = get_type_hints(TrainConfig)
-    unknown = sorted(set(values) - set(hints))
+    values |= overrides or {}
+    values = {RENAMED.get(k, k): v for k, v in values.items() if v is not None}  # `name:` without a value: the default
+    unknown = sorted(set(values) - set(TrainConfig.__dataclass_fields__))
     if unknown:
-        raise InputError(f"recipe {recipe}: unknown setting {unknown[0]!r}; known are {sorted(hints)}")
-    return checked(TrainConfig(**{k: _convert(k, v, hints[k]) for k, v in values.items()}))
+        raise InputError(
+            f"recipe {recipe}: unknown setting {unknown[0]!r}; known are {sorted(TrainConfig.__dataclass_fields__)}"
+        )
+    return _validated(values)
 
 
-def checked(config: TrainConfig) -> TrainConfig:
-    """Return the config if its values make sense together; raises InputError naming the first that does not."""
-    positive = {"steps", "batch_size", "lr", "clip_norm", "log_every", "checkpoint_every", "validate_every", "keep"}
-    positive |= {"epoch_size", "validation_pairs"}
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if field.name == "drop_path" or not isinstance(value, (int, float)):
-            continue
-        if value < 0 or (value == 0 and field.name in positive):
-            bound = "above 0" if field.name in positive else "at least 0"
-            raise InputError(f"setting {field.name} must be {bound}; got {value}")
-        if field.name in ("absent_share", "ema_decay") and value >= 1:
-            raise InputError(f"setting {field.name} must be below 1; got {value}")
-    from lorat_plugin.training.methods import check_method
+def _validated(values: dict[str, Any]) -> TrainConfig:
+    """Settings of the right types and ranges that make sense together; InputError names the first that is not."""
+    from pydantic import TypeAdapter, ValidationError
 
-    check_method(config)
-    for name, known in _CHOICES.items():
-        if getattr(config, name) not in known:
-            raise InputError(
-                f"setting {name} must be one of {', '.join(map(repr, known))}; got {getattr(config, name)!r}"
-            )
+    for name in values:
+        if isinstance(getattr(TrainConfig, name), tuple):
+            parts = values[name].split(",") if isinstance(values[name], str) else values[name]
+            values[name] = [v for v in parts if v != ""] if isinstance(parts, (list, tuple)) else parts
+    try:
+        config = TypeAdapter(TrainConfig).validate_python(values)
+    except ValidationError as error:
+        raise InputError(_sentence(error)) from error
     if config.bank_gb and config.pairs_on != "device":
         raise InputError(f"bank_gb {config.bank_gb:g} is for pairs_on device; set that too, or bank_gb to 0")
     if not config.datasets and config.object_weight + config.patch_weight + config.clip_weight <= 0:
@@ -173,27 +172,15 @@ def checked(config: TrainConfig) -> TrainConfig:
     return config
 
 
-_CHOICES = {
-    "precision": ("auto", "fp32", "bf16", "fp16"),
-    "pairs_on": ("worker", "device"),
-    "protocol": ("", "got10k"),
-    "got10k_reading": ("index", "name"),
-}
-
-
-def _convert(name: str, value: Any, kind: Any) -> Any:
-    try:
-        if kind is bool:
-            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[str(value).lower()]
-        if kind in (int, float, str):
-            converted = kind(value)
-            if kind is not str and not math.isfinite(converted):
-                raise ValueError("not finite")
-            if kind is int and float(value) != converted:
-                raise ValueError("not whole")
-            return converted
-        values = value.split(",") if isinstance(value, str) else value
-        return tuple(_convert(name, v, get_args(kind)[0]) for v in values if v != "")
-    except (TypeError, ValueError, OverflowError, KeyError) as error:
-        wanted = {bool: "true or false"}.get(kind) or getattr(kind, "__name__", "a list")
-        raise InputError(f"setting {name} must be {wanted}; got {value!r}") from error
+def _sentence(error: ValidationError) -> str:
+    """The first thing that is wrong, as `lorat` says it."""
+    first = error.errors()[0]
+    name, limits = str(first["loc"][0]), first.get("ctx", {})
+    kind = type(getattr(TrainConfig, name)).__name__
+    wanted = {"bool": "true or false", "tuple": "a list"}.get(kind, kind)
+    for key, words in (("gt", "above"), ("ge", "at least"), ("lt", "below")):
+        if key in limits:
+            wanted = f"{words} {limits[key]:g}"
+    if first["type"] == "literal_error":
+        wanted = "one of " + limits["expected"].replace(" or ", ", ")
+    return f"setting {name} must be {wanted}; got {first['input']!r}"

@@ -19,7 +19,7 @@ from lorat_plugin.files import whole_file
 from lorat_plugin.synthetic.pairs import ObjectPairs, PatchPairs
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.training.device.pairs import DevicePairs
-from lorat_plugin.training.methods import training_network
+from lorat_plugin.training.methods import check_method, training_network
 from lorat_plugin.training.pairs import ClipPairs, DatasetPairs, WithAbsent, read_clips
 from lorat_plugin.training.recipe import Batch, PairDataset, collate, compute_loss
 from lorat_plugin.training.schedule import learning_rate
@@ -101,6 +101,7 @@ def dry_run(config: TrainConfig, out: Path) -> Plan:
 
     Raises InputError for whatever would stop the run before its first update.
     """
+    check_method(config)
     dataset = PairDataset(config)
     if config.bank_gb:
         DevicePairs(config)  # does the bank fit?

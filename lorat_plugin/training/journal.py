@@ -1,4 +1,4 @@
-"""Figures of a run: one JSON object a line, TensorBoard or wandb beside it, a curve as a picture."""
+"""ValidationResult of a run: one JSON object a line, TensorBoard or wandb beside it, a curve as a picture."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from lorat_plugin.errors import InputError
 from lorat_plugin.files import parse_json, whole_file
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.training.recipe import Losses
-from lorat_plugin.training.validation import Figures
+from lorat_plugin.training.validation import ValidationResult
 
-TRACKERS = ("tensorboard", "wandb")
+LOGGERS = ("tensorboard", "wandb")
 
 
 class Journal:
@@ -32,7 +32,7 @@ class Journal:
         rows = read_journal(self.path) if done else []
         with whole_file(self.path) as part:
             part.write_text("".join(json.dumps(r) + "\n" for r in rows if r["step"] <= done), encoding="utf-8")
-        settings = asdict(config) if "wandb" in config.trackers else None  # TensorBoard would make folders of them
+        settings = asdict(config) if "wandb" in config.loggers else None  # TensorBoard would make folders of them
         accelerator.init_trackers("tensorboard", settings, {"tensorboard": {"purge_step": done or None}})
         self._recent: list[torch.Tensor] = []
 
@@ -53,7 +53,7 @@ class Journal:
             f"{speed:.1f} pairs/s  {memory:.1f} GB  {left} left"
         )
 
-    def write_validation(self, step: int, figures: Figures) -> str:
+    def write_validation(self, step: int, figures: ValidationResult) -> str:
         """Write what validation found and draw the curve; returns it as text."""
         row = {"val_loss": figures.loss, "val_iou": figures.iou, "val_success": figures.success}
         text = (
@@ -96,13 +96,13 @@ class Journal:
             figure.savefig(part, dpi=110, format="png")
 
 
-def check_trackers(names: tuple[str, ...]) -> None:
-    """Raise InputError for a tracker that is unknown or not installed."""
+def check_loggers(names: tuple[str, ...]) -> None:
+    """Raise InputError for a logger that is unknown or not installed."""
     for name in names:
-        if name not in TRACKERS:
-            raise InputError(f"unknown tracker '{name}'; use {' or '.join(TRACKERS)}")
+        if name not in LOGGERS:
+            raise InputError(f"unknown logger '{name}'; use {' or '.join(LOGGERS)}")
         if find_spec(name) is None:
-            raise InputError(f"{name} is not installed; pip install {name}, or leave it out of the setting trackers")
+            raise InputError(f"{name} is not installed; pip install {name}, or leave it out of the setting loggers")
 
 
 def peak_memory(device: torch.device) -> float:

@@ -32,8 +32,8 @@ from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.training.device.pairs import open_pairs
 from lorat_plugin.training.failure import NotFinite, write_dump
-from lorat_plugin.training.journal import Journal, check_trackers
-from lorat_plugin.training.methods import save_trained, starts_from_weights, training_network
+from lorat_plugin.training.journal import Journal, check_loggers
+from lorat_plugin.training.methods import check_method, save_trained, starts_from_weights, training_network
 from lorat_plugin.training.recipe import Batch, make_loader, make_optimizer, step_seed, train_step
 from lorat_plugin.training.schedule import learning_rate
 from lorat_plugin.training.sources import data_record
@@ -78,6 +78,7 @@ def train(
     Returns the path of the merged network. Raises InputError for unusable settings, material or state, and for a
     loss that is not finite (after writing what reproduces it).
     """
+    check_method(config)
     with _accelerator(config, out) as accelerator:
         return _Run(config, out, accelerator, resume).play(on_step)
 
@@ -253,7 +254,7 @@ def compiled(network: torch.nn.Module) -> torch.nn.Module:
 @contextmanager
 def _accelerator(config: TrainConfig, out: Path) -> Iterator[Accelerator]:
     """Accelerate set up by the settings, and forgotten afterwards so that another run in this process may differ."""
-    check_trackers(config.trackers)
+    check_loggers(config.loggers)
     if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:  # set by torchrun and accelerate launch
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     place = find_device(config.device)
@@ -266,7 +267,7 @@ def _accelerator(config: TrainConfig, out: Path) -> Iterator[Accelerator]:
     accelerator = Accelerator(
         cpu=place.type == "cpu",
         mixed_precision="no" if precision == "fp32" else precision,
-        log_with=list(config.trackers) or None,
+        log_with=list(config.loggers) or None,
         project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out)),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )

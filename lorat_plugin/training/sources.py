@@ -49,10 +49,10 @@ class Mix:
 def training_source(config: TrainConfig) -> PairSource:
     """What a run is trained on: its data sets, pairs of its material, or both by `dataset_share`.
 
-    Raises InputError for data that are missing, malformed or against the run's protocol, and for data sets and material
-    of which one has no share.
+    Raises InputError for data that are missing, malformed or against the run's rule (`protocol`), and for data sets and
+    material of which one has no share.
     """
-    check_protocol(config)
+    check_data_rule(config)
     source: PairSource
     if not config.datasets:
         source = _made_pairs(config)
@@ -119,8 +119,8 @@ def _dataset_pairs_within(source: object) -> Iterator[DatasetPairs]:
             yield from _dataset_pairs_within(part)
 
 
-def check_protocol(config: TrainConfig) -> None:
-    """Raise InputError naming whatever the run's protocol does not allow.
+def check_data_rule(config: TrainConfig) -> None:
+    """Raise InputError naming the data that the run's rule (`protocol`) does not allow.
 
     GOT-10k's: no other data than its training split, nor any that choose the best weights but its validation split.
     """

@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.state_dict import (
 from lorat_plugin.digests import Record, difference
 from lorat_plugin.errors import CheckpointError, InputError
 from lorat_plugin.files import parse_json, whole_folder
-from lorat_plugin.training.config import TrainConfig
+from lorat_plugin.training.config import RENAMED, TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -180,6 +180,7 @@ def check_data(state: Path, record: Record) -> None:
 def changed_settings(former: dict[str, Any], config: TrainConfig) -> list[str]:
     """Settings that differ from a state's, as "name old -> new"."""
     now = json.loads(json.dumps(asdict(config)))  # tuples become lists, as in the file
+    former = {RENAMED.get(name, name): value for name, value in former.items()}
     return [f"{name} {former.get(name)} -> {value}" for name, value in now.items() if former.get(name) != value]
 
 

@@ -23,8 +23,8 @@ from lorat_plugin.training.pairs import read_clips
 from lorat_plugin.training.recipe import Batch, PairDataset, lorat_loss, make_loader
 
 
-class Figures(NamedTuple):
-    """What validation found."""
+class ValidationResult(NamedTuple):
+    """Scores of one validation."""
 
     loss: float
     iou: float  # mean over pairs, of the box at the score map's peak
@@ -49,7 +49,7 @@ class Validation:
         self.batches = list(make_loader(held_out, replace(config, steps=steps, batch_size=size)))
         self.clips = read_clips(Path(config.validation_clips)) if config.validation_clips else []
 
-    def measure(self, network: LoRATNetwork, device: torch.device) -> Figures:
+    def measure(self, network: LoRATNetwork, device: torch.device) -> ValidationResult:
         """Loss and boxes on the pairs, then tracking through the clips; the network is left in train mode."""
         network.eval()
         losses, measured = [], []
@@ -63,7 +63,7 @@ class Validation:
         network.train()
         success = (everything > 0.5).float().mean()
         separation = auroc(scores.numpy(), present.numpy())
-        return Figures(sum(losses) / len(losses), float(everything.mean()), float(success), auc, separation)
+        return ValidationResult(sum(losses) / len(losses), float(everything.mean()), float(success), auc, separation)
 
 
 @torch.no_grad()

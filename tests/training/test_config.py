@@ -40,6 +40,12 @@ def test_overrides_are_typed_and_none_means_unchanged() -> None:
     assert (config.steps, config.lr, config.seed, config.exclude) == (7, 1e-3, TrainConfig().seed, ("a_",))
 
 
+def test_the_former_name_of_a_setting_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "former.yaml"
+    path.write_text("trackers: [wandb]")
+    assert load_config(str(path)).loggers == ("wandb",)
+
+
 def test_saved_config_is_a_recipe(tmp_path: Path) -> None:
     config = load_config("tiny", {"steps": 9})
     config.save(tmp_path / "config.yaml")
@@ -55,6 +61,10 @@ def test_saved_config_is_a_recipe(tmp_path: Path) -> None:
         ("tiny", {"steps": "many"}, "steps must be int"),
         ("tiny", {"steps": 2.5}, "steps must be int"),
         ("tiny", {"steps": 0}, "steps must be above 0"),
+        ("tiny", {"compile": "maybe"}, "compile must be true or false; got 'maybe'"),
+        ("tiny", {"lr": "nan"}, "lr must be float"),
+        ("tiny", {"datasets": 5}, "datasets must be a list"),
+        ("tiny", {"precision": "fp8"}, "precision must be one of 'auto', 'fp32', 'bf16', 'fp16'; got 'fp8'"),
         ("tiny", {"weight_decay": -1}, "weight_decay must be at least 0"),
         ("tiny", {"object_weight": 0, "patch_weight": 0, "clip_weight": 0}, "one source of pairs"),
     ],

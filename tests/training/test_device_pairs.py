@@ -159,7 +159,7 @@ def test_an_unreadable_frame_in_the_bank_gives_way_to_another(tmp_path: Path, da
 
 def test_a_bank_without_room_is_refused_before_training(data: TrainConfig, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"frames of this run take about 0\.00\d+ GB decoded, but bank_gb is 0\.0001"):
-        train(replace(data, bank_gb=0.0001, trackers=()), tmp_path / "run")
+        train(replace(data, bank_gb=0.0001, loggers=()), tmp_path / "run")
     assert not (tmp_path / "run" / "log.jsonl").exists()
     with pytest.raises(InputError, match="to 0, which decodes the frames of each batch anew"):
         dry_run(replace(data, bank_gb=0.0001), tmp_path / "run")

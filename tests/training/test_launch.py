@@ -82,7 +82,7 @@ def stop_at(step: int):
 
 
 def test_what_a_run_leaves(tmp_path: Path) -> None:
-    config = toy_config(trackers=("tensorboard",))
+    config = toy_config(loggers=("tensorboard",))
     weights = train(config, tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {
         "best", "checkpoints", "config.yaml", "curve.png", "data.json", "log.jsonl", "tensorboard", weights.name,
@@ -272,6 +272,6 @@ def test_validation_data_that_are_missing_stop_a_run_before_it_writes(tmp_path: 
 
 
 def test_unknown_or_missing_trackers_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="unknown tracker 'scroll'"):
-        train(toy_config(trackers=("scroll",)), tmp_path)
+    with pytest.raises(InputError, match="unknown logger 'scroll'"):
+        train(toy_config(loggers=("scroll",)), tmp_path)
     assert not list(tmp_path.iterdir())
