@@ -28,7 +28,7 @@ LAYERS = [
     {"tracking"},
     {"video"},
     {"engines"},
-    {"tracker"},
+    {"tracker", "settings"},
     {"evaluation"},
     {"training", "harness", "apps"},
     {"speed"},

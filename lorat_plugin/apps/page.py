@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from lorat_plugin.apps.session import GOT10K, JSON_LINES, OTHERS, VIDEO, Session
 from lorat_plugin.engines import list_engines
 from lorat_plugin.errors import InputError
 from lorat_plugin.processes import no_proxies
+from lorat_plugin.settings import TrackerSettings
 from lorat_plugin.tracker import MultiObjectTracker
 from lorat_plugin.variants import list_variants
 from lorat_plugin.video.demo_clips import CLIPS
@@ -37,16 +39,10 @@ HELP = """# LoRAT: track anything you can draw a box around
 Where a box goes astray, move the slider there, choose the object, draw it anew and press *Track* again."""
 
 
-class Options(NamedTuple):
-    """What `lorat app` was told; see its help."""
+class PageOptions(NamedTuple):
+    """The tracker that visitors find chosen, and how the page is served; see the help of `lorat app`."""
 
-    model: str = "lorat_tiny"
-    weights: str | None = None
-    backbone: str | None = None
-    device: str = "auto"
-    engine: str = "auto"
-    precision: str = "auto"
-    absent_below: float = 0.0
+    settings: TrackerSettings = TrackerSettings()
     host: str = "127.0.0.1"
     port: int | None = None
     max_frames: int = 3000
@@ -62,7 +58,7 @@ class Options(NamedTuple):
 
 
 @contextlib.contextmanager
-def served(options: Options) -> Iterator[Page]:
+def served(options: PageOptions) -> Iterator[Page]:
     """Serve the page inside the block; its folder with all uploads and results is removed after it.
 
     Yields the page, whose `address` is that to open. Raises InputError if the address or port cannot be had.
@@ -124,7 +120,7 @@ def _told(handler: Callable[..., dict[Any, Any]]) -> Callable[..., dict[Any, Any
 class Page:
     """The page's components and their events; one `Session` for each browser tab."""
 
-    def __init__(self, options: Options, folder: Path) -> None:
+    def __init__(self, options: PageOptions, folder: Path) -> None:
         """Keep uploads, clips and results inside `folder`."""
         self.options, self.folder = options, folder
         self._sessions: dict[str, Session] = {}
@@ -145,7 +141,7 @@ class Page:
         return page
 
     def _build_controls(self) -> None:
-        chosen = self.options
+        chosen, local = self.options.settings, self.options.local
         self.upload = gr.File(label="Video", file_types=SUFFIXES, height=130)
         self.clip = gr.Dropdown(list(CLIPS), value=None, label="or a bundled clip")
         self.object = gr.Dropdown([NEW], value=NEW, label="Object to draw")
@@ -154,9 +150,9 @@ class Page:
         self.remove = gr.Button("Remove object", size="sm")
         with gr.Accordion("Model", open=False):
             models = list(dict.fromkeys([chosen.model, *list_variants()]))
-            self.model = gr.Dropdown(models, value=chosen.model, label="Model", allow_custom_value=chosen.local)
+            self.model = gr.Dropdown(models, value=chosen.model, label="Model", allow_custom_value=local)
             self.weights = gr.Textbox(chosen.weights or "", label="Weights: file, adapter folder; empty: the bundled",
-                                      max_lines=1, visible=chosen.local)  # fmt: skip
+                                      max_lines=1, visible=local)  # fmt: skip
             self.engine = gr.Dropdown(["auto", *list_engines()], value=chosen.engine, label="Engine")
         with gr.Row():
             self.track = gr.Button("Track", variant="primary")
@@ -274,14 +270,13 @@ class Page:
     def _track(
         self, chosen: str, model: str, weights: str, engine: str, request: gr.Request
     ) -> Iterator[dict[Any, Any]]:
-        session, options = self._session(request), self.options
-        if options.local:
-            options = options._replace(weights=weights.strip() or None)
-        options = options._replace(model=model, engine=engine)
+        session, settings = self._session(request), replace(self.options.settings, model=model, engine=engine)
+        if self.options.local:
+            settings = replace(settings, weights=weights.strip() or None)
         try:
             session.due()
             yield {self.status: "Loading the model."}
-            tracker, turn = trained(options, _mark(options.weights))
+            tracker, turn = trained(settings, _mark(settings.weights))
             began, frames, frame = time.monotonic(), 0, 0
             pictured = curved = 0.0
             for frame in session.follow(tracker, turn):
@@ -338,13 +333,9 @@ class Page:
 
 
 @functools.lru_cache(maxsize=2)
-def trained(options: Options, mark: int) -> tuple[MultiObjectTracker, threading.Lock]:
-    """A tracker that all visitors with these choices share, and the lock for its engine."""
-    tracker = MultiObjectTracker.from_pretrained(
-        options.model, options.weights, options.backbone, options.device, options.engine, options.precision,
-        options.absent_below,
-    )  # fmt: skip
-    return tracker, threading.Lock()
+def trained(settings: TrackerSettings, mark: int) -> tuple[MultiObjectTracker, threading.Lock]:
+    """A tracker that all visitors with these settings share, and the lock for its engine."""
+    return settings.load(MultiObjectTracker), threading.Lock()
 
 
 def _mark(weights: str | None) -> int:

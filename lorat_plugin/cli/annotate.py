@@ -10,38 +10,29 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lorat_plugin.cli.console import progress, quiet_opencv
 from lorat_plugin.cli.options import (
-    AbsentOption,
-    BackboneOption,
-    DeviceOption,
-    EngineOption,
-    ModelOption,
-    PrecisionOption,
+    DEFAULTS,
     TrackFormatOption,
-    WeightsOption,
+    settings_options,
 )
-from lorat_plugin.cli.progress import progress
-from lorat_plugin.cli.track import check_end, quiet_opencv
+from lorat_plugin.cli.track import check_end
 from lorat_plugin.errors import InputError
+from lorat_plugin.settings import TrackerSettings
 
 if TYPE_CHECKING:
     from lorat_plugin.interchange import Tracks
     from lorat_plugin.tracker import MultiObjectTracker
 
 
+@settings_options()
 def annotate_command(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="Video or folder of frames.")],
     labels: Annotated[
         Path, typer.Option("--labels", help="Boxes in some frames: a file of any format, or track.jsonl.")
     ],
     formats: TrackFormatOption = None,
-    model: ModelOption = "lorat_tiny",
-    weights: WeightsOption = None,
-    backbone: BackboneOption = None,
-    device: DeviceOption = "auto",
-    engine: EngineOption = "auto",
-    precision: PrecisionOption = "auto",
-    absent_below: AbsentOption = 0.0,
+    settings: TrackerSettings = DEFAULTS,
     start: Annotated[int, typer.Option("--start", help="First frame to fill in, 0-based.")] = 0,
     end: Annotated[int | None, typer.Option("--end", help="Frame to stop before (exclusive).")] = None,
     output: Annotated[
@@ -75,10 +66,7 @@ def annotate_command(
             raise InputError(f"{file}: would be overwritten; choose another folder with --output")
     quiet_opencv()
     keys, frames = _hand_boxes(path, labels, start, end)
-    tracker = MultiObjectTracker.from_pretrained(
-        model, weights=weights, backbone=backbone, device=device, engine=engine, precision=precision,
-        absent_below=absent_below,
-    )  # fmt: skip
+    tracker = settings.load(MultiObjectTracker)
     tracks = _annotate(path, keys, frames, tracker)
     _write(path, tracks, folder, paths, video_path)
     files = [str(file) for file in (*paths.values(), video_path) if file]

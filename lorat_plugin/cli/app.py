@@ -9,26 +9,17 @@ from typing import Annotated
 
 import typer
 
+from lorat_plugin.cli.console import quiet_opencv
 from lorat_plugin.cli.options import (
-    AbsentOption,
-    BackboneOption,
-    DeviceOption,
-    EngineOption,
-    ModelOption,
-    PrecisionOption,
-    WeightsOption,
+    DEFAULTS,
+    settings_options,
 )
-from lorat_plugin.cli.track import quiet_opencv
+from lorat_plugin.settings import TrackerSettings
 
 
+@settings_options()
 def app_command(
-    model: ModelOption = "lorat_tiny",
-    weights: WeightsOption = None,
-    backbone: BackboneOption = None,
-    device: DeviceOption = "auto",
-    engine: EngineOption = "auto",
-    precision: PrecisionOption = "auto",
-    absent_below: AbsentOption = 0.0,
+    settings: TrackerSettings = DEFAULTS,
     host: Annotated[str, typer.Option("--host", help="Address to serve; 0.0.0.0 for the network.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option("--port", help="The first free one from 7860 if left out.")] = None,
     max_frames: Annotated[int, typer.Option("--max-frames", min=1, help="Longer videos are refused.")] = 3000,
@@ -46,14 +37,10 @@ def app_command(
     from lorat_plugin.processes import no_proxies
 
     with no_proxies():
-        from lorat_plugin.apps.page import SIGN_SECONDS, Options, served
-    from lorat_plugin.engines import check_options
-    from lorat_plugin.tracking import check_threshold
+        from lorat_plugin.apps.page import SIGN_SECONDS, PageOptions, served
 
-    check_options(device, engine, precision)
-    check_threshold(absent_below)
-    options = Options(model, weights, backbone, device, engine, precision, absent_below, host, port, max_frames,
-                      max_megabytes)  # fmt: skip
+    settings.check()
+    options = PageOptions(settings, host, port, max_frames, max_megabytes)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up as Ctrl-C does
     with served(options) as page, contextlib.suppress(KeyboardInterrupt):
         if not options.local:

@@ -65,7 +65,7 @@ def model_command(
 
     Example: lorat benchmark model --model lorat_tiny,lorat_b_224 --batch 1,8 --engine all
     """
-    from lorat_plugin.cli.progress import progress
+    from lorat_plugin.cli.console import progress
     from lorat_plugin.speed.model import benchmark_model
     from lorat_plugin.speed.rounds import Trial
 
@@ -102,8 +102,7 @@ def track_command(
 
     Without SOURCE and --dataset the frames are made up, 1280x720 JPEG.
     """
-    from lorat_plugin.cli.progress import progress
-    from lorat_plugin.cli.track import parse_box
+    from lorat_plugin.cli.console import parse_box, progress
     from lorat_plugin.speed.rounds import Trial
     from lorat_plugin.speed.track import benchmark_track
 
@@ -134,7 +133,7 @@ def data_command(
 
     Example: lorat benchmark data --dataset got10k:datasets/got10k --dataset got10k:datasets/got10k_lmdb
     """
-    from lorat_plugin.cli.progress import progress
+    from lorat_plugin.cli.console import progress
     from lorat_plugin.speed.data import PAIRS, benchmark_data
 
     with progress("training pairs", pairs // PAIRS + 1, "rounds") as advance:
@@ -161,7 +160,7 @@ def train_command(
 
     Example: lorat benchmark train --variant lorat_b_224 --batch 8 --modes full,lora,lora+compile
     """
-    from lorat_plugin.cli.progress import progress
+    from lorat_plugin.cli.console import progress
     from lorat_plugin.speed.rounds import Trial
     from lorat_plugin.speed.train import benchmark_train
 

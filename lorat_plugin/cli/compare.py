@@ -9,24 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lorat_plugin.cli.console import progress
 from lorat_plugin.cli.options import (
-    BackboneOption,
+    DEFAULTS,
     BaselineModelsOption,
     DatasetOption,
-    DeviceOption,
-    EngineOption,
     JsonOption,
-    ModelOption,
-    PrecisionOption,
     ProtocolOption,
     ResultsOption,
     SequencesOption,
     SkipOption,
     SubsetOption,
-    WeightsOption,
     chosen_benchmark,
+    settings_options,
 )
-from lorat_plugin.cli.progress import progress
+from lorat_plugin.settings import TrackerSettings
 
 if TYPE_CHECKING:
     from lorat_plugin.evaluation.evaluate import Evaluation
@@ -37,6 +34,7 @@ logger = logging.getLogger(__name__)
 SHOWN = 50  # sequences that are listed one by one on the terminal; the files have them all
 
 
+@settings_options("absent_below")
 def compare_command(
     dataset: DatasetOption,
     trackers: Annotated[
@@ -52,12 +50,7 @@ def compare_command(
     sequences: SequencesOption = None,
     skip: SkipOption = None,
     protocol: ProtocolOption = None,
-    model: ModelOption = "lorat_tiny",
-    weights: WeightsOption = None,
-    backbone: BackboneOption = None,
-    device: DeviceOption = "auto",
-    engine: EngineOption = "auto",
-    precision: PrecisionOption = "auto",
+    settings: TrackerSettings = DEFAULTS,
     as_json: JsonOption = False,
 ) -> None:
     """Compare LoRAT with other trackers: scores, frames/s, and what of the differences is more than chance.
@@ -66,20 +59,20 @@ def compare_command(
 
     Example: lorat compare --dataset clips:my_clips --trackers LoRAT,MIL,CSRT,Mine=raw_results
     """
-    from lorat_plugin.engines import check_options
     from lorat_plugin.evaluation import compare
     from lorat_plugin.evaluation.scoring import check_scorable, score_tracker
 
-    check_options(device, engine, precision)
+    settings.check()
     benchmark = chosen_benchmark(dataset, subset, sequences, skip=skip)
     check_scorable(benchmark, protocol or benchmark.protocol)
 
     def create_lorat() -> Evaluation:
-        from lorat_plugin.checkpoints.loading import load_pretrained
         from lorat_plugin.evaluation.evaluate import Evaluation
 
-        network = load_pretrained(model, weights, backbone)
-        return Evaluation(network, benchmark, results, compare.LORAT, device=device, engine=engine, precision=precision)
+        return Evaluation(
+            settings.network(), benchmark, results, compare.LORAT, device=settings.device, engine=settings.engine,
+            precision=settings.precision,
+        )  # fmt: skip
 
     specs = [spec.strip() for spec in trackers.split(",") if spec.strip()]
     contestants = compare.choose_contestants(specs, benchmark, results, create_lorat, baseline_models)

@@ -103,7 +103,7 @@ def build_command(
 
     Example: lorat lmdb build got10k datasets/got10k datasets/got10k_lmdb
     """
-    from lorat_plugin.cli.progress import progress
+    from lorat_plugin.cli.console import progress
     from lorat_plugin.datasets.lmdb_build import build_lmdb
 
     with progress(f"{dataset} to LMDB", None, "files") as advance:

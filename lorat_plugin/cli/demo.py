@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lorat_plugin.cli.console import progress
 from lorat_plugin.cli.options import (
-    BackboneOption,
+    DEFAULTS,
     BaselineModelsOption,
-    DeviceOption,
-    EngineOption,
     JsonOption,
-    ModelOption,
-    PrecisionOption,
-    WeightsOption,
+    settings_options,
 )
-from lorat_plugin.cli.progress import progress
 from lorat_plugin.errors import InputError
+from lorat_plugin.settings import TrackerSettings
 
 if TYPE_CHECKING:
     from lorat_plugin.apps.demo import DemoReport
@@ -31,17 +28,13 @@ LORAT = "LoRAT"  # its name among the results
 MEANINGLESS_SPEED = 10_000  # frames/s; the static box does nothing
 
 
+@settings_options("absent_below")
 def demo_command(
     data: Annotated[
         Path | None,
         typer.Option("--data", help="Your clips: DIR/<clip>/ with frames and groundtruth.txt (x,y,w,h a row)."),
     ] = None,
-    model: ModelOption = "lorat_tiny",
-    weights: WeightsOption = None,
-    backbone: BackboneOption = None,
-    device: DeviceOption = "auto",
-    engine: EngineOption = "auto",
-    precision: PrecisionOption = "auto",
+    settings: TrackerSettings = DEFAULTS,
     trackers: Annotated[
         str | None,
         typer.Option(
@@ -62,14 +55,13 @@ def demo_command(
     from lorat_plugin.apps.demo import FOLDER, as_dict, prepare_sequences, run_tracker, summarize
     from lorat_plugin.evaluation.baselines import choose_baselines
     from lorat_plugin.harness.got10k import TrackerLoRAT
+    from lorat_plugin.tracker import LoRATTracker
 
     names = (
         None if trackers is None else [name for name in trackers.replace(" ", "").split(",") if name not in ("", LORAT)]
     )
     baselines, left_out = choose_baselines(names, baseline_models)
-    lorat = TrackerLoRAT(
-        LORAT, model=model, weights=weights, backbone=backbone, device=device, engine=engine, precision=precision
-    )
+    lorat = TrackerLoRAT(LORAT, settings.load(LoRATTracker))
     folder = Path(FOLDER)
     lengths = prepare_sequences(folder, data)
     frames = sum(lengths.values())
@@ -78,7 +70,7 @@ def demo_command(
         with progress(tracker.name, frames) as tracker.on_frame:
             run_tracker(folder, tracker)
     logger.info("report, plot and video")
-    report = summarize(folder, [LORAT, *(tracker.name for tracker in baselines)], model)
+    report = summarize(folder, [LORAT, *(tracker.name for tracker in baselines)], settings.model)
     if as_json:
         typer.echo(json.dumps({**as_dict(report), "left_out": left_out}, indent=2))
     else:

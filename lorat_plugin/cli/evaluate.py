@@ -10,26 +10,22 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Optional
 
 import typer
 
+from lorat_plugin.cli.console import progress
 from lorat_plugin.cli.options import (
-    AbsentOption,
+    DEFAULTS,
     AttributesOption,
-    BackboneOption,
     DatasetOption,
-    DeviceOption,
-    EngineOption,
     FormatOption,
     JsonOption,
-    ModelOption,
-    PrecisionOption,
     ProtocolOption,
     ResultsOption,
     SequencesOption,
     SkipOption,
     SubsetOption,
-    WeightsOption,
+    settings_options,
 )
-from lorat_plugin.cli.progress import progress
 from lorat_plugin.errors import InputError
+from lorat_plugin.settings import TrackerSettings
 
 if TYPE_CHECKING:
     from lorat_plugin.evaluation.benchmarks import Benchmark
@@ -41,11 +37,10 @@ logger = logging.getLogger(__name__)
 SHOWN_FAILURES = 5
 
 
+@settings_options()
 def evaluate_command(
     dataset: DatasetOption,
-    model: ModelOption = "lorat_tiny",
-    weights: WeightsOption = None,
-    backbone: BackboneOption = None,
+    settings: TrackerSettings = DEFAULTS,
     batch: Annotated[
         int, typer.Option(min=1, help="Sequences at once in each process. 1 alone measures the speed on one target.")
     ] = 8,
@@ -67,10 +62,6 @@ def evaluate_command(
     check_official: Annotated[
         Optional[Path], typer.Option(help="Someone's raw results, a folder or zip, to be compared frame by frame.")
     ] = None,
-    device: DeviceOption = "auto",
-    engine: EngineOption = "auto",
-    precision: PrecisionOption = "auto",
-    absent_below: AbsentOption = 0.0,
     as_json: JsonOption = False,
 ) -> None:
     """Track the sequences of a benchmark, many at once; write the toolkits' result files, and score them.
@@ -79,21 +70,19 @@ def evaluate_command(
 
     Example: lorat evaluate --dataset lasot:LaSOT --model lorat_l_224 --weights large.bin --batch 32
     """
-    from lorat_plugin.checkpoints.loading import load_pretrained
     from lorat_plugin.cli.options import chosen_benchmark
-    from lorat_plugin.engines import check_options
     from lorat_plugin.evaluation.evaluate import Evaluation
     from lorat_plugin.evaluation.scoring import check_scorable
 
-    check_options(device, engine, precision)
+    settings.check()
     benchmark = chosen_benchmark(dataset, subset, sequences, attributes, rasterize, skip, style)
     if protocol or benchmark.scorable:
         check_scorable(benchmark, protocol or benchmark.protocol)  # before the work, not after it
     official = None if check_official is None else _find_official(check_official, benchmark)
-    network = load_pretrained(model, weights, backbone)
     run = Evaluation(
-        network, benchmark, results, name, device=device, engine=engine, precision=precision, batch=batch, style=style,
-        repetitions=repetitions, absent_below=absent_below,
+        settings.network(), benchmark, results, name, device=settings.device, engine=settings.engine,
+        precision=settings.precision, batch=batch, style=style, repetitions=repetitions,
+        absent_below=settings.absent_below,
     )  # fmt: skip
     if run.place.rank > 0:
         return run.play()

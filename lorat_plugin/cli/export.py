@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lorat_plugin.cli.options import BackboneOption, WeightsOption
+from lorat_plugin.cli.options import DEFAULTS, settings_options
+from lorat_plugin.settings import TrackerSettings
 
 if TYPE_CHECKING:
     from lorat_plugin.engines.export import Crops
@@ -25,6 +27,7 @@ class Format(str, Enum):
     torch = "torch"
 
 
+@settings_options("model", "device", "engine", "precision", "absent_below")
 def export_command(
     source: Annotated[
         str, typer.Argument(metavar="MODEL", help="Variant, weights file, adapter folder or hub id.")
@@ -37,8 +40,7 @@ def export_command(
         Path | None, typer.Option("--out", metavar="FOLDER", help="To write; MODEL_FORMAT if left out.")
     ] = None,
     model: Annotated[str | None, typer.Option("--model", help="Variant of a weights file; else inferred.")] = None,
-    weights: WeightsOption = None,
-    backbone: BackboneOption = None,
+    settings: TrackerSettings = DEFAULTS,
     frames: Annotated[
         Path | None,
         typer.Option("--check-frames", help="Clips with groundtruth.txt whose crops it is checked on; else a demo."),
@@ -52,7 +54,6 @@ def export_command(
     The folder holds two files, one that encodes the template and one that is run on every frame, and lorat.json with
     what a tracker has to know beside them.
     """
-    from lorat_plugin.checkpoints.loading import load_pretrained
     from lorat_plugin.engines.export import export
     from lorat_plugin.errors import InputError
 
@@ -60,9 +61,10 @@ def export_command(
         raise InputError(f"batch '{batch}': give a number above 0, or dynamic")
     if out is not None and out.exists() and not force:
         raise InputError(f"{out} exists: choose another folder, or replace an earlier export with --force")
-    network = (
-        load_pretrained(model, weights or source, backbone) if model else load_pretrained(source, weights, backbone)
-    )
+    if model:
+        network = replace(settings, model=model, weights=settings.weights or source).network()
+    else:
+        network = replace(settings, model=source).network()
     folder = out or Path(f"{network.variant.name}_{form.value}")
     if folder.exists() and not force:
         raise InputError(f"{folder} exists: choose another --out, or replace an earlier export with --force")

@@ -2,32 +2,63 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from lorat_plugin.engines import list_engines, list_precisions
+from lorat_plugin.settings import TrackerSettings
 
 if TYPE_CHECKING:
     from lorat_plugin.evaluation.benchmarks import Benchmark
 
-ModelOption = Annotated[str, typer.Option("--model", help="Variant, e.g. lorat_tiny, lorat_b_224, or a hub id.")]
-WeightsOption = Annotated[
-    Optional[str], typer.Option("--weights", help="Weights: a file or an adapter folder. Bundled ones if left out.")
-]
-BackboneOption = Annotated[
-    Optional[str], typer.Option("--backbone", help="DINOv2 file that completes weights without a backbone.")
-]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
-EngineOption = Annotated[str, typer.Option("--engine", help=f"Inference engine: auto, {', '.join(list_engines())}.")]
-PrecisionOption = Annotated[str, typer.Option("--precision", help=f"auto, {', '.join(list_precisions())}.")]
-AbsentOption = Annotated[
-    float,
-    typer.Option(
-        "--absent-below", help="Score below which the target counts as absent and is searched for, e.g. 0.5; 0: never."
-    ),
-]
+DEFAULTS = TrackerSettings()
+_FIELDS = {field.name: field for field in fields(TrackerSettings)}
+BackboneOption = Annotated[Optional[str], typer.Option("--backbone", help=_FIELDS["backbone"].metadata["help"])]
+DeviceOption = Annotated[str, typer.Option("--device", help=_FIELDS["device"].metadata["help"])]
+PrecisionOption = Annotated[str, typer.Option("--precision", help=_FIELDS["precision"].metadata["help"])]
+
+
+def settings_options(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for each field of `TrackerSettings` in place of its parameter `settings`.
+
+    `without`: names of fields for which the command has no option.
+    """
+    names = [name for name in _FIELDS if name not in without]
+    options = [
+        Parameter(
+            name,
+            Parameter.KEYWORD_ONLY,
+            default=_FIELDS[name].default,
+            annotation=Annotated[
+                type(_FIELDS[name].default) if _FIELDS[name].default is not None else Optional[str],
+                typer.Option(f"--{name.replace('_', '-')}", help=_FIELDS[name].metadata["help"]),
+            ],
+        )
+        for name in names
+    ]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        parameters: list[Parameter] = []
+        for parameter in inspect.signature(command, eval_str=True).parameters.values():
+            parameters += options if parameter.name == "settings" else [parameter.replace(kind=Parameter.KEYWORD_ONLY)]
+
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            command(settings=TrackerSettings(**{name: values.pop(name) for name in names}), **values)
+
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
+
+
 MasksOption = Annotated[
     Optional[str],
     typer.Option(

@@ -9,14 +9,10 @@ from typing import Annotated, Optional
 import typer
 
 from lorat_plugin.cli.options import (
-    AbsentOption,
-    BackboneOption,
-    DeviceOption,
-    EngineOption,
-    ModelOption,
-    PrecisionOption,
-    WeightsOption,
+    DEFAULTS,
+    settings_options,
 )
+from lorat_plugin.settings import TrackerSettings
 
 pytracking_app = typer.Typer(help="LoRAT in the trees of pytracking, OSTrack and their kin.", no_args_is_help=True)
 
@@ -27,18 +23,13 @@ def pytracking_group() -> None:
 
 
 @pytracking_app.command("install")
+@settings_options()
 def install_command(
     path: Annotated[Path, typer.Argument(help="Folder of the tree: what git clone made.")],
-    model: ModelOption = "lorat_tiny",
-    weights: WeightsOption = None,
-    backbone: BackboneOption = None,
+    settings: TrackerSettings = DEFAULTS,
     name: Annotated[
         Optional[str], typer.Option("--name", help="Of the parameter file; the weights' or the model's if left out.")
     ] = None,
-    absent_below: AbsentOption = 0.0,
-    device: DeviceOption = "auto",
-    engine: EngineOption = "auto",
-    precision: PrecisionOption = "auto",
     force: Annotated[bool, typer.Option("--force", help="Replace files that differ.")] = False,
 ) -> None:
     """Copy LoRAT's tracker and a parameter file into a tree; again with other weights for another parameter.
@@ -46,11 +37,8 @@ def install_command(
     Example: lorat pytracking install OSTrack --model lorat_b_224 --weights base_224.bin
     """
     from lorat_plugin.harness.pytracking import install
-    from lorat_plugin.harness.vot_tools.workspace import TrackerSettings
 
-    chosen = TrackerSettings(model, weights, backbone, device, engine, precision, absent_below=absent_below).checked()
-    settings = {key: value for key, value in vars(chosen).items() if value != getattr(TrackerSettings(), key)}
-    written = install(path, settings, name or "", force)
+    written = install(path, settings.absolute(), name or "", force)
     for kind, paths in written.items():
         for file in paths:
             typer.echo(file)

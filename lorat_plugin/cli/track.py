@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import math
-import os
 import shutil
 import signal
 import time
@@ -16,19 +14,15 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from lorat_plugin.cli.console import Box, parse_box, progress, quiet_opencv
 from lorat_plugin.cli.options import (
-    AbsentOption,
-    BackboneOption,
-    DeviceOption,
-    EngineOption,
+    DEFAULTS,
     MasksOption,
-    ModelOption,
-    PrecisionOption,
     TrackFormatOption,
-    WeightsOption,
+    settings_options,
 )
-from lorat_plugin.cli.progress import progress
 from lorat_plugin.errors import InputError
+from lorat_plugin.settings import TrackerSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,8 +31,6 @@ if TYPE_CHECKING:
     from lorat_plugin.video.masks import MaskMaker
     from lorat_plugin.video.outputs import Output
     from lorat_plugin.video.source import Frame, FrameSource
-
-Box = tuple[float, float, float, float]  # x, y, w, h in pixels
 
 
 class Summary(NamedTuple):
@@ -52,6 +44,7 @@ class Summary(NamedTuple):
     closed: bool  # a live source ended by itself
 
 
+@settings_options()
 def track_command(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="Video, folder of frames, img_%04d.png, camera index or stream URL.")
@@ -61,13 +54,7 @@ def track_command(
         typer.Option("--box", metavar="X,Y,W,H", help="Object in the first frame; repeat for several."),
     ] = None,
     select: Annotated[bool, typer.Option("--select", help="Draw the boxes with the mouse instead.")] = False,
-    model: ModelOption = "lorat_tiny",
-    weights: WeightsOption = None,
-    backbone: BackboneOption = None,
-    device: DeviceOption = "auto",
-    engine: EngineOption = "auto",
-    precision: PrecisionOption = "auto",
-    absent_below: AbsentOption = 0.0,
+    settings: TrackerSettings = DEFAULTS,
     start: Annotated[int, typer.Option("--start", help="First frame, 0-based; --box is meant for it.")] = 0,
     end: Annotated[int | None, typer.Option("--end", help="Frame to stop before (exclusive).")] = None,
     output: Annotated[
@@ -108,11 +95,8 @@ def track_command(
         folder = Path("lorat_track") / frames.name if output is None else output
         _spare_source(source, folder, save)
         paths = track_paths(folder, formats or ())
-        tracker = MultiObjectTracker.from_pretrained(
-            model, weights=weights, backbone=backbone, device=device, engine=engine, precision=precision,
-            absent_below=absent_below,
-        )  # fmt: skip
-        maker = None if masks is None else mask_maker(masks, device)
+        tracker = settings.load(MultiObjectTracker)
+        maker = None if masks is None else mask_maker(masks, settings.device)
         summary = _track(tracker, frames, boxes or select_boxes, folder, paths, save, show, maker)
     if as_json:
         typer.echo(json.dumps(summary._asdict()))
@@ -122,17 +106,6 @@ def track_command(
             typer.echo(path)
     if summary.interrupted or summary.closed:
         raise typer.Exit(130 if summary.interrupted else 3)
-
-
-def parse_box(text: str) -> Box:
-    """x,y,w,h from `--box`: four finite numbers with w, h > 0. Raises InputError."""
-    try:
-        x, y, w, h = (float(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"--box {text}: must be four numbers x,y,w,h with commas between and no blanks") from None
-    if not all(map(math.isfinite, (x, y, w, h))) or w <= 0 or h <= 0:
-        raise InputError(f"--box {text}: x,y,w,h must be finite pixels, w and h greater than 0")
-    return x, y, w, h
 
 
 def _track(
@@ -308,10 +281,3 @@ def _spare_source(source: str, folder: Path, save: bool) -> None:
     target = folder / "video.mp4"
     if save and target.exists() and Path(source).exists() and target.samefile(source):
         raise InputError(f"{source}: --save would overwrite it with {target}; choose another folder with --output")
-
-
-def quiet_opencv() -> None:
-    """Keep OpenCV's and FFmpeg's own messages off stderr, where our sentence says the same; not when debugging."""
-    if not logging.getLogger().isEnabledFor(logging.DEBUG):
-        os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")

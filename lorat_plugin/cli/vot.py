@@ -11,17 +11,13 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from lorat_plugin.cli.doctor import COLOURS
+from lorat_plugin.cli.console import COLOURS
 from lorat_plugin.cli.options import (
-    AbsentOption,
-    BackboneOption,
-    DeviceOption,
-    EngineOption,
+    DEFAULTS,
     MasksOption,
-    ModelOption,
-    PrecisionOption,
-    WeightsOption,
+    settings_options,
 )
+from lorat_plugin.settings import TrackerSettings
 
 vot_app = typer.Typer(help="Workspaces for the VOT toolkit (vot-toolkit).", no_args_is_help=True)
 
@@ -46,6 +42,7 @@ def vot_group() -> None:
 
 
 @vot_app.command("init")
+@settings_options()
 def init_command(
     workspace: Annotated[Path, typer.Argument(help="Folder to make.")],
     sequences: Annotated[
@@ -67,14 +64,8 @@ def init_command(
     protocol: Annotated[
         ProtocolChoice, typer.Option("--protocol", help="Entries in trackers.ini.")
     ] = ProtocolChoice.both,
-    model: ModelOption = "lorat_tiny",
-    weights: WeightsOption = None,
-    backbone: BackboneOption = None,
-    device: DeviceOption = "auto",
-    engine: EngineOption = "auto",
-    precision: PrecisionOption = "auto",
+    settings: TrackerSettings = DEFAULTS,
     masks: MasksOption = None,
-    absent_below: AbsentOption = 0.0,
     boxes: Annotated[bool, typer.Option("--boxes", help="Take the boxes of clips that have masks too.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Set an existing workspace aside.")] = False,
 ) -> None:
@@ -82,12 +73,11 @@ def init_command(
 
     Example: lorat vot init my_workspace --sequences my_clips --stack multistart --model lorat_tiny
     """
-    from lorat_plugin.harness.vot_tools.workspace import IDENTIFIERS, TrackerSettings, create_workspace
+    from lorat_plugin.harness.vot_tools.workspace import IDENTIFIERS, create_workspace
 
     protocols = [name for name in IDENTIFIERS if protocol.value in (name, "both")]
-    settings = TrackerSettings(model, weights, backbone, device, engine, precision, masks, absent_below)
     former = create_workspace(
-        workspace, sequences, settings, stack=stack, protocols=protocols, boxes=boxes, force=force
+        workspace, sequences, settings, masks=masks, stack=stack, protocols=protocols, boxes=boxes, force=force
     )
     if former is not None:
         typer.echo(f"The former workspace is now {former}")

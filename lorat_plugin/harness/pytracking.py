@@ -21,26 +21,21 @@ import yaml
 
 from lorat_plugin.errors import InputError, first_line
 from lorat_plugin.files import parse_yaml, read_plain_text, whole_file
+from lorat_plugin.settings import TrackerSettings
 
 if TYPE_CHECKING:
     from lorat_plugin.tracker import LoRATTracker
     from lorat_plugin.tracking import Target, TrackResult
 
 TREES = {"pytracking": "pytracking", "ostrack": "lib/test"}  # name -> where tracker/ and parameter/ lie
-SETTINGS = {
-    "model": "lorat_tiny", "weights": None, "backbone": None, "device": "auto", "engine": "auto", "precision": "auto",
-    "absent_below": 0.0,
-}  # fmt: skip
 
 
 def set_parameters(params: Any, **settings: Any) -> Any:
     """Give a tree's `TrackerParams` what both trees ask for, and LoRAT's settings.
 
-    `settings` are those of `LoRATTracker.from_pretrained`, by name. Returns `params`. Raises InputError for others.
+    `settings` are those of `TrackerSettings`, by name. Returns `params`. Raises InputError for others.
     """
-    if unknown := settings.keys() - SETTINGS.keys():
-        raise InputError(f"LoRAT has no setting '{min(unknown)}': use {', '.join(SETTINGS)}")
-    params.lorat = SETTINGS | settings
+    params.lorat = vars(TrackerSettings.parse(settings))
     params.debug, params.visualization, params.use_gpu = 0, False, True
     params.save_all_boxes = False  # OSTrack's trees fail without it
     if params.lorat["absent_below"]:
@@ -69,7 +64,7 @@ class Follower:
 
     def __init__(self, params: Any) -> None:
         """Track with the settings in `params`, from `set_parameters`. Raises InputError as `from_pretrained`."""
-        self._tracker = _load(**params.lorat)
+        self._tracker = _load(TrackerSettings(**params.lorat))
         self._targets: dict[Any, Target] = {}  # by the tree's object id; None in a sequence of one object
         self._many = False
 
@@ -125,23 +120,23 @@ class Follower:
 
 
 @cache
-def _load(**settings: Any) -> LoRATTracker:
+def _load(settings: TrackerSettings) -> LoRATTracker:
     """A tracker that has tracked one frame, so that no measured frame pays for lazy loading or compiling."""
     from lorat_plugin.tracker import LoRATTracker
 
-    tracker = LoRATTracker.from_pretrained(**settings)
+    tracker = settings.load(LoRATTracker)
     frame = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
     tracker.init(frame, (60, 40, 40, 40))
     tracker.update(frame)
     return tracker
 
 
-def install(folder: Path, settings: Mapping[str, Any], name: str = "", force: bool = False) -> dict[str, list[Path]]:
+def install(folder: Path, settings: TrackerSettings, name: str = "", force: bool = False) -> dict[str, list[Path]]:
     """Copy the tracker and a parameter file into a tree.
 
     Args:
         folder: where the tree was cloned to. A tree that is of both kinds gets both.
-        settings: those of `SETTINGS` that differ from it; files by absolute paths.
+        settings: files by absolute paths.
         name: of the parameter; made from the weights' or the model's name if left out.
         force: replace files that differ.
     Returns the files by the kind of the tree; nothing is written unless all can be. Raises InputError for a folder
@@ -154,8 +149,7 @@ def install(folder: Path, settings: Mapping[str, Any], name: str = "", force: bo
             f"{folder}: no tree of pytracking (pytracking/tracker, pytracking/parameter) nor of OSTrack's kind"
             " (lib/test/tracker, lib/test/parameter): give the folder that git clone made"
         )
-    stem = Path(settings.get("weights") or settings.get("model") or "lorat_tiny").stem
-    name = name or re.sub(r"\W", "_", stem)
+    name = name or re.sub(r"\W", "_", Path(settings.weights or settings.model).stem)
     if not name.isidentifier() or keyword.iskeyword(name):
         raise InputError(f"--name {name}: must be a Python name: letters, digits and _, no digit first")
     contents = {kind: _contents(kind, folder, settings, name) for kind in kinds}
@@ -173,17 +167,17 @@ def install(folder: Path, settings: Mapping[str, Any], name: str = "", force: bo
     return {kind: list(paths) for kind, paths in contents.items()}
 
 
-def _contents(kind: str, folder: Path, settings: Mapping[str, Any], name: str) -> dict[Path, str]:
+def _contents(kind: str, folder: Path, settings: TrackerSettings, name: str) -> dict[Path, str]:
     """Files of a tree and what is in them; the example of a parameter becomes the one that is asked for."""
     home = _templates() / f"{kind}_tree"
-    own = {"model": "lorat_tiny", **settings}
     found = {}
     for path in sorted(p for p in home.rglob("*") if p.suffix in (".py", ".yaml")):
         target, text = folder / path.relative_to(home), path.read_text(encoding="utf-8")
         if path.stem == "lorat_tiny":
             target = target.with_stem(name)
             line = 'SETTINGS = {"model": "lorat_tiny"}'
-            text = yaml.safe_dump(own) if path.suffix == ".yaml" else text.replace(line, f"SETTINGS = {own!r}")
+            shown = settings.given()
+            text = yaml.safe_dump(shown) if path.suffix == ".yaml" else text.replace(line, f"SETTINGS = {shown!r}")
         found[target] = text
     return found
 

@@ -19,6 +19,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ import numpy as np
 
 from lorat_plugin.errors import InputError
 from lorat_plugin.images import read_image
+from lorat_plugin.settings import TrackerSettings
 
 if TYPE_CHECKING:
     from lorat_plugin.tracker import MultiObjectTracker
@@ -93,13 +95,12 @@ class SequenceTracker:
         return list(zip(regions, properties, strict=True))
 
 
-def load_tracker(model: str, *, masks: str | None = None, device: str = "auto", **options: Any) -> SequenceTracker:
+def load_tracker(settings: TrackerSettings, masks: str | None = None) -> SequenceTracker:
     """Load a model and track one dummy frame, so that no measured frame pays for lazy loading or compiling.
 
     Args:
-        model: as for `LoRATTracker.from_pretrained`.
+        settings: of the tracker.
         masks: what turns boxes into masks, a SAM or "box", see `mask_maker`; None answers with boxes.
-        device, options: the other keywords of `from_pretrained`.
     Raises InputError (CheckpointError) for a model, file or device that cannot be used.
     """
     from lorat_plugin.tracker import MultiObjectTracker
@@ -108,8 +109,8 @@ def load_tracker(model: str, *, masks: str | None = None, device: str = "auto", 
     if masks is not None:
         from lorat_plugin.video.masks import mask_maker
 
-        maker = mask_maker(masks, device)
-    tracker = SequenceTracker(MultiObjectTracker.from_pretrained(model, device=device, **options), maker)
+        maker = mask_maker(masks, settings.device)
+    tracker = SequenceTracker(settings.load(MultiObjectTracker), maker)
     frame = np.random.default_rng(0).integers(0, 256, (*WARM_UP_SIZE, 3), dtype=np.uint8)
     tracker.initialize(frame, [np.array(WARM_UP_BOX)])
     tracker.update(frame)
@@ -158,29 +159,11 @@ class LoRATPython:
 
     multiobject = True
 
-    def __init__(
-        self,
-        model: str = "lorat_tiny",
-        weights: str = "",
-        backbone: str = "",
-        device: str = "auto",
-        engine: str = "auto",
-        precision: str = "auto",
-        masks: str = "",
-        absent_below: str = "0",
-    ) -> None:
+    def __init__(self, masks: str = "", **settings: str) -> None:
+        """Load the tracker of `TrackerSettings.parse`, with `masks` as for `load_tracker`."""
         _end_with_parent()
         with _reported():
-            self._tracker = load_tracker(
-                model,
-                weights=weights or None,
-                backbone=backbone or None,
-                device=device,
-                engine=engine,
-                precision=precision,
-                masks=masks or None,
-                absent_below=_number(absent_below),
-            )
+            self._tracker = load_tracker(TrackerSettings.parse(settings), masks or None)
 
     def init(self, frame: Any, new: list[tuple[Any, dict[str, Any]]], properties: dict[str, Any]) -> list[Answer]:
         """Start a sequence.
@@ -199,13 +182,6 @@ class LoRATPython:
         """Track all objects into the next frame and add those that appear in it. Arguments and answer as for `init`."""
         with _reported():
             return self._tracker.update(_colour_image(frame), [region_to_box(region) for region, _ in new])
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text or 0)
-    except ValueError:
-        raise InputError(f"absent_below must be a number from 0 to 1, e.g. 0.3; got {text!r}") from None
 
 
 def _end_with_parent() -> None:
@@ -328,25 +304,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m lorat_plugin.harness.vot",
         description="LoRAT as a TraX server; the VOT toolkit starts it (`lorat vot init` writes its trackers.ini).",
     )
-    parser.add_argument("--model", default="lorat_tiny", help="variant, e.g. lorat_tiny, lorat_b_224, or a hub id")
-    parser.add_argument("--weights", help="file or adapter folder; the bundled weights if left out")
-    parser.add_argument("--backbone", help="DINOv2 file that completes weights without a backbone")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    parser.add_argument("--engine", default="auto", help="inference engine, see `lorat track --help`")
-    parser.add_argument("--precision", default="auto", help="fp32 and others, see there")
+    for setting in fields(TrackerSettings):
+        parse = float if isinstance(setting.default, float) else str
+        option = f"--{setting.name.replace('_', '-')}"
+        parser.add_argument(option, default=setting.default, type=parse, help=setting.metadata["help"])
     parser.add_argument("--masks", help="answer with masks: box, or a SAM as in `lorat track --help`; else with boxes")
-    parser.add_argument("--absent-below", type=float, default=0.0, help="a lower score marks a target absent; 0: never")
     parser.add_argument(
         "--sequential", action="store_true", help="one object at a time: the toolkit repeats the sequence for each"
     )
     options = vars(parser.parse_args(arguments))
     if find_spec("trax") is None:
         parser.exit(2, f"vot-trax is not installed for {sys.executable}: pip install 'lorat_plugin[vot]'\n")
-    multiobject = not options.pop("sequential")
+    multiobject, masks = not options.pop("sequential"), options.pop("masks")
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
     with contextlib.redirect_stdout(sys.stderr):  # stdout belongs to the protocol
         try:
-            tracker = load_tracker(**options)
+            tracker = load_tracker(TrackerSettings(**options), masks)
         except Exception as error:
             logger.exception("cannot start: %s", _sentence(error))
             if not sys.stdin.isatty():

@@ -21,11 +21,12 @@ import pytest
 from lorat_plugin import LoRATTracker, MultiObjectTracker
 from lorat_plugin.errors import InputError
 from lorat_plugin.interchange import VideoInfo, read_tracks
+from lorat_plugin.settings import TrackerSettings
 from lorat_plugin.video.source import open_source
 from tests.helpers.sequences import SIZE, square_sequence
 
 pytest.importorskip("gradio", reason="needs the extra app")
-from lorat_plugin.apps.page import Options, Page, served
+from lorat_plugin.apps.page import Page, PageOptions, served
 
 pytestmark = pytest.mark.slow
 LENGTH, LONG = 24, 1200
@@ -53,7 +54,7 @@ def long_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def app() -> Iterator[Page]:
-    with served(Options(max_frames=LONG, max_megabytes=1, device="cpu", engine="eager")) as page:
+    with served(PageOptions(TrackerSettings(device="cpu", engine="eager"), max_frames=LONG, max_megabytes=1)) as page:
         yield page
 
 
@@ -286,15 +287,15 @@ def test_a_bundled_clip_opens(app: Page, name: str, length: int) -> None:
 
 
 def test_visitors_from_elsewhere_cannot_name_files() -> None:
-    assert Options().local and Options(host="::1").local and Options(host="localhost").local
-    assert not Options(host="0.0.0.0").local and not Options(host="example.org").local
+    assert PageOptions().local and PageOptions(host="::1").local and PageOptions(host="localhost").local
+    assert not PageOptions(host="0.0.0.0").local and not PageOptions(host="example.org").local
 
 
 def test_a_taken_port_is_told(app: Page) -> None:
     port = int(app.address.rstrip("/").rpartition(":")[2])
     with (
         pytest.raises(InputError, match=f"^127.0.0.1, port {port}: cannot be served; the port is taken"),
-        served(Options(port=port)),
+        served(PageOptions(port=port)),
     ):
         pass
 
@@ -305,8 +306,9 @@ def test_the_page_starts_and_answers_where_a_proxy_that_refuses_it_is_set(proxy:
     name, _, scheme = proxy.partition("=")
     code = (
         "import os\nfrom lorat_plugin.processes import no_proxies\nwith no_proxies():\n"
-        "    from lorat_plugin.apps.page import Options, served\n"
-        "with served(Options(device='cpu')) as page:\n    import urllib.request\n"
+        "    from lorat_plugin.apps.page import PageOptions, served\n"
+        "    from lorat_plugin.settings import TrackerSettings\n"
+        "with served(PageOptions(TrackerSettings(device='cpu'))) as page:\n    import urllib.request\n"
         "    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))\n"
         "    status = direct.open(page.address).status\n"
         f"print(status, os.environ['{name}'], os.environ['no_proxy'], 'NO_PROXY' in os.environ)"

@@ -155,7 +155,7 @@ def test_masks_and_absence_reach_both_entries(place: Path) -> None:
     assert init("--masks", "my_sam", "--absent-below", "0.3") == 0
     python, trax = (entries(place / "ws")[name] for name in ("LoRATPython", "LoRATTraX"))
     assert (python["arg_masks"], python["arg_absent_below"]) == (str(place / "my_sam"), "0.3")
-    assert f"--masks {place / 'my_sam'} --absent-below 0.3" in trax["command"]
+    assert f"--absent-below 0.3 --masks {place / 'my_sam'}" in trax["command"]
     assert init("--masks", "facebook/sam-vit-base", "--force") == 0
     assert entries(place / "ws")["LoRATPython"]["arg_masks"] == "facebook/sam-vit-base"
     assert "arg_absent_below" not in entries(place / "ws")["LoRATPython"]

@@ -14,6 +14,7 @@ from lorat_plugin import LoRATTracker, MultiObjectTracker
 from lorat_plugin.errors import InputError
 from lorat_plugin.harness.pytracking import Follower, install, read_settings, set_parameters
 from lorat_plugin.images import read_image
+from lorat_plugin.settings import TrackerSettings
 from tests.helpers.sequences import write_clip
 from tests.helpers.tracker_trees import write_tree
 
@@ -25,7 +26,7 @@ def tree(request, tmp_path, monkeypatch):
     """A tree of each kind with LoRAT in it, importable: kind, folder, class that drives a tracker."""
     folder = write_tree(tmp_path / "tree", request.param)
     monkeypatch.syspath_prepend(str(folder))
-    install(folder, {})
+    install(folder, TrackerSettings())
     driver = importlib.import_module(KINDS[request.param])
     yield request.param, folder, driver.PytrackingTracker if request.param == "pytracking" else driver.OSTrackTracker
     for name in [n for n in sys.modules if n.split(".")[0] in ("pytracking", "lib")]:
@@ -104,18 +105,18 @@ def test_settings_reach_the_tracker_and_the_tree():
 def test_install_names_the_parameter_and_keeps_what_is_there(tree):
     kind, folder, driver = tree
     before = files_of(folder)
-    install(folder, {})  # once more: nothing differs
+    install(folder, TrackerSettings())  # once more: nothing differs
     assert files_of(folder) == before
-    written = install(folder, {"model": "lorat_b_224", "weights": "/weights/my base.bin", "absent_below": 0.4})
+    written = install(folder, TrackerSettings("lorat_b_224", "/weights/my base.bin", absent_below=0.4))
     name = [p.stem for p in written[kind]]
     assert "my_base" in name and files_of(folder).keys() > before.keys()
     params = driver("lorat", "my_base", folder / "results").get_parameters()
     assert params.lorat["weights"] == "/weights/my base.bin" and params.lorat["absent_below"] == 0.4
     changed = files_of(folder)
     with pytest.raises(InputError, match="exists with other contents: --force"):
-        install(folder, {"model": "lorat_b_224"}, name="my_base")
+        install(folder, TrackerSettings("lorat_b_224"), name="my_base")
     assert files_of(folder) == changed
-    install(folder, {"model": "lorat_b_224"}, name="my_base", force=True)
+    install(folder, TrackerSettings("lorat_b_224"), name="my_base", force=True)
     assert {n for n, text in files_of(folder).items() if changed.get(n) != text} == {
         "pytracking/parameter/lorat/my_base.py" if kind == "pytracking" else "experiments/lorat/my_base.yaml"
     }
@@ -126,7 +127,7 @@ def test_names_that_no_tree_can_import_are_refused(tmp_path, name):
     folder = write_tree(tmp_path, "pytracking")
     before = files_of(folder)
     with pytest.raises(InputError, match="must be a Python name"):
-        install(folder, {}, name=name)
+        install(folder, TrackerSettings(), name=name)
     assert files_of(folder) == before
 
 

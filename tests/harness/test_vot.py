@@ -17,8 +17,9 @@ import pytest
 from lorat_plugin import LoRATTracker, MultiObjectTracker
 from lorat_plugin.errors import InputError
 from lorat_plugin.harness.vot import LoRATPython, SequenceTracker, region_to_box
-from lorat_plugin.harness.vot_tools.workspace import TrackerSettings, create_workspace, tracker_entries
+from lorat_plugin.harness.vot_tools.workspace import create_workspace, tracker_entries
 from lorat_plugin.network import LoRATNetwork
+from lorat_plugin.settings import TrackerSettings
 
 LENGTH = 8
 README = Path(__file__).parents[2] / "integration" / "vot" / "README.md"

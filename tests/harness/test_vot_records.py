@@ -12,7 +12,8 @@ from lorat_plugin.harness.vot_tools import run as vot_run
 from lorat_plugin.harness.vot_tools.records import describe_tracker
 from lorat_plugin.harness.vot_tools.run import open_workspace, run_steps
 from lorat_plugin.harness.vot_tools.stacks import local_stack
-from lorat_plugin.harness.vot_tools.workspace import TrackerSettings, create_workspace
+from lorat_plugin.harness.vot_tools.workspace import create_workspace
+from lorat_plugin.settings import TrackerSettings
 from tests.helpers.sequences import write_clip
 
 TRACKERS = ["LoRATPython", "LoRATTraX"]

@@ -23,7 +23,8 @@ from lorat_plugin.harness.vot_tools.run import (
     workspace_problems,
 )
 from lorat_plugin.harness.vot_tools.stacks import local_stack
-from lorat_plugin.harness.vot_tools.workspace import TrackerSettings, create_workspace
+from lorat_plugin.harness.vot_tools.workspace import create_workspace
+from lorat_plugin.settings import TrackerSettings
 from tests.helpers.sequences import write_clip
 
 STATIC = Path(__file__).parents[2] / "integration" / "vot" / "static_tracker.py"

@@ -10,7 +10,6 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +27,7 @@ from lorat_plugin.harness.vot_tools.stacks import (
     toolkit_stack,
     toolkit_version,
 )
-from lorat_plugin.variants import get_variant
+from lorat_plugin.settings import TrackerSettings
 
 logger = logging.getLogger(__name__)
 
@@ -37,53 +36,12 @@ IDENTIFIERS: dict[Protocol, str] = {"python": "LoRATPython", "trax": "LoRATTraX"
 TIMEOUT = 120  # seconds for the start and for each frame; the toolkit's own 30 do not cover a large model's loading
 
 
-@dataclass(frozen=True)
-class TrackerSettings:
-    """What `LoRATTracker.from_pretrained` gets from the entries in trackers.ini; its names and meanings."""
-
-    model: str = "lorat_tiny"
-    weights: str | None = None
-    backbone: str | None = None
-    device: str = "auto"
-    engine: str = "auto"
-    precision: str = "auto"
-    masks: str | None = None
-    absent_below: float = 0.0
-
-    def checked(self) -> TrackerSettings:
-        """The same with absolute paths, since the toolkit starts trackers in a folder of its own.
-
-        Raises InputError for a model without weights, a file that does not exist and a threshold that no score meets.
-        """
-        from lorat_plugin.checkpoints.loading import bundled_weights, is_weights  # imports torch
-        from lorat_plugin.engines import check_options
-        from lorat_plugin.tracking import check_threshold
-
-        check_options(self.device, self.engine, self.precision)
-        check_threshold(self.absent_below)
-        model = self.model
-        if self.weights is not None:
-            get_variant(model)
-        elif is_weights(model):
-            model = _absolute("--model", model)
-        else:
-            if bundled_weights(get_variant(model)) is None:
-                raise InputError(f"{model} has no bundled weights: give its file by --weights")
-        weights = None if self.weights is None else _absolute("--weights", self.weights)
-        backbone = None if self.backbone is None else _absolute("--backbone", self.backbone)
-        masks = str(Path(self.masks).absolute()) if self.masks and Path(self.masks).exists() else self.masks
-        return replace(self, model=model, weights=weights, backbone=backbone, masks=masks)
-
-    def given(self) -> dict[str, str]:
-        """Name -> value of those that are set."""
-        return {name: str(value) for name, value in vars(self).items() if value not in (None, 0)}
-
-
 def create_workspace(
     workspace: Path,
     clips: Path | None,
     settings: TrackerSettings,
     *,
+    masks: str | None = None,
     stack: str = "unsupervised",
     protocols: Sequence[Protocol] = ("python", "trax"),
     boxes: bool = False,
@@ -97,6 +55,7 @@ def create_workspace(
             stacks to the toolkit, which downloads them when it first opens the workspace. Frames are linked, or copied
             where the system has no links.
         settings: what both tracker entries run.
+        masks: what turns boxes into masks, see `mask_maker`; None answers with boxes.
         stack: a name of `LOCAL_STACKS`, one of the toolkit's stacks, or a yaml file, which is copied.
         protocols: entries for trackers.ini.
         boxes: take the boxes of clips that have masks too.
@@ -106,13 +65,14 @@ def create_workspace(
     """
     workspace = Path(os.path.abspath(workspace))
     occupied = _check_target(workspace, force)
-    settings = settings.checked()
+    settings = settings.absolute()
+    masks = str(Path(masks).absolute()) if masks and Path(masks).exists() else masks
     text, experiments = _find_stack(stack)
     if clips is None and text is not None:
         raise InputError(f"stack {stack} has no sequences to download: name a folder of clips by --sequences")
     found = [] if clips is None else find_sequences(clips, boxes=boxes)
     _check_sequences(found, experiments)
-    _warn(experiments, found, settings, protocols)
+    _warn(experiments, found, masks is not None and "python" in protocols)
 
     workspace.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=workspace.parent, prefix=f".{workspace.name}-"))
@@ -125,7 +85,7 @@ def create_workspace(
         config = {"registry": ["./trackers.ini"], "stack": stack if text is None else "./stack.yaml"}
         _write_text(draft / "config.yaml", yaml.safe_dump(config))
         with open(draft / "trackers.ini", "w", encoding="utf-8") as file:
-            tracker_entries(settings, protocols).write(file)
+            tracker_entries(settings, protocols, masks).write(file)
         for sequence in found:
             write_sequence(draft / "sequences" / sequence.name, sequence)
         if found:  # without the list the toolkit downloads
@@ -140,8 +100,11 @@ def create_workspace(
     return former
 
 
-def tracker_entries(settings: TrackerSettings, protocols: Sequence[Protocol]) -> configparser.ConfigParser:
+def tracker_entries(
+    settings: TrackerSettings, protocols: Sequence[Protocol], masks: str | None = None
+) -> configparser.ConfigParser:
     """The sections of trackers.ini; the TraX one starts the interpreter that runs now."""
+    given = {k: str(value) for k, value in {**vars(settings), "masks": masks}.items() if value not in (None, 0)}
     entries = configparser.ConfigParser(interpolation=None)
     for protocol in protocols:
         name = IDENTIFIERS[protocol]
@@ -149,23 +112,13 @@ def tracker_entries(settings: TrackerSettings, protocols: Sequence[Protocol]) ->
         if protocol == "python":
             entry["command"] = "lorat_plugin.harness.vot:LoRATPython"
             entry["convert"] = "rectangle"  # of masks and polygons: the toolkit cannot hand over masks
-            entry |= {f"arg_{key}": value for key, value in settings.given().items()}
+            entry |= {f"arg_{key}": value for key, value in given.items()}
         else:
-            options = [part for k, value in settings.given().items() for part in (f"--{k.replace('_', '-')}", value)]
+            options = [part for k, value in given.items() for part in (f"--{k.replace('_', '-')}", value)]
             entry["command"] = shlex.join([sys.executable, "-m", "lorat_plugin.harness.vot", *options])
         entry["timeout"] = str(TIMEOUT)
         entries[name] = {key: value.replace("%", "%%") for key, value in entry.items()}  # the toolkit interpolates
     return entries
-
-
-def _absolute(option: str, source: str) -> str:
-    from lorat_plugin.checkpoints.loading import SUFFIXES
-
-    if Path(source).exists():
-        return str(Path(source).absolute())
-    if "/" not in source or source.endswith(SUFFIXES):
-        raise InputError(f"{option} {source} does not exist: give a file, an adapter folder or a hub id")
-    return source  # a hub id
 
 
 def _check_target(workspace: Path, force: bool) -> bool:
@@ -210,12 +163,7 @@ def _check_sequences(sequences: Sequence[VOTSequence], experiments: Sequence[Exp
                 )
 
 
-def _warn(
-    experiments: Sequence[Experiment],
-    sequences: Sequence[VOTSequence],
-    settings: TrackerSettings,
-    protocols: Sequence[Protocol],
-) -> None:
+def _warn(experiments: Sequence[Experiment], sequences: Sequence[VOTSequence], python_masks: bool) -> None:
     """Say what the installed toolkit cannot run."""
     try:
         installed = toolkit_version()
@@ -223,8 +171,7 @@ def _warn(
         logger.warning("%s", error)
         return
     late = any(sequence.late for sequence in sequences)
-    masks = settings.masks is not None and "python" in protocols
-    for problem in find_problems(experiments, installed, late_objects=late, python_masks=masks):
+    for problem in find_problems(experiments, installed, late_objects=late, python_masks=python_masks):
         logger.warning("%s", problem)
 
 

@@ -1,16 +1,41 @@
-"""How far a command is: a bar with frames per second on a terminal, plain lines in a log; both on stderr."""
+"""The terminal: progress, colours, quiet libraries, and texts of options that several commands read."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
+import os
 import time
 from collections.abc import Iterator
 from typing import Protocol
 
+from lorat_plugin.errors import InputError
+
 logger = logging.getLogger(__name__)
 
+COLOURS = {"ok": "green", "warning": "yellow", "broken": "red"}
 LOG_SECONDS = 10.0  # between two plain lines
+
+Box = tuple[float, float, float, float]  # x, y, w, h in pixels
+
+
+def quiet_opencv() -> None:
+    """Keep messages of OpenCV and FFmpeg off stderr, where an error of this package says the same; not in debug."""
+    if not logging.getLogger().isEnabledFor(logging.DEBUG):
+        os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+
+def parse_box(text: str) -> Box:
+    """x,y,w,h from `--box`: four finite numbers with w, h > 0. Raises InputError."""
+    try:
+        x, y, w, h = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--box {text}: must be four numbers x,y,w,h with commas between and no blanks") from None
+    if not all(map(math.isfinite, (x, y, w, h))) or w <= 0 or h <= 0:
+        raise InputError(f"--box {text}: x,y,w,h must be finite pixels, w and h greater than 0")
+    return x, y, w, h
 
 
 class Advance(Protocol):

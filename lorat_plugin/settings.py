@@ -1,0 +1,109 @@
+"""What a tracker runs, as one value that the command line, the toolkits and the app share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lorat_plugin.engines import list_engines, list_precisions
+from lorat_plugin.errors import InputError
+from lorat_plugin.variants import get_variant
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from lorat_plugin.network import LoRATNetwork
+    from lorat_plugin.tracker import LoRATTracker, MultiObjectTracker
+
+T = TypeVar("T", "LoRATTracker", "MultiObjectTracker")
+
+
+def _described(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class TrackerSettings:
+    """Names and meanings are those of `LoRATTracker.from_pretrained`; each field's metadata holds its help."""
+
+    model: str = _described("lorat_tiny", "Variant, e.g. lorat_tiny, lorat_b_224, or a hub id.")
+    weights: str | None = _described(None, "Weights: a file or an adapter folder. Bundled ones if left out.")
+    backbone: str | None = _described(None, "DINOv2 file that completes weights without a backbone.")
+    device: str = _described("auto", "auto, cpu, cuda, cuda:1, mps.")
+    engine: str = _described("auto", f"Inference engine: auto, {', '.join(list_engines())}.")
+    precision: str = _described("auto", f"auto, {', '.join(list_precisions())}.")
+    absent_below: float = _described(
+        0.0, "Score below which the target counts as absent and is searched for, e.g. 0.5; 0: never."
+    )
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """Settings by name, as configuration files hold them; an empty text counts as left out.
+
+        Raises InputError for an unknown name, or a threshold that is no number.
+        """
+        names = [field.name for field in fields(cls)]
+        if unknown := values.keys() - set(names):
+            raise InputError(f"LoRAT has no setting '{min(unknown)}': use {', '.join(names)}")
+        given = {name: value for name, value in values.items() if value not in (None, "")}
+        try:
+            given["absent_below"] = float(given.get("absent_below", 0))
+        except (TypeError, ValueError):
+            got = given["absent_below"]
+            raise InputError(f"absent_below must be a number from 0 to 1, e.g. 0.3; got {got!r}") from None
+        return cls(**given)
+
+    def given(self) -> dict[str, Any]:
+        """Name -> value of the settings that differ from the defaults, and the model."""
+        default = type(self)()
+        return {k: v for k, v in vars(self).items() if k == "model" or v != getattr(default, k)}
+
+    def check(self) -> None:
+        """Raise InputError for a device, engine, precision or threshold that cannot be used, before weights load."""
+        from lorat_plugin.engines import check_options
+        from lorat_plugin.tracking import check_threshold
+
+        check_options(self.device, self.engine, self.precision)
+        check_threshold(self.absent_below)
+
+    def absolute(self) -> Self:
+        """The same, checked, with absolute paths: toolkits start trackers in folders of their own.
+
+        Raises InputError as `check`, and for a model without weights or a file that does not exist.
+        """
+        from lorat_plugin.checkpoints.loading import bundled_weights, is_weights  # imports torch
+
+        self.check()
+        model = self.model
+        if self.weights is not None:
+            get_variant(model)
+        elif is_weights(model):
+            model = _absolute("--model", model)
+        elif bundled_weights(get_variant(model)) is None:
+            raise InputError(f"{model} has no bundled weights: give its file by --weights")
+        weights = self.weights and _absolute("--weights", self.weights)
+        backbone = self.backbone and _absolute("--backbone", self.backbone)
+        return replace(self, model=model, weights=weights, backbone=backbone)
+
+    def network(self) -> LoRATNetwork:
+        """The network with its trained weights. Raises InputError as `check` and `load_pretrained`."""
+        from lorat_plugin.checkpoints.loading import load_pretrained
+
+        self.check()
+        return load_pretrained(self.model, self.weights, self.backbone)
+
+    def load(self, tracker: type[T]) -> T:
+        """A tracker of this class. Raises InputError as its `from_pretrained`."""
+        return tracker.from_pretrained(**vars(self))
+
+
+def _absolute(option: str, source: str) -> str:
+    from lorat_plugin.checkpoints.loading import SUFFIXES
+
+    if Path(source).exists():
+        return str(Path(source).absolute())
+    if "/" not in source or source.endswith(SUFFIXES):
+        raise InputError(f"{option} {source} does not exist: give a file, an adapter folder or a hub id")
+    return source  # a hub id
