@@ -10,21 +10,21 @@ import numpy as np
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import read_plain_text
 
-MOST_PIXELS = 2**28  # of a mask's window; more is no frame's
+MOST_PIXELS = 2**28  # of a mask's window; no frame has more
 
 
 def read_boxes(path: Path) -> np.ndarray:
     """Read a text file of boxes, one row `x y w h` a line, separated by commas, tabs or spaces; blank lines at the end.
 
-    Returns (N, 4) float64; "nan" is understood. Raises InputError that names the file and the line.
+    Returns (N, 4) float64; "nan" is a value. Raises InputError that names the file and the line.
     """
     return parse_boxes(read_plain_text(path), str(path))
 
 
 def parse_boxes(text: str, shown: str) -> np.ndarray:
-    """Boxes from text, four numbers a line, with commas or with tabs and spaces between; "nan" is understood.
+    """Boxes from text, four numbers a line, separated by commas or by tabs and spaces; "nan" is a value.
 
-    No field of a row is empty, and a row that has commas has one between any two numbers: "1 2,3 4" could mean 2.3.
+    Fields must not be empty, and commas must separate all numbers of a row or none: "1 2,3 4" could mean 2.3.
 
     Returns (n, 4) float64 in the text's convention. Raises InputError naming the file `shown` and the line.
     """
@@ -38,7 +38,7 @@ def parse_boxes(text: str, shown: str) -> np.ndarray:
     except ValueError:
         pass
     boxes = []
-    for number, line in enumerate(lines, start=1):  # finds the row, or reads rows of both sorts
+    for number, line in enumerate(lines, start=1):  # finds the bad row, or reads rows with different separators
         try:
             boxes.append([float(value) for value in fields(line)])
         except ValueError:
@@ -49,12 +49,12 @@ def parse_boxes(text: str, shown: str) -> np.ndarray:
 
 
 def fields(line: str) -> list[str]:
-    """The fields of a row: what commas separate, if there are any, else blanks."""
+    """The fields of a row, split at commas if there are any, else at blanks."""
     return line.strip().split("," if "," in line else None)
 
 
 def parse_flags(text: str, length: int, shown: str, each: str = "frame") -> np.ndarray:
-    """(length,) bool from zeros and ones, commas or line breaks between. Raises InputError naming `shown`, `each`."""
+    """Flags (length,) bool from zeros and ones, split at commas or line breaks. Raises InputError naming `shown`."""
     values = [value.strip() for line in text.strip().splitlines() for value in fields(line)]
     if len(values) != length or not set(values) <= {"0", "1"}:
         raise InputError(f"{shown}: wanted {length} numbers 0 or 1, one per {each}; got {len(values)} values")
@@ -64,12 +64,12 @@ def parse_flags(text: str, length: int, shown: str, each: str = "frame") -> np.n
 def parse_regions(text: str, shown: str) -> np.ndarray:
     """Upright boxes around regions, one region a line.
 
-    A line is a rectangle x,y,w,h; a polygon x1,y1,x2,y2,x3,y3,...; a mask "mx,y,w,h,runs": lengths of runs of zeros and
-    ones by turns, zeros first, row by row over a window of w x h pixels at x, y; or one number, the toolkit's code of a
-    frame without a region.
+    A line is a rectangle x,y,w,h; a polygon x1,y1,x2,y2,x3,y3,...; a mask "mx,y,w,h,runs": alternating lengths of runs
+    of zeros and ones, zeros first, row by row over a window of w x h pixels at x, y; or one number, the VOT toolkit's
+    code of a frame without a region.
 
-    Returns (n, 4) float64 x, y, w, h in pixels, NaN for a code or an empty mask. A pixel of a mask is 1 wide; a polygon
-    reaches from its least to its greatest coordinates. Raises InputError naming the file `shown` and the line.
+    Returns (n, 4) float64 x, y, w, h in pixels, NaN for a code or an empty mask. A mask's pixel is 1 wide; a polygon's
+    box spans its smallest to its largest coordinates. Raises InputError naming the file `shown` and the line.
     """
     lines = text.strip().splitlines()
     if not lines:

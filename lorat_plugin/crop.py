@@ -1,8 +1,8 @@
 """From a frame to the network's input: a square, pixel-aligned crop around a box, and boxes back again.
 
-A wanted crop is crop = scale * frame + shift. It is not warped: the window of frame pixels and the window of crop
-pixels that it covers are both rounded outwards to whole pixels and the one is resized to the other, so the scale and
-shift really applied differ a little. All boxes are mapped with the applied ones. Source: LoRAT, official crops.
+The requested crop is crop = scale * frame + shift. Nothing is warped: the window of frame pixels and the window of crop
+pixels that it covers are both rounded outwards to whole pixels, and the first is resized to the second, so the applied
+scale and shift differ slightly. Boxes are mapped with the applied ones. Source: LoRAT, official crops.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 
 from lorat_plugin.boxes import clip_to_image, rasterize
 
-NORMALIZATIONS = {  # what a backbone was trained with: mean and deviation of red, green and blue in [0, 1]
+NORMALIZATIONS = {  # of a backbone's training images: mean and deviation of red, green and blue in [0, 1]
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
     "symmetric": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -32,18 +32,18 @@ def _twice(vector: np.ndarray) -> np.ndarray:
 
 
 def crop_parameters(box_xyxy: np.ndarray, area_factor: float, size: Size) -> tuple[np.ndarray, np.ndarray]:
-    """Wanted scale and shift of the crop centred on a box: crop = scale * frame + shift.
+    """Requested scale and shift of the crop centred on a box: crop = scale * frame + shift.
 
     The crop covers (w + p) * (h + p) frame pixels with p = (area_factor - 1) * (w + h) / 2.
 
     Args:
         box_xyxy: (4,) float64, frame pixels, with area.
-        area_factor: no unit; 2 for the template, 4 or 5 for the search region.
+        area_factor: no unit, see above; 2 for the template, 4 or 5 for the search region.
         size: side of the crop, or (width, height), pixels.
     Returns scale (2,) and shift (2,), float64, order x, y; the two scales are equal.
     Source: SiamFC's context margin (arXiv 1606.09549) with LoRAT's factor.
     """
-    extent = np.array(size if isinstance(size, tuple) else (size, size), np.float64)
+    extent = np.array(size if isinstance(size, tuple) else (size, size), np.float64)  # (2,) width, height
     width, height = box_xyxy[2] - box_xyxy[0], box_xyxy[3] - box_xyxy[1]
     pad = (area_factor - 1) * (width + height) / 2
     scale = np.full(2, np.sqrt(extent.prod() / ((width + pad) * (height + pad))))
@@ -52,7 +52,7 @@ def crop_parameters(box_xyxy: np.ndarray, area_factor: float, size: Size) -> tup
 
 @dataclass(frozen=True, eq=False)
 class Crop:
-    """A crop of one frame: which whole pixels go where, and the scale and shift that follow from that."""
+    """A crop of one frame: its window of whole frame pixels, their position in the crop, applied scale and shift."""
 
     size: tuple[int, int]  # (width, height) of the crop, pixels
     source: tuple[int, int, int, int]  # xyxy in the frame, end exclusive
@@ -67,18 +67,18 @@ class Crop:
 
     @classmethod
     def aligned(cls, scale: np.ndarray, shift: np.ndarray, size: Size, frame_size: tuple[int, int]) -> Crop:
-        """Crop closest to a wanted scale (2,) and shift (2,) that maps whole pixels to whole pixels."""
+        """Crop closest to a requested scale (2,) and shift (2,) that maps whole pixels to whole pixels."""
         width, height = size if isinstance(size, tuple) else (size, size)
         frame_height, frame_width = frame_size
-        wanted = np.array([0.0, 0.0, frame_width, frame_height]) * _twice(scale) + _twice(shift)
-        target = rasterize(clip_to_image(wanted, (height, width)))
-        inverse = target * _twice(1 / scale) + _twice(-shift / scale)
-        source = clip_to_image(rasterize(inverse), frame_size)
-        # The reference rounds the applied parameters to float32, and its boxes follow from the rounded values.
+        wanted = np.array([0.0, 0.0, frame_width, frame_height]) * _twice(scale) + _twice(shift)  # the whole frame
+        target = rasterize(clip_to_image(wanted, (height, width)))  # (4,) int64 xyxy, crop pixels
+        inverse = target * _twice(1 / scale) + _twice(-shift / scale)  # (4,) float64 xyxy, frame pixels
+        source = clip_to_image(rasterize(inverse), frame_size)  # (4,) int64 xyxy, frame pixels
+        # The official code rounds the applied parameters to float32, and its boxes follow from the rounded values.
         with np.errstate(divide="ignore", invalid="ignore"):
             source32, target32 = source.astype(np.float32), target.astype(np.float32)
-            applied = (target32[2:] - target32[:2]) / (source32[2:] - source32[:2])
-            offset = target32[:2] - source32[:2] * applied
+            applied = (target32[2:] - target32[:2]) / (source32[2:] - source32[:2])  # (2,) along x, y
+            offset = target32[:2] - source32[:2] * applied  # (2,)
         if min(target[2:] - target[:2]) <= 0 or min(source[2:] - source[:2]) <= 0:
             applied = offset = np.full(2, np.nan)
             target = np.zeros(4, np.int64)
@@ -87,7 +87,7 @@ class Crop:
 
     @property
     def inside(self) -> bool:
-        """Whether the crop lies in the frame, so that it shows no fill colour."""
+        """True if the crop lies inside the frame, without any fill colour."""
         return self.target == (0, 0, *self.size)
 
     def cut(self, frame: np.ndarray, fill: np.ndarray, *, rounded: bool = False) -> np.ndarray:
@@ -96,16 +96,16 @@ class Crop:
         Args:
             frame: (H, W, 3) uint8 RGB.
             fill: (3,) float32, the colour outside the frame, 0..255.
-            rounded: give whole grey levels as uint8, which takes a third of the time.
+            rounded: return uint8 grey levels, three times as fast.
         Returns (height, width, 3) float32 RGB, 0..255; bilinear, half-pixel centres, no antialias.
         """
         width, height = self.size
-        kind = np.uint8 if rounded else np.float32
+        dtype = np.uint8 if rounded else np.float32
         x1, y1, x2, y2 = self.target
         if x2 <= x1 or y2 <= y1:
-            return np.full((height, width, 3), fill, kind)
+            return np.full((height, width, 3), fill, dtype)
         left, top, right, bottom = self.source
-        window = frame[top:bottom, left:right].astype(kind, copy=False)
+        window = frame[top:bottom, left:right].astype(dtype, copy=False)
         window = cv2.resize(window, (x2 - x1, y2 - y1), interpolation=cv2.INTER_LINEAR)
         if (x1, y1, x2, y2) == (0, 0, width, height):
             return window
@@ -124,13 +124,13 @@ class Crop:
 def cut_all(
     crops: Sequence[Crop], frames: Sequence[np.ndarray], fills: Sequence[np.ndarray], device: torch.device
 ) -> torch.Tensor:
-    """`Crop.cut` of each crop, on a device; a CUDA GPU resizes them itself.
+    """`Crop.cut` of each crop, on a device; on a CUDA GPU the device resizes.
 
     Args:
         crops: at least one, all of one size.
         frames: (H, W, 3) uint8 RGB, one for each crop.
         fills: (3,) float32, 0..255, one for each crop.
-        device: where the crops are wanted.
+        device: of the result.
     Returns (N, height, width, 3) float32 RGB, 0..255.
     """
     if device.type == "cuda":
@@ -142,32 +142,32 @@ def cut_all(
 def resize_there(
     crops: Sequence[Crop], frames: Sequence[np.ndarray], fills: Sequence[np.ndarray], device: torch.device
 ) -> torch.Tensor:
-    """As `cut_all`, but only the pixels that a crop covers go to the device, as grey levels, and are resized there.
+    """As `cut_all`, but the uint8 pixels of each crop's window are copied to the device and resized there.
 
-    They lie in page-locked memory, from which a GPU takes one crop's while the processor gathers those of the next.
+    Page-locked memory lets a GPU copy one window while the processor gathers the next.
     """
     width, height = crops[0].size
     cut = torch.from_numpy(np.stack(fills)).to(device)[:, None, None].repeat(1, height, width, 1)
-    for place, crop, frame in zip(cut, crops, frames, strict=True):
+    for canvas, crop, frame in zip(cut, crops, frames, strict=True):  # canvas: (height, width, 3)
         (left, top, right, bottom), (x1, y1, x2, y2) = crop.source, crop.target
         if x2 > x1 and y2 > y1:
             window = torch.empty(bottom - top, right - left, 3, dtype=torch.uint8, pin_memory=device.type == "cuda")
             window.numpy()[:] = frame[top:bottom, left:right]
             window = window.to(device, non_blocking=True).permute(2, 0, 1)[None].float()
             window = interpolate(window, (y2 - y1, x2 - x1), mode="bilinear", align_corners=False)
-            place[y1:y2, x1:x2] = window[0].permute(1, 2, 0)
+            canvas[y1:y2, x1:x2] = window[0].permute(1, 2, 0)
     return cut
 
 
 def mean_colour(frame: np.ndarray) -> np.ndarray:
-    """Mean of each channel of an (H, W, 3) uint8 frame: (3,) float32, 0..255; the fill colour outside frames."""
+    """Mean of each channel of an (H, W, 3) uint8 frame: (3,) float32, 0..255; the fill colour outside the frame."""
     return np.array(cv2.mean(frame)[:3], np.float32)
 
 
 def cells_on_target(box_xyxy: np.ndarray, size: int, grid: int) -> np.ndarray:
     """Cells of a crop's grid that the target touches, (grid, grid) bool.
 
-    They are the template's foreground cells, and the positive cells of a search region: all of them.
+    They are the foreground cells of a template and the positive cells of a search region.
 
     Args:
         box_xyxy: (4,) float64, crop pixels.
@@ -182,6 +182,6 @@ def cells_on_target(box_xyxy: np.ndarray, size: int, grid: int) -> np.ndarray:
 
 
 def normalize(crops: torch.Tensor, normalization: str = "imagenet") -> torch.Tensor:
-    """(B, H, W, 3) float, 0..255 -> (B, 3, H, W) with a mean removed and a deviation divided out, see the table."""
+    """(B, H, W, 3) float, 0..255 -> (B, 3, H, W), (x / 255 - mean) / deviation with a row of `NORMALIZATIONS`."""
     mean, std = map(crops.new_tensor, NORMALIZATIONS[normalization])
     return ((crops / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()

@@ -1,6 +1,6 @@
-"""What reused files were made from: short records of names and digests, kept beside them and compared before reuse.
+"""Records of the inputs of files that are reused: names and digests, stored beside them and compared before reuse.
 
-A record is a flat mapping of a subject in words, such as "content of the frames", to a number, a text or a SHA-256.
+A record maps a subject in words, such as "content of the frames", to a number, a text or a SHA-256.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 from lorat_plugin.errors import InputError
 
 Record = dict[str, Any]
-BLOCK = 1 << 20  # bytes read at once
+BLOCK = 1 << 20  # bytes of a read
 
 
 def digest(parts: Iterable[str | bytes]) -> str:
-    """SHA-256, in hexadecimal, of texts or bytes and of where each ends."""
+    """SHA-256, in hexadecimal, of texts or bytes and of their lengths."""
     total = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -37,13 +37,13 @@ def file_digest(path: Path) -> str:
 
 
 def describe_frames(frames: Sequence[str | os.PathLike[str]]) -> Record:
-    """The record of a sequence's frames: how many, their names in order, and their content.
+    """The record of a sequence's frames: their number, their names in order, and their content.
 
-    The content is told from the number of bytes of each file and the bytes of the first, which costs no more than a
-    look at each file. Where all files have one size, as those of uncompressed formats do, all bytes count.
+    The content is the size in bytes of each file and the bytes of the first one, so only one file is read. Where all
+    files have the same size, as in uncompressed formats, the bytes of all count.
 
     Args:
-        frames: paths of the images, in order, one at least.
+        frames: paths of at least one image, in order.
     Raises InputError if a file cannot be read.
     """
     paths = [os.fspath(frame) for frame in frames]
@@ -61,42 +61,42 @@ def describe_frames(frames: Sequence[str | os.PathLike[str]]) -> Record:
 
 
 def describe_files(root: Path, paths: Iterable[Path]) -> Record:
-    """The record of files by their paths below `root`: the content of each. Raises InputError if one is unreadable."""
-    found = {}
+    """The record of the contents of files, by their paths below `root`. Raises InputError if one is unreadable."""
+    record = {}
     for path in paths:
         try:
-            found[f"content of {path.relative_to(root).as_posix()}"] = file_digest(path)
+            record[f"content of {path.relative_to(root).as_posix()}"] = file_digest(path)
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror}); restore the file") from error
-    return found
+    return record
 
 
 def describe_options(options: Mapping[str, object]) -> Record:
-    """The record of a program's options: each by its value, or by its content if it is the path of a file or folder.
+    """The record of a program's options: the value of each, or the content of a file or folder that it names.
 
-    Of a folder the files in it count, those in its folders do not.
+    The content of a folder is that of the files directly in it.
 
     Raises InputError if a file cannot be read.
     """
-    found: Record = {}
+    record: Record = {}
     for name, value in options.items():
         path = Path(str(value))
         if value in (None, "") or not path.exists():
-            found[name] = value if isinstance(value, int | float | None) else str(value)
+            record[name] = value if isinstance(value, int | float | None) else str(value)
         elif path.is_file():
-            found |= {f"content of {name}": digest(describe_files(path.parent, [path]).values())}
+            record |= {f"content of {name}": digest(describe_files(path.parent, [path]).values())}
         else:
             files = describe_files(path, sorted(file for file in path.iterdir() if file.is_file()))
-            found |= {f"content of {name}": digest(f"{key} {value}" for key, value in files.items())}
-    return found
+            record |= {f"content of {name}": digest(f"{key} {value}" for key, value in files.items())}
+    return record
 
 
 def difference(former: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = ()) -> str:
-    """The first subject in which two records differ, with both values unless these are digests; "" if there is none.
+    """The first subject in which two records differ, with both values unless they are digests; "" if they agree.
 
     Args:
-        former: the record beside the files.
-        now: the record of what there is now.
+        former: the stored record.
+        now: the record of the present inputs.
         ignored: subjects that may differ.
     """
     for subject in [*now, *(key for key in former if key not in now)]:

@@ -1,8 +1,8 @@
-"""The errors that a user can mend: one sentence that names what is wrong and the remedy."""
+"""Errors that a user can correct: one sentence that names the cause and the remedy."""
 
 
 class InputError(ValueError):
-    """A user's input cannot be used. The command line prints the sentence and exits with code 2."""
+    """A user's input cannot be used. The command line prints the message and exits with code 2."""
 
 
 class CheckpointError(InputError):
@@ -10,6 +10,6 @@ class CheckpointError(InputError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says, in one line, for use inside a sentence."""
+    """The first line of another library's error message, for use inside a sentence."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that are written whole or not at all, and text files read with clear errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from lorat_plugin.errors import InputError, first_line
 
-_OTHER_ENCODINGS = {  # the marks of UTF-32 begin with those of UTF-16
+_OTHER_ENCODINGS = {  # checked in this order: the marks of UTF-32 begin with those of UTF-16
     "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
     "UTF-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
 }
@@ -23,9 +23,9 @@ _OTHER_ENCODINGS = {  # the marks of UTF-32 begin with those of UTF-16
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; what is written there becomes `path` when the block ends well.
+    """A temporary path beside `path`, renamed to `path` when the block ends without an error.
 
-    Missing parent folders are made. Raises InputError if nothing can be written there.
+    Creates missing parent folders. Raises InputError if the path cannot be written.
     """
     with _replacing(path, folder=False) as part:
         yield part
@@ -39,16 +39,16 @@ def write_json(path: Path, content: Any) -> None:
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its place, contents and all, when the block ends well."""
+    """A temporary folder beside `path` that replaces `path` when the block ends without an error."""
     with _replacing(path, folder=True) as part:
         yield part
 
 
 def walk_files(top: Path) -> Iterator[Path]:
-    """The files at any depth below a folder, links followed, hidden files and folders left out.
+    """The files at any depth below a folder; follows links, skips hidden files and folders.
 
-    Raises InputError for a link that leads back to a folder above it, a folder that cannot be read, and a name that is
-    no UTF-8.
+    Raises InputError for a link to one of its parent folders, a folder that cannot be read, and a name that is not
+    UTF-8.
     """
 
     def fail(error: OSError) -> None:
@@ -66,15 +66,15 @@ def walk_files(top: Path) -> Iterator[Path]:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Make `target` a link to a file, or a copy where the system has no symbolic links."""
+    """Make `target` a symbolic link to a file, or a copy where links are not possible."""
     try:
         target.symlink_to(source.resolve())
-    except OSError:  # Windows without the right to make links, or a file system that has none
+    except OSError:  # Windows without the right to make links, or a file system without links
         shutil.copyfile(source, target)
 
 
 def read_plain_text(path: Path) -> str:
-    """The content of a text file as `decode_text` gives it. Raises InputError if it cannot be read or is no text."""
+    """The content of a text file as `decode_text` gives it. Raises InputError if it cannot be read or is not text."""
     try:
         data = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
@@ -83,9 +83,9 @@ def read_plain_text(path: Path) -> str:
 
 
 def decode_text(data: bytes, shown: str) -> str:
-    """The content of a text file in UTF-8, its lines ended by LF alone, without byte order marks.
+    """The content of a UTF-8 text file with LF line ends and without byte order marks.
 
-    Raises InputError naming the file `shown` for UTF-16, UTF-32, NUL bytes and whatever else is no UTF-8.
+    Raises InputError naming the file `shown` for UTF-16, UTF-32, NUL bytes and any other bytes that are not UTF-8.
     """
     for name, marks in _OTHER_ENCODINGS.items():
         if data.startswith(marks):
@@ -100,7 +100,7 @@ def decode_text(data: bytes, shown: str) -> str:
 
 
 def require_utf8(name: str, shown: str) -> None:
-    """Raise InputError if a file's name is no UTF-8: what is written about the file would hold it."""
+    """Raise InputError if a file's name is not UTF-8 and so cannot be written into result files."""
     try:
         name.encode()
     except UnicodeEncodeError as error:
@@ -109,17 +109,17 @@ def require_utf8(name: str, shown: str) -> None:
 
 
 def parse_yaml(text: str) -> Any:
-    """What a YAML text holds, by the safe loader, which runs nothing. Raises ValueError for all that is no YAML."""
+    """The value of a YAML text, by the safe loader, which runs no code. Raises ValueError if it is not YAML."""
     import yaml
 
     try:
         return yaml.safe_load(text)
-    except Exception as error:  # beside YAMLError what int(), datetime, look-ups and deep nesting raise
+    except Exception as error:  # YAMLError, and errors of int(), datetime, look-ups and deep nesting
         raise ValueError(" ".join(str(error).split())) from error
 
 
 def parse_json(text: str) -> Any:
-    """What a JSON text holds. Raises ValueError for all that is no JSON."""
+    """The value of a JSON text. Raises ValueError if it is not JSON."""
     try:
         return json.loads(text)
     except RecursionError as error:
@@ -139,12 +139,12 @@ def _replacing(path: Path, folder: bool) -> Iterator[Path]:
             part.mkdir()
         else:
             part.touch()
-        mode = part.stat().st_mode  # as the user's umask says; some libraries write files for their owner alone
+        mode = part.stat().st_mode  # by the user's umask; some libraries write files that only their owner may read
         yield part
         os.chmod(part, mode)
         if path.is_dir() != folder and path.exists():
-            kind = "file" if folder else "folder"
-            raise InputError(f"{path}: a {kind} of that name is in the way: remove it or choose another name")
+            other = "file" if folder else "folder"
+            raise InputError(f"{path}: a {other} of that name is in the way: remove it or choose another name")
         if folder and path.exists():
             path.rename(holder / "former")
         os.replace(part, path)

@@ -1,4 +1,4 @@
-"""How to turn what a caller has into a frame, (H, W, 3) uint8 RGB: the remedy of a refused image."""
+"""The remedy for a refused image: how to convert it to a frame, (H, W, 3) uint8 RGB."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
 
 
 def conversion(image: Any) -> str:
-    """What to do with an image that is not a frame, for the end of an error's sentence.
+    """Advice to convert an image to a frame, for the end of an error message.
 
     Args:
         image: a PIL image, a tensor on any device, an array of another shape or dtype, or something else.
-    Returns "give EXPRESSION" where one of `frame` and `np` makes the frame, else advice.
+    Returns "give EXPRESSION", in terms of `frame` and `np`, where an expression makes the frame, else a sentence.
     """
     if image is None:
         return "the image was not read: check its path"

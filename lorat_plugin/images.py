@@ -1,7 +1,6 @@
 """Image files: their names and order, their size, and how they are decoded.
 
-A picture is upright everywhere: decoding applies the orientation that a camera notes in EXIF, and the size is that of
-the upright picture.
+Images are always upright: decoding applies the EXIF orientation, and sizes are those of the upright image.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ IMAGE_NAME = re.compile(
     r"[^.].*\.(avif|bmp|dib|exr|gif|hdr|jp2|jpe|jpeg|jpg|pbm|pfm|pgm|pic|png|pnm|ppm|pxm|ras|sr|tif|tiff|webp)",
     re.IGNORECASE,
 )
-_RGB: int = getattr(cv2, "IMREAD_COLOR_RGB", 0)  # JPEG as RGB spares a conversion; OpenCV before 4.11 cannot
+_RGB: int = getattr(cv2, "IMREAD_COLOR_RGB", 0)  # decodes JPEG as RGB, from OpenCV 4.11 on
 _TIFF = (b"II*\0", b"MM\0*")
 _FLIPS = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}  # EXIF orientation -> code of cv2.flip, after a transposition from 5 on
 # "100.05": a decimal, unless more numbers with dots follow or precede, as in a date or a version
@@ -39,7 +38,7 @@ def read_image(path: Path, *, alpha: bool = False) -> np.ndarray:
 
     16-bit images keep their high byte, grey and palette images become RGB, alpha is dropped; with `alpha` the result is
     (H, W, 4) RGBA. Raises InputError if the file is missing, truncated, not an image, has floating-point pixels, or no
-    alpha where it is asked for.
+    alpha where it is requested.
     """
     try:
         data = path.read_bytes()  # not cv2.imread, which prints its own messages and fails on some names on Windows
@@ -68,7 +67,7 @@ def decode_image(data: bytes, shown: str, *, alpha: bool = False) -> np.ndarray:
         raise InputError(f"{shown}: has {image.dtype} pixels; convert it to 8 or 16 bits per channel")
     if alpha and (image.ndim != 3 or image.shape[2] != 4):
         raise InputError(f"{shown}: has no alpha channel; write it as RGBA")
-    if not data.startswith(_TIFF):  # OpenCV turns these in any case
+    if not data.startswith(_TIFF):  # OpenCV rotates TIFF by itself
         image = _upright(image, _header(io.BytesIO(data))[1])
     if direct:
         return image
@@ -76,9 +75,9 @@ def decode_image(data: bytes, shown: str, *, alpha: bool = False) -> np.ndarray:
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """Width and height in pixels of what `read_image` returns, from the file's header where that has them.
+    """Width and height in pixels of the image that `read_image` returns, from the file's header where possible.
 
-    Raises InputError if the file cannot be read or is no image.
+    Raises InputError if the file cannot be read or is not an image.
     """
     try:
         with path.open("rb") as file:
@@ -90,7 +89,7 @@ def read_size(path: Path) -> tuple[int, int]:
 def image_size(file: BinaryIO, shown: str) -> tuple[int, int]:
     """Width and height of an open image file as `read_size` does; errors name it `shown`."""
     size, orientation = _header(file)
-    if size is None:  # a type that Pillow does not know
+    if size is None:  # a type unknown to Pillow
         file.seek(0)
         height, width = decode_image(file.read(), shown).shape[:2]
         return width, height
@@ -101,36 +100,36 @@ def _header(file: BinaryIO) -> tuple[tuple[int, int] | None, int]:
     """Stored width and height, None if Pillow cannot read them; EXIF orientation, 1 if there is none."""
     try:
         image = Image.open(file)
-    except Exception:  # Pillow raises many kinds
+    except Exception:  # Pillow raises errors of many classes
         return None, 1
     size = image.size
-    if image.format == "PNG" and "exif" not in image.info:  # Pillow would decode all pixels to look behind them
+    if image.format == "PNG" and "exif" not in image.info:  # Pillow would decode all pixels to search behind them
         return size, 1
     if isinstance(image, TiffImagePlugin.TiffImageFile):  # some of its versions give the upright size here
         size = image.tag_v2[TiffImagePlugin.IMAGEWIDTH], image.tag_v2[TiffImagePlugin.IMAGELENGTH]
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged metadata: the pixels may be well
+    except Exception:  # damaged metadata: the pixels may be intact
         return size, 1
     return size, orientation if orientation in range(1, 9) else 1
 
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """An image (H, W, C) turned and mirrored as its EXIF orientation asks."""
+    """An image (H, W, C) rotated and mirrored by its EXIF orientation, 1 to 8."""
     if orientation >= 5:
         image = cv2.transpose(image)
     return cv2.flip(image, _FLIPS[orientation]) if orientation in _FLIPS else image
 
 
 def _is_truncated(data: bytes) -> bool:
-    """Whether a JPEG or PNG lacks its end. OpenCV decodes the first part of such a JPEG and leaves the rest grey."""
+    """True for a JPEG or PNG without its end, of which OpenCV decodes the first part and leaves the rest grey."""
     if data.startswith(b"\xff\xd8"):
-        return data.rfind(b"\xff\xd9", _start_of_scan(data)) < 0  # pixels never hold an end marker; more may follow it
+        return data.rfind(b"\xff\xd9", _start_of_scan(data)) < 0  # no end marker is in the pixels
     return data.startswith(b"\x89PNG") and b"IEND\xaeB`\x82" not in data
 
 
 def _start_of_scan(jpeg: bytes) -> int:
-    """Where the pixels of a JPEG begin, behind its headers, which may hold a thumbnail with markers of its own."""
+    """Offset of the pixels of a JPEG, after its headers, in which a thumbnail may have an end marker."""
     position = 2
     while position + 4 <= len(jpeg) and jpeg[position] == 0xFF and jpeg[position + 1] != 0xDA:
         position += 2 + int.from_bytes(jpeg[position + 2 : position + 4], "big")
@@ -139,17 +138,17 @@ def _start_of_scan(jpeg: bytes) -> int:
 
 def list_images(folder: Path) -> list[Path]:
     """Image files of a folder by their suffix, in natural order. Raises InputError as `image_names` does."""
-    with os.scandir(folder) as entries:  # tells files from folders without a look at each
+    with os.scandir(folder) as entries:  # gives the type of an entry without a system call for each
         names = [entry.name for entry in entries if not entry.is_dir()]
     return [folder / name for name in image_names(names, str(folder))]
 
 
 def image_names(names: Sequence[str], shown: str) -> list[str]:
-    """Those of a folder's file names that are an image's, in natural order: 2.png before 10.png.
+    """The names of image files among `names`, in natural order: 2.png before 10.png.
 
-    Numbers count as numbers: negative ones, and decimals such as seconds (100.05 before 100.1). Hidden files are left
-    out. Raises InputError naming the folder `shown` if a frame is there in two formats, a name is no UTF-8 or a number
-    with an exponent, or numbers with dots have two readings that differ in order.
+    Numbers count as numbers: negative ones, and decimals such as seconds (100.05 before 100.1). Hidden files are
+    skipped. Raises InputError naming the folder `shown` if a frame exists in two formats, a name is not UTF-8 or has an
+    exponent in its number, or numbers with dots have two readings that differ in order.
     """
     found = [name for name in names if IMAGE_NAME.fullmatch(name)]
     by_stem: dict[str, str] = {}
@@ -166,9 +165,9 @@ def image_names(names: Sequence[str], shown: str) -> list[str]:
 
 
 def pattern_images(pattern: Path) -> list[Path] | None:
-    """Images that a printf pattern such as img_%04d.png names, by number; None if the name is no such pattern.
+    """Images whose names match a printf pattern such as img_%04d.png, by number; None if the name is no such pattern.
 
-    Gaps in the numbers are passed over. Raises InputError if no file has such a name.
+    Numbers may have gaps. Raises InputError if no file matches.
     """
     parts = _COUNTER.split(pattern.name.replace("%%", "\0"))
     if len(parts) != 4 or not IMAGE_NAME.fullmatch(pattern.name):
@@ -185,7 +184,7 @@ def pattern_images(pattern: Path) -> list[Path] | None:
 
 
 def _in_order(stems: list[str], shown: str) -> list[str]:
-    """File names without their suffix in natural order."""
+    """Stems of file names in natural order; raises InputError naming the folder `shown` if it is ambiguous."""
     heads = {_head(stem) for stem in stems}
 
     def by(number: re.Pattern[str], value: Callable[[str], Any]) -> list[str]:
@@ -210,7 +209,7 @@ def _in_order(stems: list[str], shown: str) -> list[str]:
         return counted
     fractions = [match[2] for stem in stems if (match := _DECIMAL.search(stem))]
     shortest = min(map(len, fractions))
-    # neither 05 beside 1 is a counter's, nor is 10 how a program prints a decimal of varying length
+    # a counter does not print 05 beside 1, and a decimal of varying length does not end in 0
     as_decimal = any(part.startswith("0") and len(part) > shortest for part in fractions)
     as_counter = any(part.endswith("0") and len(part) > 1 for part in fractions)
     if as_decimal == as_counter:
@@ -223,5 +222,5 @@ def _in_order(stems: list[str], shown: str) -> list[str]:
 
 
 def _head(stem: str) -> str:
-    """What a name has before its first number."""
+    """The part of a name before its first digit."""
     return re.split("[0-9]", stem, maxsplit=1)[0]

@@ -1,4 +1,4 @@
-"""What a process may do: no tracking after a fork, which threads of torch do not survive; no proxies for its page."""
+"""Processes: tracking is refused after a fork, which torch's threads do not survive; a block without proxies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from lorat_plugin.errors import InputError
 
-_first = 0  # id of the process that first made or used a tracker, this one or one that it was forked from; 0: none
+_first = 0  # id of the first process with a tracker, this one or one that it was forked from; 0: none
 
 
 def check_process(device: torch.device, process: int) -> None:
@@ -19,8 +19,8 @@ def check_process(device: torch.device, process: int) -> None:
     Args:
         device: of the engine.
         process: id of the process in which the engine was made.
-    Raises InputError in a process that was forked after its parent had tracked, unless it works with one thread; and
-    with an engine on a GPU that another process made.
+    Raises InputError in a process that was forked after its parent had tracked, unless it has one thread, and for an
+    engine on a GPU from another process.
     """
     global _first
     here = os.getpid()
@@ -49,6 +49,6 @@ def no_proxies() -> Iterator[None]:
         yield
     finally:
         for name, value in before.items():
-            os.environ.pop(name, None)  # Windows knows one of both names
+            os.environ.pop(name, None)  # on Windows both names are one variable
             if value is not None:
                 os.environ[name] = value
