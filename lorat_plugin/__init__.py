@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lorat_plugin.checkpoints.hub import push_to_hub, save_pretrained
     from lorat_plugin.checkpoints.loading import load_checkpoint
     from lorat_plugin.checkpoints.saving import save_checkpoint
-    from lorat_plugin.network import create_model
+    from lorat_plugin.models import create_model
     from lorat_plugin.tracker import LoRATTracker, MultiObjectTracker
     from lorat_plugin.tracking import TrackResult
     from lorat_plugin.variants import Variant, list_variants, register_variant
@@ -25,7 +25,7 @@ _HOMES = {
     "MultiObjectTracker": "tracker",
     "TrackResult": "tracking",
     "Variant": "variants",
-    "create_model": "network",
+    "create_model": "models",
     "list_variants": "variants",
     "load_checkpoint": "checkpoints.loading",
     "push_to_hub": "checkpoints.hub",

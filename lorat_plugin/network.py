@@ -9,6 +9,7 @@ official checkpoints, except timm's `mlp.fc1/fc2` for the giant's SwiGLU layers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 
 from lorat_plugin.backbones import build
-from lorat_plugin.variants import Variant, get_variant
+from lorat_plugin.variants import Variant
 
 SEARCH_TYPE = 2  # row of the token type table; rows 0 and 1 are template background and foreground
 
@@ -150,13 +151,14 @@ class LoRATNetwork(nn.Module):
             return tokens
         return torch.cat([self.norm_pre(self.reg_token).expand(len(z), -1, -1), tokens], 1)
 
-    def predict(self, template: torch.Tensor, x: torch.Tensor) -> Prediction:
+    def predict(self, memories: Sequence[torch.Tensor], x: torch.Tensor) -> Prediction:
         """Score map and boxes for search regions.
 
         Args:
-            template: (B, Nt, dim) from `encode_template`.
+            memories: of the targets, each (1, Nt, dim) from `encode_template`; a batch (B, Nt, dim) may stand for B.
             x: (B, 3, search_size, search_size) normalised RGB.
         """
+        template = memories[0] if len(memories) == 1 else torch.cat(list(memories))
         search = self._patches(x, self.pos_embed)
         if self.variant.position == "shared":
             search = search + self.token_type_embed(torch.full((1, 1), SEARCH_TYPE, device=x.device))
@@ -167,32 +169,8 @@ class LoRATNetwork(nn.Module):
 
     def forward(self, z: torch.Tensor, x: torch.Tensor, z_mask: torch.Tensor) -> Prediction:
         """Template, search region and template mask (shapes as above) -> Prediction."""
-        return self.predict(self.encode_template(z, z_mask), x)
+        return self.predict([self.encode_template(z, z_mask)], x)
 
     def _patches(self, images: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
         patches = self.patch_embed.proj(images.to(self.pos_embed.dtype)).flatten(2).transpose(1, 2)
         return self.norm_pre(self.patch_embed.norm(patches) + position)
-
-
-def create_model(variant: Variant | str, backbone: str = "random", lora: bool = False) -> LoRATNetwork:
-    """Make a network, as timm's function of that name does.
-
-    Args:
-        variant: a Variant or a name from `list_variants()`.
-        backbone: "random", "pretrained" (DINOv2 through timm and the hub), or the path of a DINOv2 file in Meta's or
-            timm's layout.
-        lora: add trainable adapters and freeze the rest, ready for training (needs peft).
-    Returns the network in eval mode, or in train mode with `lora`.
-    Raises InputError for an unknown variant, CheckpointError for a backbone file that does not fit.
-    """
-    variant = get_variant(variant) if isinstance(variant, str) else variant
-    network = LoRATNetwork(variant)
-    if backbone != "random":
-        from lorat_plugin.checkpoints.loading import load_backbone
-
-        load_backbone(network, backbone)
-    if lora:
-        from lorat_plugin.checkpoints.adapters import inject
-
-        return inject(network).train()
-    return network.requires_grad_(False).eval()

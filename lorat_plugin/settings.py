@@ -73,7 +73,7 @@ class TrackerSettings:
 
         Raises InputError as `check`, and for a model without weights or a file that does not exist.
         """
-        from lorat_plugin.checkpoints.loading import bundled_weights, is_weights  # imports torch
+        from lorat_plugin.models import bundled_weights, is_weights  # imports torch
 
         self.check()
         model = self.model
@@ -89,7 +89,7 @@ class TrackerSettings:
 
     def network(self) -> LoRATNetwork:
         """The network with its trained weights. Raises InputError as `check` and `load_pretrained`."""
-        from lorat_plugin.checkpoints.loading import load_pretrained
+        from lorat_plugin.models import load_pretrained
 
         self.check()
         return load_pretrained(self.model, self.weights, self.backbone)
@@ -100,7 +100,7 @@ class TrackerSettings:
 
 
 def _absolute(option: str, source: str) -> str:
-    from lorat_plugin.checkpoints.loading import SUFFIXES
+    from lorat_plugin.checkpoints.layouts import SUFFIXES
 
     if Path(source).exists():
         return str(Path(source).absolute())

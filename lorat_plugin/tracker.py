@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,13 +16,14 @@ from lorat_plugin.errors import InputError
 from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.processes import check_process
 from lorat_plugin.tracking import Target, TrackResult, check_frame, check_threshold, start, step
+from lorat_plugin.video.calibration import calibration_tracks
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
 class _Tracker:
-    """What both trackers share: an engine with trained weights on a device."""
+    """Base of both trackers: an engine with trained weights on a device, and the targets that it follows."""
 
     def __init__(
         self,
@@ -34,13 +35,16 @@ class _Tracker:
     ) -> None:
         """Track with a network (adapters merged or not); the names are those of `from_pretrained`."""
         self.absent_below = check_threshold(absent_below)
-        self.engine, self.device = prepare(network, device, engine, precision)
+        self.engine, self.device = prepare(network, device, engine, precision, calibration_tracks)
         self._process = os.getpid()
+        self._targets: dict[int, Target] = {}
+        self._next_id = 0
 
     def __copy__(self) -> Self:
         """A tracker that goes on by itself from where this one is; both share the engine, so use them in one thread."""
         twin = type(self).__new__(type(self))
         twin.__dict__.update(self.__dict__)
+        twin._targets = {number: copy.copy(target) for number, target in self._targets.items()}
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -81,11 +85,39 @@ class _Tracker:
             revision: branch, tag or commit of a hub id; a commit pins the weights for good.
         Raises InputError (CheckpointError for weights) with one sentence that names the remedy.
         """
-        from lorat_plugin.checkpoints.loading import load_pretrained
+        from lorat_plugin.models import load_pretrained
 
         check_options(device, engine, precision)  # before the weights take their time
         check_threshold(absent_below)
         return cls(load_pretrained(model, weights, backbone, revision), device, engine, precision, absent_below)
+
+    def start(self, frame: np.ndarray, box: ArrayLike | Iterable[float]) -> Target:
+        """Begin a target whose state the caller keeps, for `step`. Arguments and errors are those of `tracking.start`.
+
+        Args:
+            frame: (H, W, 3) uint8 RGB.
+            box: x, y, w, h in frame pixels, 0-based top-left.
+        """
+        check_process(self.device, self._process)
+        return start(self.engine, self.device, frame, box)
+
+    def step(
+        self, frames: np.ndarray | list[np.ndarray] | tuple[np.ndarray, ...], targets: Sequence[Target]
+    ) -> list[TrackResult]:
+        """Advance targets from `start` by one frame each, in one forward pass; their states change in place.
+
+        Args:
+            frames: one (H, W, 3) uint8 RGB frame for all targets, or a list with one frame for each target.
+            targets: of this tracker; none gives no results.
+        Returns one result for each target. Raises InputError for a frame of another kind.
+        """
+        if os.getpid() != self._process:  # forked
+            check_process(self.device, self._process)
+        if isinstance(frames, (list, tuple)):
+            images = [check_frame(frame) for frame in frames]
+        else:
+            images = [check_frame(frames)] * len(targets)
+        return step(self.engine, self.device, targets, images, self.absent_below) if targets else []
 
 
 class MultiObjectTracker(_Tracker):
@@ -94,25 +126,6 @@ class MultiObjectTracker(_Tracker):
     Each target is followed exactly as `LoRATTracker` would follow it alone. Targets may be added and dropped at any
     frame.
     """
-
-    def __init__(
-        self,
-        network: LoRATNetwork,
-        device: str = "auto",
-        engine: str = "auto",
-        precision: str = "auto",
-        absent_below: float = 0.0,
-    ) -> None:
-        """Track with a network (adapters merged or not); the names are those of `from_pretrained`."""
-        super().__init__(network, device, engine, precision, absent_below)
-        self._targets: dict[int, Target] = {}
-        self._next_id = 0
-
-    def __copy__(self) -> Self:
-        """As that of `LoRATTracker`."""
-        twin = super().__copy__()
-        twin._targets = {number: copy.copy(target) for number, target in self._targets.items()}
-        return twin
 
     def add(self, frame: np.ndarray, boxes: ArrayLike | Iterable[ArrayLike | Iterable[float]]) -> list[int]:
         """Add targets seen in a frame.
@@ -129,8 +142,7 @@ class MultiObjectTracker(_Tracker):
             rows = [given]
         if any(not isinstance(row, Iterable) or getattr(row, "ndim", 1) == 0 for row in rows):
             raise InputError(f"boxes must be (N, 4): a list of x, y, w, h; got {boxes!r:.80}")
-        check_process(self.device, self._process)
-        targets = [start(self.engine, self.device, frame, row) for row in rows]
+        targets = [self.start(frame, row) for row in rows]
         ids = list(range(self._next_id, self._next_id + len(targets)))
         self._next_id += len(targets)
         self._targets.update(zip(ids, targets, strict=True))
@@ -144,26 +156,12 @@ class MultiObjectTracker(_Tracker):
 
     def update(self, frame: np.ndarray) -> dict[int, TrackResult]:
         """Follow all targets into the next frame, (H, W, 3) uint8 RGB: id -> result. Raises InputError for others."""
-        frame = check_frame(frame)
-        if not self._targets:
-            return {}
-        if os.getpid() != self._process:  # forked
-            check_process(self.device, self._process)
-        targets = list(self._targets.values())
-        results = step(self.engine, self.device, targets, [frame] * len(targets), self.absent_below)
+        results = self.step(frame, list(self._targets.values()))
         return dict(zip(self._targets, results, strict=True))
 
 
 class LoRATTracker(_Tracker):
     """Tracks one target: `init` with its box in the first frame, then `update` with every further frame."""
-
-    _target: Target | None = None
-
-    def __copy__(self) -> Self:
-        """A tracker that goes on by itself from where this one is; both share the engine, so use them in one thread."""
-        twin = super().__copy__()
-        twin._target = copy.copy(self._target)
-        return twin
 
     def init(self, frame: np.ndarray, box: ArrayLike | Iterable[float]) -> None:
         """Start on a target, forgetting the one before.
@@ -173,13 +171,10 @@ class LoRATTracker(_Tracker):
             box: x, y, w, h in frame pixels, 0-based top-left: an array, a tensor or another iterable.
         Raises InputError for a frame of another kind, or a box that is not finite, has no area or misses the frame.
         """
-        check_process(self.device, self._process)
-        self._target = start(self.engine, self.device, frame, box)
+        self._targets = {0: self.start(frame, box)}
 
     def update(self, frame: np.ndarray) -> TrackResult:
         """Follow the target into the next frame, (H, W, 3) uint8 RGB. Raises InputError before `init`."""
-        if self._target is None:
+        if not self._targets:
             raise InputError("no target yet: call init(frame, box) before update(frame)")
-        if os.getpid() != self._process:  # forked
-            check_process(self.device, self._process)
-        return step(self.engine, self.device, [self._target], [check_frame(frame)], self.absent_below)[0]
+        return self.step([frame], list(self._targets.values()))[0]

@@ -29,16 +29,20 @@ GROWTH, LARGEST = 1.05, 2.0  # of an absent target's search region: area factor 
 
 
 class Engine(Protocol):
-    """Runs a network. `LoRATNetwork` itself is one; see `lorat_plugin.engines`."""
+    """Runs a network. `LoRATNetwork` itself is one; see `lorat_plugin.engines`.
+
+    An engine decides what it remembers of a target; `Target.memory` only holds it. An engine whose memory changes
+    while it tracks has one more method, `remember(targets, frames, results) -> memories`, see `_remember`.
+    """
 
     variant: Variant
 
-    def encode_template(self, z: torch.Tensor, z_mask: torch.Tensor) -> torch.Tensor:
-        """(B, 3, Ht, Wt) normalised RGB, (B, gt, gt) int64 -> template tokens (B, Nt, dim), kept for each target."""
+    def encode_template(self, z: torch.Tensor, z_mask: torch.Tensor) -> Any:
+        """(1, 3, Ht, Wt) normalised RGB, (1, gt, gt) int64 -> memory of one target; LoRAT's is (1, Nt, dim) tokens."""
         ...
 
-    def predict(self, template: torch.Tensor, x: torch.Tensor) -> Prediction:
-        """Template tokens (B, Nt, dim), search regions (B, 3, Hs, Ws) -> Prediction."""
+    def predict(self, memories: Sequence[Any], x: torch.Tensor) -> Prediction:
+        """Memories of B targets, search regions (B, 3, Hs, Ws) -> Prediction."""
         ...
 
 
@@ -56,7 +60,7 @@ class Target:
 
     box: np.ndarray  # (4,) float64 xyxy, frame pixels; always with area
     fill: np.ndarray  # (3,) float32, mean colour of its first frame
-    template: torch.Tensor  # (1, Nt, dim) tokens
+    memory: Any  # of the engine: what `Engine.encode_template` and `remember` return
     low: int = 0  # frames in a row whose score was below the threshold, see `step`
     believed: np.ndarray = field(init=False)  # (4,) float64 xyxy, the box before them
 
@@ -83,7 +87,10 @@ def start(engine: Engine, device: torch.device, frame: np.ndarray, box_xywh: Arr
     cells = cells_on_target(crop.to_crop(box), variant.template_size, variant.template_grid)
     mask = torch.from_numpy(cells[None].astype(np.int64)).to(device)
     z = normalize(cut_all([crop], [frame], [fill], device), variant.normalization)
-    return Target(box, fill, engine.encode_template(z, mask))
+    target = Target(box, fill, engine.encode_template(z, mask))
+    if hasattr(engine, "remember"):
+        _remember(engine, [target], [frame], [TrackResult(xyxy_to_xywh(box), 1.0)])
+    return target
 
 
 @torch.inference_mode()
@@ -111,7 +118,7 @@ def step(
     variant = engine.variant
     crops = [_search_region(variant, t, f.shape[:2]) for t, f in zip(targets, frames, strict=True)]
     x = normalize(cut_all(crops, frames, [t.fill for t in targets], device), variant.normalization)
-    prediction = engine.predict(torch.cat([t.template for t in targets]), x)
+    prediction = engine.predict([t.memory for t in targets], x)
     window = hann_window(prediction.score_map.shape[-1], device)
     weight: float | torch.Tensor = variant.window_weight
     if any(t.low > PATIENCE for t in targets):  # who comes back may do so anywhere
@@ -130,10 +137,24 @@ def step(
             target.box = box = target.believed
         elif not np.isfinite(box).all():  # the crop missed a frame that has shrunk, or fp16 overflowed
             box = target.box
-        elif area(box) > 0:
+        elif (box[2:] > box[:2]).all():
             target.box = box
         results.append(TrackResult(xyxy_to_xywh(box), score, absent))
+    if hasattr(engine, "remember"):
+        _remember(engine, targets, frames, results)
     return results
+
+
+def _remember(
+    engine: Any, targets: Sequence[Target], frames: Sequence[np.ndarray], results: Sequence[TrackResult]
+) -> None:
+    """Let an engine renew what it remembers of targets, after their states and results are those of `frames`.
+
+    `engine.remember(targets, frames, results)` returns one memory for each target, the same object if nothing changes.
+    It is called for a start too, with the start box and the score 1.
+    """
+    for target, memory in zip(targets, engine.remember(targets, frames, results), strict=True):
+        target.memory = memory
 
 
 def peak(

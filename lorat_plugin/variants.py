@@ -39,6 +39,7 @@ class Variant:
     head: Literal["mlp", "conv"] = "mlp"
     normalization: Literal["imagenet", "clip", "symmetric", "none"] = "imagenet"  # of the input; see `crop`
     position: Literal["shared", "separate"] = "shared"  # one position table and token types, or a table for each image
+    network: str = "lorat"  # name of its class, see `networks`
 
     def __post_init__(self) -> None:
         """Raise InputError for sizes that cannot work together."""

@@ -79,7 +79,7 @@ def test_tokens_equal_timms(name, tmp_path):
     seen = []
     network.head.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
     registers = getattr(model, "num_prefix_tokens", 0)
-    network.predict(network.encode_template(z, mask)[:, :registers], x)
+    network.predict([network.encode_template(z, mask)[:, :registers]], x)
     torch.testing.assert_close(seen[0], model.forward_features(x)[:, registers:], atol=2e-5, rtol=1e-5)
 
 

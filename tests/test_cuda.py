@@ -118,8 +118,8 @@ def test_half_precision_on_a_gpu_stays_near() -> None:
     network = create_model("lorat_tiny", backbone="random").eval()
     z, x = torch.randn(2, 3, 70, 70), torch.randn(2, 3, 140, 140)
     mask = torch.ones(2, 5, 5, dtype=torch.int64)
-    wanted = network.predict(network.encode_template(z, mask), x).score_map.sigmoid()
+    wanted = network.predict([network.encode_template(z, mask)], x).score_map.sigmoid()
     engine, device = prepare(network, "cuda", "eager", "bf16")
-    found = engine.predict(engine.encode_template(z.to(device), mask.to(device)), x.to(device)).score_map.float()
+    found = engine.predict([engine.encode_template(z.to(device), mask.to(device))], x.to(device)).score_map.float()
     assert find_device("auto").type == "cuda"
     np.testing.assert_allclose(found.sigmoid().cpu(), wanted, atol=0.03)

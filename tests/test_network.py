@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from lorat_plugin import create_model, list_variants, register_variant
+from lorat_plugin import create_model, list_variants, plugins, register_variant, save_checkpoint
 from lorat_plugin.backbones import resize_position_table
 from lorat_plugin.checkpoints.adapters import inject, merge
 from lorat_plugin.checkpoints.loading import load_backbone, load_checkpoint
@@ -156,3 +157,22 @@ def test_variant_names_are_forgiving():
     assert get_variant("LoRAT-B-224") is get_variant("lorat_b_224") is get_variant("lorat_b224")
     with pytest.raises(ValueError, match=r"unknown model 'lorat_x'.*lorat_tiny"):
         get_variant("lorat_x")
+
+
+class OtherNetwork(LoRATNetwork):
+    """A network of another package."""
+
+
+def test_networks_of_other_packages_are_built_by_name(tmp_path, monkeypatch):
+    points = [
+        EntryPoint("other", f"{__name__}:OtherNetwork", "lorat_plugin.networks"),
+        EntryPoint("wrong", "builtins:dict", "lorat_plugin.networks"),
+    ]
+    monkeypatch.setattr(plugins, "entry_points", lambda group: points if group == "lorat_plugin.networks" else [])
+    small = replace(get_variant("lorat_tiny"), name="small", dim=64, depth=1, heads=2, ffn_dim=128, network="other")
+    path = save_checkpoint(create_model(small), tmp_path / "small.safetensors")
+    assert type(load_checkpoint(path)) is OtherNetwork
+    with pytest.raises(InputError, match=r"network 'wrong': .* is no network, it lacks state_dict"):
+        create_model(replace(small, network="wrong"))
+    with pytest.raises(InputError, match="unknown network 'none'; registered are lorat, other, wrong"):
+        create_model(replace(small, network="none"))

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from lorat_plugin.checkpoints.loading import bundled_weights
 from lorat_plugin.datasets.clips import write_sequences
+from lorat_plugin.models import bundled_weights
 from lorat_plugin.variants import get_variant
 from tests.helpers.sequences import square_sequence, write_clip, write_video
 

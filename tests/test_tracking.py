@@ -267,3 +267,43 @@ def test_a_target_smaller_than_ten_pixels_is_tracked(tiny_network, frames):
 def test_unknown_names_are_refused(tiny_network, option, value):
     with pytest.raises(InputError, match=value):
         LoRATTracker(tiny_network, **{option: value})
+
+
+def test_an_engine_renews_what_it_remembers_of_each_target(tiny_network, frames):
+    class Counting:
+        """Counts how often a target was seen."""
+
+        variant = tiny_network.variant
+
+        def encode_template(self, z, z_mask):
+            return tiny_network.encode_template(z, z_mask), 0
+
+        def predict(self, memories, x):
+            return tiny_network.predict([tokens for tokens, _ in memories], x)
+
+        def remember(self, targets, given, results):
+            assert len(given) == len(results) == len(targets)
+            return [(t.memory[0], t.memory[1] + 1) for t in targets]
+
+    counting, boxes = Counting(), ([30, 20, 16, 16], [50, 30, 12, 20])
+    targets = [start(counting, CPU, frames[0], box) for box in boxes]
+    assert [target.memory[1] for target in targets] == [1, 1]  # a start is remembered too
+    plain = [start(tiny_network, CPU, frames[0], box) for box in boxes]
+    first, second = (step(e, CPU, t, [frames[1]] * 2) for e, t in ((counting, targets), (tiny_network, plain)))
+    step(counting, CPU, targets[1:], [frames[2]])
+    assert [target.memory[1] for target in targets] == [2, 3]
+    assert all(np.array_equal(a.box, b.box) for a, b in zip(first, second, strict=True))
+
+
+def test_targets_are_followed_without_reaching_into_a_tracker(tiny_network, frames):
+    tracker, box = MultiObjectTracker(tiny_network, device="cpu"), [30, 20, 16, 16]
+    targets = [tracker.start(frames[0], box) for _ in range(2)]
+    tracker.add(frames[0], [box])
+    one, other = tracker.step(frames[1], targets)
+    alone = tracker.update(frames[1])[0]
+    assert np.array_equal(one.box, other.box) and np.array_equal(one.box, alone.box)
+    moved = tracker.step([frames[2], frames[3]], targets)
+    assert len(moved) == 2 and moved[0].score != moved[1].score
+    assert tracker.step(frames[2], []) == []
+    with pytest.raises(InputError, match="uint8"):
+        tracker.step([frames[2], frames[3].astype(float)], targets)

@@ -126,6 +126,12 @@ def plain_lora(config: Mapping[str, Any]) -> bool:
     return config.get("peft_type", "LORA") == "LORA" and plain_start and not any(config.get(n) for n in _BY_PEFT)
 
 
+def needs_peft(network: LoRATNetwork) -> bool:
+    """Whether a network has adapters that peft alone merges."""
+    config = adapters(network)
+    return config is not None and not plain_lora(config.to_dict())
+
+
 def refused_option(config: Mapping[str, Any]) -> str | None:
     """An option of a LoRA configuration that changes what adapters compute and is not known here, or None."""
     if config.get("peft_type", "LORA") != "LORA":
@@ -149,10 +155,8 @@ def merge(network: LoRATNetwork) -> LoRATNetwork:
     The one given is not changed. A network without adapters gives a copy.
     """
     scaling = network.variant.lora_scaling
-    merged = LoRATNetwork(network.variant).to(network.pos_embed.device, network.pos_embed.dtype)
-    config = adapters(network)
-    plain = config is None or plain_lora(config.to_dict())
-    tensors = network_tensors(network) if plain else _merged_by_peft(network)
+    merged = type(network)(network.variant).to(network.pos_embed.device, network.pos_embed.dtype)
+    tensors = _merged_by_peft(network) if needs_peft(network) else network_tensors(network)
     merged.load_state_dict(merge_tensors(tensors, lambda layer, rank: scaling))
     return merged.requires_grad_(False).eval()
 
@@ -171,7 +175,7 @@ def _merged_by_peft(network: LoRATNetwork) -> dict[str, torch.Tensor]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     with torch.device("meta"):
-        names = split_qkv(LoRATNetwork(network.variant)).state_dict()
+        names = split_qkv(type(network)(network.variant)).state_dict()
     tensors = network_tensors(network)
     for name, module in network.named_modules():
         if isinstance(module, BaseTunerLayer):

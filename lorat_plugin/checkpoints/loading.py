@@ -1,4 +1,4 @@
-"""Weights: recognised, checked, put together. `weight_files` reads the files, `saving` writes them.
+"""Weights: recognised, checked, put together. `layouts` reads the files, `saving` writes them.
 
 A tracker's weights are a backbone (DINOv2) and what LoRAT trains (adapters, token types, head). Files hold the one,
 the other or both; `load_checkpoint` puts together what it is given and merges adapters, without peft.
@@ -10,11 +10,8 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
-from functools import lru_cache
-from importlib.resources import files
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -28,12 +25,12 @@ from lorat_plugin.checkpoints.adapters import (
     refused_option,
     trained_modules,
 )
-from lorat_plugin.checkpoints.layouts import Weights, recognise
-from lorat_plugin.checkpoints.weight_files import HUB_ID, SUFFIXES, locate, read_tensors, weights_file
+from lorat_plugin.checkpoints.layouts import Weights, locate, read_tensors, recognise, weights_file
 from lorat_plugin.digests import file_digest
 from lorat_plugin.errors import CheckpointError, InputError, first_line
 from lorat_plugin.files import parse_json, read_plain_text
 from lorat_plugin.network import LoRATNetwork
+from lorat_plugin.networks import make_network, shapes
 from lorat_plugin.processes import check_process
 from lorat_plugin.variants import Variant, get_variant, is_variant, list_variants
 
@@ -41,62 +38,8 @@ logger = logging.getLogger(__name__)
 
 HUB_CONFIG, HUB_WEIGHTS = "config.json", "model.safetensors"  # of a folder on the hub
 ADAPTER_CONFIG, ADAPTER_FILES = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
+OWN = ("token_type_embed", "head.")  # how the names of tensors begin that no backbone has
 DINOV2_GRID = 37  # cells along a side of DINOv2's own position table
-
-
-# --- find ----------------------------------------------------------------------------------------------------------
-
-
-def load_pretrained(
-    model: str | Path,
-    weights: str | Path | None = None,
-    backbone: str | Path | None = None,
-    revision: str | None = None,
-) -> LoRATNetwork:
-    """A network with trained weights, merged and in eval mode.
-
-    Args:
-        model: a variant's name, a weights file, an adapter folder, or a hub id `owner/name[@revision]`.
-        weights: file, folder or hub id for a variant named by `model`; left out, the bundled weights.
-        backbone: DINOv2 file that completes weights with adapters only; left out, timm fetches it from the hub.
-        revision: branch, tag or commit of a hub id.
-    Raises CheckpointError (an InputError) that names the file or id and the remedy.
-    """
-    model = str(model)
-    if revision is not None:
-        if Path(model).exists() or weights is not None or not HUB_ID.fullmatch(f"{model}@{revision}"):
-            raise CheckpointError(f"revision '{revision}': '{model}' is no hub id; revisions are of owner/name")
-        model = f"{model}@{revision}"
-    if weights is not None:
-        return load_checkpoint(weights, get_variant(model), backbone)
-    if is_weights(model):
-        return load_checkpoint(model, None, backbone)
-    variant = get_variant(model)
-    bundled = bundled_weights(variant)
-    if bundled is None:
-        raise CheckpointError(f"{variant.name} has no bundled weights: give its file by weights= (--weights)")
-    return load_checkpoint(bundled, variant, backbone)
-
-
-def is_weights(model: str) -> bool:
-    """Whether a model's name is that of weights (file, folder or hub id) rather than a variant's."""
-    return not is_variant(model) and ("/" in model or model.endswith(SUFFIXES) or Path(model).exists())
-
-
-def bundled_weights(variant: Variant) -> Path | None:
-    """Weights that come with the package, or None. They lie beside the package in a source tree, inside a wheel."""
-    package = Path(str(files("lorat_plugin")))
-    for folder in (package / "weights", package.parent / "weights"):
-        if (path := folder / f"{variant.name}.safetensors").is_file():
-            return path
-    return None
-
-
-def weights_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of `LoRATTracker.from_pretrained` with the file of bundled weights, where these are what they name."""
-    model = str(options.get("model", "lorat_tiny"))
-    bundled = None if options.get("weights") or not is_variant(model) else bundled_weights(get_variant(model))
-    return dict(options) if bundled is None else {**options, "weights": bundled}
 
 
 # --- read ----------------------------------------------------------------------------------------------------------
@@ -169,31 +112,70 @@ def load_checkpoint(
     Raises CheckpointError with one sentence that names the file and the remedy.
     """
     check_process(torch.device("cpu"), os.getpid())  # half precision is converted by torch's threads
-    weights = read_weights(source)
+    weights = read_trained(source)
     variant = get_variant(variant) if isinstance(variant, str) else variant or infer_variant(weights)
-    if weights.is_backbone:
-        raise CheckpointError(
-            f"{source}: a {weights.layout} backbone without LoRAT's trained part: give it by backbone= (--backbone)"
-        )
-    check_trained(weights, variant)
-    if weights.layout == "LoRAT adapters (peft, not LoRA)":
-        return _load_by_peft(weights, variant, "pretrained" if backbone is None else str(backbone))
-    tensors = complete_tensors(weights, variant, backbone)
-    tensors = merged_tensors(weights, {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()})
-    check_fit(variant, tensors, str(source))
-    with torch.device("meta"):  # random start values would only be thrown away
-        network = LoRATNetwork(variant)
-    network.load_state_dict(tensors, assign=True)
+    check(weights, variant)
     base = "" if weights.has_backbone else f", backbone from {backbone or 'the hub'}"
+    if weights.by_peft:
+        network = _load_by_peft(weights, variant, str(backbone or "pretrained"))
+    else:
+        tensors = complete(weights, variant, backbone).tensors
+        tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+        with torch.device("meta"):  # random start values would only be thrown away
+            network = make_network(variant)
+        network.load_state_dict(merge_tensors(tensors, weights.scaling), assign=True)
     logger.info("%s: %s loaded from %s%s", variant.name, weights.layout, source, base)
     return network.requires_grad_(False).eval()
+
+
+def read_trained(source: str | Path) -> Weights:
+    """As `read_weights`; raises CheckpointError for a backbone alone too."""
+    weights = read_weights(source)
+    if weights.is_backbone:
+        raise CheckpointError(
+            f"{source}: a {weights.layout} backbone without LoRAT's trained part: give LoRAT's weights, and it by "
+            "backbone= (--backbone)"
+        )
+    return weights
+
+
+def check(weights: Weights, variant: Variant) -> None:
+    """Raise CheckpointError unless LoRAT's own parts are there, and all that is there fits the variant."""
+    plain = shapes(variant)
+    absent = [name for name in plain if name.startswith(trained_names(variant)) and name not in weights.tensors]
+    if absent:
+        raise CheckpointError(
+            f"{weights.source}: holds no {absent[0]}: adapters alone do not track; save head and token types with them"
+        )
+    if weights.by_peft:
+        return  # peft alone knows their shapes
+    tensors = {name: tensor.to("meta") for name, tensor in weights.tensors.items()}
+    try:
+        merged = merge_tensors(tensors if weights.has_backbone else _split_qkv(plain) | tensors, weights.scaling)
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{weights.source}: its adapters do not fit the backbone ({error}): give the variant and backbone that "
+            "they were made for"
+        ) from error
+    check_fit(variant, merged, weights.source)
+
+
+def complete(weights: Weights, variant: Variant, backbone: str | Path | None = None) -> Weights:
+    """The weights over those of the backbone that they lack, whose q, k and v are layers of their own.
+
+    `backbone` is as for `load_checkpoint`. Raises CheckpointError as `backbone_tensors`.
+    """
+    if weights.has_backbone:
+        return weights
+    base = _split_qkv(backbone_tensors(variant, str(backbone or "pretrained")))
+    return replace(weights, tensors=base | weights.tensors)
 
 
 def _load_by_peft(weights: Weights, variant: Variant, backbone: str) -> LoRATNetwork:
     """A network with adapters that are not plain LoRA, rebuilt and merged by peft."""
     from peft import PeftConfig, set_peft_model_state_dict
 
-    network = LoRATNetwork(variant)
+    network = make_network(variant)
     load_backbone(network, backbone)
     try:
         network = inject(network, "zero", PeftConfig.from_pretrained(str(locate(weights.source))))
@@ -206,46 +188,34 @@ def _load_by_peft(weights: Weights, variant: Variant, backbone: str) -> LoRATNet
             f"{weights.source}: its adapters cannot be rebuilt by the installed peft ({first_line(error)}): give the "
             "variant and backbone that they were made for, or the merged file of that training run"
         ) from error
-    logger.info("%s: %s loaded from %s, backbone from %s", variant.name, weights.layout, weights.source, backbone)
     return merge(network)
 
 
 def load_backbone(network: LoRATNetwork, source: str) -> None:
     """Fill what the network has of its backbone (patch embedding, blocks, norms, positions, registers), in place.
 
-    `source` is "pretrained" (timm's name, through the hub) or a file in Meta's (DINOv2) or timm's layout. More blocks
-    than the network has are left out. Raises CheckpointError if the file does not fit.
+    Arguments and errors are those of `backbone_tensors`.
     """
-    tensors = backbone_tensors(network.variant, source)
-    own = {
-        name: tensor for name, tensor in network.state_dict().items() if name.startswith(("token_type_embed", "head."))
-    }
-    check_fit(network.variant, tensors | own, source)
-    network.load_state_dict(tensors | own)
+    network.load_state_dict(network.state_dict() | backbone_tensors(network.variant, source))
 
 
 def backbone_tensors(variant: Variant, source: str) -> dict[str, torch.Tensor]:
-    """A backbone's tensors for a variant under the network's names, position tables resized. See `load_backbone`."""
-    if source == "pretrained":
-        try:
-            weights = read_weights(hub_id(variant))
-        except CheckpointError as error:
-            raise CheckpointError(f"give the {variant.backbone} backbone by backbone= (--backbone): {error}") from error
-    else:
-        weights = read_weights(source)
+    """A backbone's tensors for a variant under the network's names, position tables resized.
+
+    `source` is "pretrained" (timm's name, through the hub) or a file in Meta's (DINOv2) or timm's layout. More blocks
+    than the network has are left out. Raises CheckpointError if the file does not fit.
+    """
+    try:
+        weights = read_weights(hub_id(variant) if source == "pretrained" else source)
+    except CheckpointError as error:
+        if source != "pretrained":
+            raise
+        raise CheckpointError(f"give the {variant.backbone} backbone by backbone= (--backbone): {error}") from error
     if not weights.is_backbone:
         raise CheckpointError(f"{source}: {weights.layout} weights, not a DINOv2 backbone or another plain ViT")
-    return network_names(weights.tensors, variant)
-
-
-def complete_tensors(weights: Weights, variant: Variant, backbone: str | Path | None = None) -> dict[str, torch.Tensor]:
-    """Tensors of `weights` over those of the backbone that they lack, whose q, k and v are layers of their own.
-
-    `backbone` is as for `load_checkpoint`. Raises CheckpointError as `backbone_tensors`.
-    """
-    if weights.has_backbone:
-        return weights.tensors
-    return _split_qkv(backbone_tensors(variant, str(backbone or "pretrained"))) | weights.tensors
+    tensors = network_names(weights.tensors, variant)
+    check_fit(variant, {n: t for n, t in shapes(variant).items() if n.startswith(OWN)} | tensors, source)
+    return tensors
 
 
 def _split_qkv(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -260,43 +230,9 @@ def _split_qkv(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return split
 
 
-def merged_tensors(weights: Weights, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tensors with the adapters of `weights` folded in. CheckpointError if they do not fit."""
-    try:
-        return merge_tensors(tensors, weights.scaling)
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"{weights.source}: its adapters do not fit the backbone ({error}): give the variant and backbone that "
-            "they were made for"
-        ) from error
-
-
-@lru_cache(maxsize=8)
-def _plain_state(variant: Variant) -> dict[str, torch.Tensor]:
-    """Names and shapes of a plain network of a variant, without memory for values."""
-    with torch.device("meta"):
-        return LoRATNetwork(variant).state_dict()
-
-
 def trained_names(variant: Variant) -> tuple[str, ...]:
     """How the names of tensors begin that LoRAT trains, adapters aside."""
     return tuple(f"{module}." for module in trained_modules(variant))
-
-
-def check_trained(weights: Weights, variant: Variant) -> None:
-    """Raise CheckpointError unless LoRAT's own parts are there, and all that is there fits the variant."""
-    plain = _plain_state(variant)
-    absent = [name for name in plain if name.startswith(trained_names(variant)) and name not in weights.tensors]
-    if absent:
-        raise CheckpointError(
-            f"{weights.source}: holds no {absent[0]}: adapters alone do not track; save head and token types with them"
-        )
-    if weights.layout == "LoRAT adapters (peft, not LoRA)":
-        return  # peft alone knows their shapes
-    rest = {name: tensor.to("meta") for name, tensor in weights.tensors.items()}
-    check_fit(
-        variant, merged_tensors(weights, rest if weights.has_backbone else _split_qkv(plain) | rest), weights.source
-    )
 
 
 def infer_variant(weights: Weights) -> Variant:
@@ -336,7 +272,7 @@ def infer_variant(weights: Weights) -> Variant:
 
 def check_fit(variant: Variant, tensors: dict[str, torch.Tensor], source: str) -> None:
     """Raise CheckpointError unless these tensors are just a plain network's of that variant, in shape and name."""
-    wanted = _plain_state(variant)
+    wanted = shapes(variant)
     misfits = [n for n, t in tensors.items() if n in wanted and t.shape != wanted[n].shape]
     missing, foreign = [n for n in wanted if n not in tensors], [n for n in tensors if n not in wanted]
     if misfits:

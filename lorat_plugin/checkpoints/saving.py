@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
-from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,19 +19,18 @@ from lorat_plugin.checkpoints.adapters import (
     adapter_tensors,
     adapters,
     merge,
+    merge_tensors,
+    needs_peft,
     network_tensors,
-    plain_lora,
     trained_modules,
 )
 from lorat_plugin.checkpoints.layouts import Weights, to_official
 from lorat_plugin.checkpoints.loading import (
-    check_fit,
-    check_trained,
-    complete_tensors,
+    check,
+    complete,
     infer_variant,
     load_checkpoint,
-    merged_tensors,
-    read_weights,
+    read_trained,
     trained_names,
 )
 from lorat_plugin.errors import CheckpointError
@@ -65,7 +63,7 @@ def save_checkpoint(
     Returns the path. Written to a temporary name and renamed. Raises CheckpointError if there are no adapters to write.
     """
     variant, config = network.variant, adapters(network)
-    if config is not None and not plain_lora(config.to_dict()):
+    if config is not None and needs_peft(network):
         if target == "peft":
             tensors = adapter_tensors(network)
             weights = Weights(variant.name, "LoRAT adapters (peft, not LoRA)", tensors, metadata=metadata or {})
@@ -93,7 +91,7 @@ def write_weights(
     header = _header(weights, variant)
     swiglu = variant.ffn == "swiglu"
     if target == "merged":
-        return _save(to_official(merged_tensors(weights, weights.tensors), swiglu), path, header, dtype)
+        return _save(to_official(merge_tensors(weights.tensors, weights.scaling), swiglu), path, header, dtype)
     trained = {n: t for n, t in weights.tensors.items() if ".lora_" in n or n.startswith(trained_names(variant))}
     extra = [n for n in weights.tensors if n.endswith(".lora_B.bias") or not (weights.has_backbone or n in trained)]
     if extra:
@@ -187,24 +185,16 @@ def convert(
         dtype: of what is written; left out, the widest of what there is.
     Returns what was recognised in the source, the variant and the layout written. Raises CheckpointError.
     """
-    weights = read_weights(source)
-    if weights.is_backbone:
-        raise CheckpointError(
-            f"{source}: a {weights.layout} backbone without LoRAT's trained part: there is nothing to convert"
-        )
+    weights = read_trained(source)
     variant = get_variant(model) if model else infer_variant(weights)
-    if weights.layout == "LoRAT adapters (peft, not LoRA)":
+    check(weights, variant)
+    if weights.by_peft:
         network = load_checkpoint(source, variant, backbone)
         save_checkpoint(network, destination, target or "merged", dtype)
         return weights, variant, target or "merged"
-    check_trained(weights, variant)
     target = target or ("merged" if Path(destination).suffix else "peft")
-    complete = weights
-    if target in ("merged", "official-full"):
-        complete = replace(weights, tensors=complete_tensors(weights, variant, backbone))
-    if target == "merged":
-        check_fit(variant, merged_tensors(complete, complete.tensors), str(source))
-    write_weights(complete, variant, destination, target, dtype)
+    whole = complete(weights, variant, backbone) if target in ("merged", "official-full") else weights
+    write_weights(whole, variant, destination, target, dtype)
     return weights, variant, target
 
 

@@ -5,16 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from lorat_plugin.cli.options import DEFAULTS, settings_options
 from lorat_plugin.settings import TrackerSettings
-
-if TYPE_CHECKING:
-    from lorat_plugin.engines.export import Crops
-    from lorat_plugin.variants import Variant
 
 CHECKED = 8  # crops
 
@@ -55,7 +51,9 @@ def export_command(
     what a tracker has to know beside them.
     """
     from lorat_plugin.engines.export import export
+    from lorat_plugin.engines.graphs import cut_crops, plain
     from lorat_plugin.errors import InputError
+    from lorat_plugin.video.calibration import boxed_frames
 
     if batch != "dynamic" and not (batch.isdecimal() and int(batch)):
         raise InputError(f"batch '{batch}': give a number above 0, or dynamic")
@@ -68,7 +66,9 @@ def export_command(
     folder = out or Path(f"{network.variant.name}_{form.value}")
     if folder.exists() and not force:
         raise InputError(f"{folder} exists: choose another --out, or replace an earlier export with --force")
-    crops = clip_crops(network.variant, frames) if frames else demo_crops(network.variant)
+    if frames and not frames.is_dir():
+        raise InputError(f"{frames}: no such folder: give other --check-frames")
+    crops = cut_crops(plain(network), boxed_frames(frames, CHECKED))
     done = export(network, folder, crops, form.value, None if batch == "dynamic" else int(batch))
     for part in ("template", "search"):
         described = done.description[part]
@@ -76,29 +76,3 @@ def export_command(
         typer.echo(f"{folder / described['file']}: {inputs} -> {', '.join(described['outputs'])}".replace("'", ""))
     gaps = ", ".join(f"{name} {gap:.1g}" for name, gap in done.differences.items())
     typer.echo(f"{done.crops} crops of {frames or 'the demo'}: largest differences from the model itself: {gaps}")
-
-
-def clip_crops(variant: Variant, folder: Path) -> Crops:
-    """Crops of the first clips of a folder. Raises InputError if it has none with a target in two frames."""
-    from lorat_plugin.datasets.clips import find_clips
-    from lorat_plugin.engines.export import cut_crops, join_crops
-    from lorat_plugin.errors import InputError
-    from lorat_plugin.images import read_image
-
-    clips = [clip for clip in find_clips(folder) if clip.present.sum() > 1][:CHECKED]
-    if not clips:
-        raise InputError(f"{folder}: no clip shows its target in two frames: give other --check-frames")
-    each, parts = -(-CHECKED // len(clips)) + 1, []
-    for clip in clips:
-        rows = clip.present.nonzero()[0][:each]
-        parts.append(cut_crops(variant, [read_image(clip.frames[row]) for row in rows], clip.boxes[rows]))
-    return join_crops(parts)
-
-
-def demo_crops(variant: Variant) -> Crops:
-    """Crops of the first frames of a clip in the package."""
-    from lorat_plugin.engines.export import cut_crops
-    from lorat_plugin.video.demo_clips import read_demo_clip
-
-    frames, boxes = read_demo_clip("davis_camel")
-    return cut_crops(variant, frames[: CHECKED + 1], boxes[: CHECKED + 1])

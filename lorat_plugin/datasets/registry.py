@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +17,7 @@ from lorat_plugin.datasets.sequences import FolderStore, Reader, Store
 from lorat_plugin.datasets.trackingnet import TrackingNetReader
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import parse_yaml, read_plain_text
+from lorat_plugin.plugins import load_plugin, plugin_names
 
 GROUP = "lorat_plugin.datasets"  # entry points: name = something that returns a `Reader` when called
 BUILT_IN: dict[str, Callable[..., Reader]] = {
@@ -33,7 +33,7 @@ BUILT_IN: dict[str, Callable[..., Reader]] = {
 
 def dataset_names() -> list[str]:
     """Names of all data sets, those of other packages included."""
-    return sorted({*BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
+    return sorted({*BUILT_IN, *plugin_names(GROUP)})
 
 
 def make_reader(name: str, **options: Any) -> Reader:
@@ -43,15 +43,9 @@ def make_reader(name: str, **options: Any) -> Reader:
         name: one of `dataset_names()`.
         options: of the reader, e.g. `chosen`, `subset`; `reading` and `excluded` for got10k.
     """
-    make: Callable[..., Reader] | None = BUILT_IN.get(name)
+    make: Callable[..., Reader] | None = BUILT_IN.get(name) or load_plugin(GROUP, name, "data set")
     if make is None:
-        found = [point for point in entry_points(group=GROUP) if point.name == name]
-        if not found:
-            raise InputError(f"unknown data set '{name}'; known are {', '.join(dataset_names())}")
-        try:
-            make = found[0].load()
-        except Exception as error:
-            raise InputError(f"data set '{name}': {found[0].value} cannot be loaded ({error})") from error
+        raise InputError(f"unknown data set '{name}'; known are {', '.join(dataset_names())}")
     try:
         reader = make(**options)
     except TypeError as error:

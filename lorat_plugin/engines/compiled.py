@@ -6,9 +6,11 @@ One target is too little work to hide the launches of some hundred kernels: a gr
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 
+from lorat_plugin.devices import PRECISIONS
 from lorat_plugin.network import LoRATNetwork, Prediction
 
 GRAPHS = 16  # batch sizes that are kept ready
@@ -18,8 +20,9 @@ class CompiledEngine:
     """A `lorat_plugin.tracking.Engine` made from a network on a CUDA GPU, which it keeps."""
 
     @torch.inference_mode()
-    def __init__(self, network: LoRATNetwork) -> None:
+    def __init__(self, network: LoRATNetwork, precision: str = "fp32", calibration: object = None) -> None:
         """Capture the graph of one target; those of other batch sizes are captured when they come."""
+        network = network.to(PRECISIONS[precision])
         self.variant, self.encode_template = network.variant, network.encode_template
         self._run = _Graphs(network)
         device, variant = network.pos_embed.device, network.variant
@@ -28,9 +31,9 @@ class CompiledEngine:
         self._run(network.encode_template(z, mask), x)
 
     @torch.inference_mode()
-    def predict(self, template: torch.Tensor, x: torch.Tensor) -> Prediction:
+    def predict(self, memories: Sequence[torch.Tensor], x: torch.Tensor) -> Prediction:
         """Score map and boxes for search regions; see `LoRATNetwork.predict`."""
-        return self._run(template, x)
+        return self._run(torch.cat(list(memories)), x)
 
 
 class _Graphs:
@@ -65,9 +68,9 @@ class _Graphs:
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(3):
-                self.network.predict(*inputs)
+                self.network.predict(inputs[:1], inputs[1])
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool):
-            outputs = self.network.predict(*inputs)
+            outputs = self.network.predict(inputs[:1], inputs[1])
         return graph, inputs, outputs

@@ -8,37 +8,40 @@ text is in the metadata of each file under the key "lorat".
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 
-from lorat_plugin.boxes import xywh_to_xyxy
 from lorat_plugin.checkpoints.saving import weights_digest
-from lorat_plugin.crop import NORMALIZATIONS, Crop, cells_on_target, mean_colour, normalize
-from lorat_plugin.engines.graphs import INPUTS, OPSET, OUTPUTS, Part, example_inputs, plain, to_onnx, to_openvino, trace
+from lorat_plugin.crop import NORMALIZATIONS
+from lorat_plugin.engines.graphs import (
+    INPUTS,
+    OPSET,
+    OUTPUTS,
+    Crops,
+    Part,
+    compile_model,
+    example_inputs,
+    open_session,
+    plain,
+    to_onnx,
+    to_openvino,
+    trace,
+)
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import whole_folder
 from lorat_plugin.network import LoRATNetwork
-from lorat_plugin.variants import Variant
 
 Format = Literal["onnx", "openvino", "torch"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 DESCRIPTION = "lorat.json"
 TOLERANCE = 1e-4  # absolute below 1, relative above; float32 of trained networks differs by a tenth of it
 _TYPES = {torch.float32: "float32", torch.int64: "int64"}
-
-
-class Crops(NamedTuple):
-    """What a network is checked with; as many of each."""
-
-    template: torch.Tensor  # (N, 3, template_size, template_size) float32, normalised
-    template_mask: torch.Tensor  # (N, template_grid, template_grid) int64
-    search: torch.Tensor  # (N, 3, search_size, search_size) float32, normalised
 
 
 @dataclass(frozen=True)
@@ -52,14 +55,14 @@ class Exported:
 
 
 def export(
-    network: LoRATNetwork, folder: Path, crops: Crops, form: Format = "onnx", batch: int | None = None
+    network: LoRATNetwork, folder: Path, crops: Iterable[Crops], form: Format = "onnx", batch: int | None = None
 ) -> Exported:
     """Write a network's two graphs and their description.
 
     Args:
         network: in eval mode, adapters merged or not; is not changed.
         folder: to write; one that an earlier export wrote is replaced.
-        crops: at least one; see `cut_crops`.
+        crops: to check the files with, at least one; see `graphs.cut_crops`.
         form: "onnx", "openvino" (IR) or "torch" (`torch.export.load` reads it).
         batch: the fixed batch size, or None for any.
     Raises InputError for a batch below 1, a folder that holds something else, or an extra that is missing;
@@ -69,7 +72,7 @@ def export(
         raise InputError(f"batch {batch} must be at least 1, or dynamic")
     if folder.exists() and not (folder / DESCRIPTION).is_file():
         raise InputError(f"{folder} exists and holds no export: choose another folder")
-    network = plain(network)
+    network, rows = plain(network), Crops(*map(torch.cat, zip(*crops, strict=True)))
     described = describe(network, form, batch)
     text = json.dumps(described, indent=2)
     with whole_folder(folder) as part:
@@ -77,8 +80,8 @@ def export(
             _write(network, name, part / described[name]["file"], form, batch, text)
         (part / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
         graphs = [open_graph(part / described[name]["file"]) for name in get_args(Part)]
-        differences = compare(network, graphs, crops, batch)
-    return Exported(folder, described, len(crops.search), differences)
+        differences = compare(network, graphs, rows, batch)
+    return Exported(folder, described, len(rows.search), differences)
 
 
 def describe(network: LoRATNetwork, form: Format, batch: int | None) -> dict[str, Any]:
@@ -110,34 +113,6 @@ def describe(network: LoRATNetwork, form: Format, batch: int | None) -> dict[str
     return described
 
 
-def cut_crops(variant: Variant, frames: Sequence[np.ndarray], boxes_xywh: np.ndarray) -> Crops:
-    """The crops that a tracker would take in a clip if its boxes were the true ones.
-
-    Args:
-        variant: whose sizes and area factors are used.
-        frames: at least two, (H, W, 3) uint8 RGB; the template is cut from the first.
-        boxes_xywh: (N, 4) pixels; all with area.
-    """
-    boxes, fill = xywh_to_xyxy(np.asarray(boxes_xywh, np.float64)), mean_colour(frames[0])
-
-    def pixels(crop: Crop, frame: np.ndarray) -> torch.Tensor:
-        return normalize(torch.from_numpy(crop.cut(frame, fill)[None]), variant.normalization)
-
-    first = Crop.around(boxes[0], variant.template_area_factor, variant.template_size, frames[0].shape[:2])
-    cells = cells_on_target(first.to_crop(boxes[0]), variant.template_size, variant.template_grid)
-    search = [
-        pixels(Crop.around(box, variant.search_area_factor, variant.search_size, frame.shape[:2]), frame)
-        for box, frame in zip(boxes, frames[1:], strict=False)
-    ]
-    template, mask = pixels(first, frames[0]), torch.from_numpy(cells[None].astype(np.int64))
-    return Crops(template.repeat(len(search), 1, 1, 1), mask.repeat(len(search), 1, 1), torch.cat(search))
-
-
-def join_crops(parts: Sequence[Crops]) -> Crops:
-    """The crops of several clips."""
-    return Crops(*map(torch.cat, zip(*parts, strict=True)))
-
-
 @torch.inference_mode()
 def compare(
     network: LoRATNetwork, graphs: Sequence[Callable[..., list[np.ndarray]]], crops: Crops, batch: int | None
@@ -153,7 +128,7 @@ def compare(
             rows = torch.arange(start, start + size) % count
             template, mask, search = (tensor[rows] for tensor in crops)
             tokens = network.encode_template(template, mask)
-            expected = [tokens, *network.predict(tokens, search)]
+            expected = [tokens, *network.predict([tokens], search)]
             (made,) = graphs[0](template.numpy(), mask.numpy())
             for name, ours, theirs in zip(
                 differences, [made, *graphs[1](made, search.numpy())], [t.numpy() for t in expected], strict=True
@@ -170,14 +145,10 @@ def compare(
 def open_graph(path: Path) -> Callable[..., list[np.ndarray]]:
     """A written graph as a function of two arrays. Raises InputError if what runs it is not installed."""
     if path.suffix == SUFFIXES["onnx"]:
-        from lorat_plugin.engines.onnxruntime import open_session
-
         session = open_session(path)
         names = [port.name for port in session.get_inputs()]
         return lambda *inputs: session.run(None, dict(zip(names, inputs, strict=True)))
     if path.suffix == SUFFIXES["openvino"]:
-        from lorat_plugin.engines.openvino import compile_model
-
         model = compile_model(path)
         return lambda *inputs: list(model(list(inputs)).to_tuple())
     module = torch.export.load(path).module()

@@ -7,7 +7,7 @@ head work on search tokens only, and patches are embedded by one product. In bfl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -73,12 +73,13 @@ class FusedEngine:
     """A `lorat_plugin.tracking.Engine` made from a plain network, which is not changed; its norms are shared."""
 
     @torch.inference_mode()
-    def __init__(self, network: LoRATNetwork, precision: str = "fp32") -> None:
+    def __init__(self, network: LoRATNetwork, precision: str = "fp32", calibration: object = None) -> None:
         """Fold a network's layers.
 
         Args:
             network: float32, merged, of plain ViT blocks and LoRAT's own parts.
             precision: "fp32"; "bf16" for the blocks' products and attention, while all else stays float32.
+            calibration: unused.
         Raises InputError for another network, or a processor without kernels for bf16.
         """
         if obstacle := _obstacle(network):
@@ -108,8 +109,9 @@ class FusedEngine:
         """Template tokens before the first block, (B, Nt, dim); see `LoRATNetwork.encode_template`."""
         return self._patches(z) + self.template_positions + self.types[z_mask.flatten(1)]
 
-    def predict(self, template: torch.Tensor, x: torch.Tensor) -> Prediction:
+    def predict(self, memories: Sequence[torch.Tensor], x: torch.Tensor) -> Prediction:
         """Score map and boxes for search regions; see `LoRATNetwork.predict`."""
+        template = torch.cat(list(memories))
         tokens = torch.cat([template, self._patches(x).add_(self.search_positions)], 1)
         batch, count, dim = tokens.shape
         for block in self.blocks:

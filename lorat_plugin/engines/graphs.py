@@ -1,34 +1,51 @@
-"""A network as graphs that other runtimes understand: traced by torch.export, then ONNX or OpenVINO.
+"""Networks in other runtimes: traced by torch.export, converted, and the engines `onnxruntime` and `openvino`.
 
-There are two, since a template is encoded once for each target and a search region once for each frame:
+There are two graphs, since a template is encoded once for each target and a search region once for each frame:
 
     template: template, template_mask -> tokens
     search:   tokens, search          -> score_map, boxes
 
 Shapes and units are those of `LoRATNetwork.encode_template` and `LoRATNetwork.predict`; all is float32 but the mask.
+The engines run the search graph on a CPU; templates stay with torch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
+import platform
+import sys
+import tempfile
 import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
+from lorat_plugin.boxes import xywh_to_xyxy
 from lorat_plugin.checkpoints.adapters import adapters, merge
+from lorat_plugin.devices import cpu_capabilities
 from lorat_plugin.errors import InputError
-from lorat_plugin.network import LoRATNetwork, cell_centres
+from lorat_plugin.network import LoRATNetwork, Prediction, cell_centres
+from lorat_plugin.tracking import check_frame, start, step
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
+    from lorat_plugin.engines.select import Calibration
+
+logger = logging.getLogger(__name__)
+
 Part = Literal["template", "search"]
 INPUTS: dict[Part, tuple[str, str]] = {"template": ("template", "template_mask"), "search": ("tokens", "search")}
 OUTPUTS: dict[Part, tuple[str, ...]] = {"template": ("tokens",), "search": ("score_map", "boxes")}
+PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}  # OpenVINO's names
+LAYERS = 4  # products of a block
 OPSET = 18  # the exporter's oldest, for old runtimes; from 17 on LayerNorm is one operation, which keeps fp16 exact
 
 
@@ -43,7 +60,7 @@ class Graph(nn.Module):
         """The graph's two inputs -> its outputs, in the order of `INPUTS` and `OUTPUTS`."""
         if self.part == "template":
             return (self.network.encode_template(first, second),)
-        return tuple(self.network.predict(first, second))
+        return tuple(self.network.predict([first], second))
 
 
 def plain(network: LoRATNetwork) -> LoRATNetwork:
@@ -145,3 +162,175 @@ def require(package: str, extra: str) -> None:
 def _any_batch() -> tuple[dict[int, Any], dict[int, Any]]:
     batch = torch.export.Dim("batch", min=1, max=1 << 16)
     return {0: batch}, {0: batch}
+
+
+class OnnxRuntimeEngine:
+    """A `lorat_plugin.tracking.Engine` made from a network, which is not changed; takes batches of any size."""
+
+    def __init__(self, network: LoRATNetwork, precision: str = "fp32", calibration: object = None) -> None:
+        """Trace and compile, with as many threads as torch has now. Raises InputError if the extra is missing."""
+        network = plain(network)
+        self.variant, self.encode_template = network.variant, template_side(network).encode_template
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            path = Path(folder) / "search.onnx"
+            to_onnx(trace(network, "search"), "search", simplify=False).save(path)
+            self._session = open_session(path)
+
+    def predict(self, memories: Sequence[torch.Tensor], x: torch.Tensor) -> Prediction:
+        """Score map and boxes for search regions; see `LoRATNetwork.predict`."""
+        inputs = {"tokens": torch.cat(list(memories)).detach().numpy(), "search": x.detach().numpy()}
+        return Prediction(*map(torch.from_numpy, self._session.run(None, inputs)))
+
+
+def open_session(path: Path) -> Any:
+    """An `onnxruntime.InferenceSession` of a file, on the CPU with torch's number of threads.
+
+    Raises InputError if the extra is missing.
+    """
+    require("onnxruntime", "onnx")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+class OpenVINOEngine:
+    """A `lorat_plugin.tracking.Engine` made from a network, which is not changed; takes batches of any size."""
+
+    def __init__(self, network: LoRATNetwork, precision: str = "fp32", calibration: Calibration | None = None) -> None:
+        """Convert and compile, with as many threads as torch has now.
+
+        Args:
+            network: merged or not.
+            precision: "fp32"; "bf16" or "fp16" on processors that compute in it; "int8", see `quantise`.
+            calibration: tracks for int8.
+        Raises InputError if the extra is missing, the processor lacks the precision, or int8 has no tracks.
+        """
+        check_precision(precision)
+        network = plain(network)
+        self.variant, self.encode_template = network.variant, template_side(network).encode_template
+        model = to_openvino(trace(network, "search"), "search")
+        if precision == "int8":
+            if calibration is None:
+                raise InputError("int8 is calibrated on frames: give tracks by calibration=")
+            model, precision = quantise(model, network, cut_crops(network, calibration())), "fp32"
+        self._request = compile_model(model, precision).create_infer_request()
+
+    def predict(self, memories: Sequence[torch.Tensor], x: torch.Tensor) -> Prediction:
+        """Score map and boxes for search regions; see `LoRATNetwork.predict`."""
+        inputs = [torch.cat(list(memories)).detach().numpy(), x.detach().numpy()]
+        outputs = self._request.infer(inputs, share_inputs=True)
+        return Prediction(torch.from_numpy(outputs[0]), torch.from_numpy(outputs[1]))
+
+
+def compile_model(model: Any, precision: str = "fp32") -> Any:
+    """Compile an `openvino.Model` or the path of one for the CPU, with torch's number of threads.
+
+    Raises InputError if the processor does not compute in the precision, or the extra is missing.
+    """
+    check_precision(precision)
+    import openvino
+
+    options = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "1",
+        "INFERENCE_PRECISION_HINT": PRECISIONS[precision],  # left out, processors with bf16 would use it
+    }
+    return openvino.Core().compile_model(model, "CPU", options)
+
+
+def check_precision(precision: str) -> None:
+    """Raise InputError if the processor does not compute in a precision, or the extra is missing."""
+    require("openvino", "openvino")
+    import openvino
+
+    able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision != "int8" and precision.upper() not in able:
+        known = [name for name in PRECISIONS if name.upper() in able]
+        raise InputError(f"this processor does not compute in {precision} with OpenVINO: use {' or '.join(known)}")
+
+
+@torch.inference_mode()
+def quantise(model: Any, network: LoRATNetwork, crops: Iterable[Crops]) -> Any:
+    """The search graph as `openvino.Model` with the blocks' products in int8, by NNCF's static quantisation.
+
+    Weights have a scale for each output, activations a range for each layer. Patch embedding, attention between tokens
+    and the head stay float32. Raises InputError if the extra is missing.
+    """
+    require("nncf", "openvino")
+    import nncf
+
+    arrays = [(network.encode_template(z, mask).numpy(), x.numpy()) for z, mask, x in crops]
+    logger.info("int8 is calibrated on %d crops", len(arrays))
+    products = [op.get_friendly_name() for op in model.get_ordered_ops() if op.get_type_name() == "MatMul"]
+    kept = nncf.IgnoredScope(
+        names=products[LAYERS * len(network.blocks) :],
+        types=["Convolution", "ScaledDotProductAttention"],
+        validate=False,
+    )
+    narrow = nncf.OverflowFix.ENABLE if sums_in_16_bits() else nncf.OverflowFix.DISABLE
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    with contextlib.redirect_stdout(sys.stderr):  # NNCF draws its progress on the standard output
+        return nncf.quantize(
+            model,
+            nncf.Dataset(arrays),
+            preset=nncf.QuantizationPreset.MIXED,  # signed weights, activations in a range of their own
+            subset_size=len(arrays),
+            model_type=nncf.ModelType.TRANSFORMER,
+            ignored_scope=kept,
+            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=narrow),
+        )
+
+
+class Crops(NamedTuple):
+    """Inputs of a network, as many of each."""
+
+    template: torch.Tensor  # (N, 3, template_size, template_size) float32, normalised
+    template_mask: torch.Tensor  # (N, template_grid, template_grid) int64
+    search: torch.Tensor  # (N, 3, search_size, search_size) float32, normalised
+
+
+@torch.inference_mode()
+def cut_crops(network: LoRATNetwork, tracks: Iterable[tuple[Iterable[np.ndarray], np.ndarray]]) -> Iterator[Crops]:
+    """Crops that the tracker cuts along tracks, one at a time; it follows the true boxes as far as they are known.
+
+    Args:
+        network: on the CPU, float32; it is run on each.
+        tracks: frames (H, W, 3) uint8 RGB, and boxes (N, 4) xywh of the first N of them, from the template's on.
+    """
+    recorder, cpu = _Recorder(network), torch.device("cpu")
+    for frames, boxes in tracks:
+        target = None
+        for number, frame in enumerate(frames):
+            if target is None:
+                target = start(recorder, cpu, frame, boxes[0])
+                continue
+            if number <= len(boxes) and not np.isnan(boxes[number - 1]).any():
+                target.box = xywh_to_xyxy(boxes[number - 1])  # a weak network would lose the target
+            step(recorder, cpu, [target], [check_frame(frame)])
+            yield Crops(*recorder.template, recorder.search)
+
+
+class _Recorder:
+    """The network as an engine that keeps its last inputs."""
+
+    def __init__(self, network: LoRATNetwork) -> None:
+        self.network, self.variant = network, network.variant
+
+    def encode_template(self, z: torch.Tensor, z_mask: torch.Tensor) -> torch.Tensor:
+        self.template = z, z_mask
+        return self.network.encode_template(z, z_mask)
+
+    def predict(self, memories: Sequence[torch.Tensor], x: torch.Tensor) -> Prediction:
+        self.search = x
+        return self.network.predict(memories, x)
+
+
+def sums_in_16_bits() -> bool:
+    """Whether the processor adds pairs of 8-bit products in 16 bits, which may overflow: x86 without VNNI."""
+    able = cpu_capabilities()
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return x86 and not (able.get("avx512_vnni") or able.get("avx_vnni"))

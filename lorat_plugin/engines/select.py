@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from lorat_plugin.errors import InputError
+from lorat_plugin.plugins import load_plugin, plugin_names
 
 if TYPE_CHECKING:  # torch is loaded late: the command line's help is made from this table
+    import numpy as np
     import torch
 
     from lorat_plugin.network import LoRATNetwork
@@ -19,18 +22,20 @@ if TYPE_CHECKING:  # torch is loaded late: the command line's help is made from 
 
 logger = logging.getLogger(__name__)
 
+Calibration = Callable[[], "Iterable[tuple[Iterable[np.ndarray], np.ndarray]]"]  # tracks: frames, boxes (N, 4) xywh
+
 
 @dataclass(frozen=True)
 class EngineKind:
     """One inference engine: how it is made and where it runs.
 
-    Fields: make, (network on its device with float32 weights; precision) -> engine, which raises InputError for a
-    network that it cannot run; runs, type of device ("any": all not named) -> precisions, the
+    Fields: make, (network on its device with float32 weights; precision; calibration as for `prepare`) -> engine, which
+    raises InputError for a network that it cannot run; runs, type of device ("any": all not named) -> precisions, the
     first of which stands for "auto" where the device's best one is not among them; package, to be imported, that it
     needs beside the package's own (several with spaces between); extra, that brings it.
     """
 
-    make: Callable[[LoRATNetwork, str], Engine]
+    make: Callable[[LoRATNetwork, str, Calibration | None], Engine]
     runs: Mapping[str, tuple[str, ...]]
     package: str = ""
     extra: str = ""
@@ -46,46 +51,33 @@ class EngineKind:
         return f"needs {lacking[0]}: pip install 'lorat_plugin[{self.extra}]'" if lacking else ""
 
 
-def _eager(network: LoRATNetwork, precision: str) -> LoRATNetwork:
+def _eager(network: LoRATNetwork, precision: str, calibration: Calibration | None) -> LoRATNetwork:
     from lorat_plugin.devices import PRECISIONS
 
     return network.to(PRECISIONS[precision])
 
 
-def _fused(network: LoRATNetwork, precision: str) -> Engine:
-    from lorat_plugin.engines.fused import FusedEngine
+def _own(module: str, name: str) -> Callable[[LoRATNetwork, str, Calibration | None], Engine]:
+    """A class of an engine in a module of this folder, which is imported when the engine is made."""
 
-    return FusedEngine(network, precision)
+    def make(network: LoRATNetwork, precision: str, calibration: Calibration | None) -> Engine:
+        engine: Engine = getattr(import_module(f"{__package__}.{module}"), name)(network, precision, calibration)
+        return engine
 
-
-def _compiled(network: LoRATNetwork, precision: str) -> Engine:
-    from lorat_plugin.engines.compiled import CompiledEngine
-
-    return CompiledEngine(_eager(network, precision))
+    return make
 
 
-def _onnxruntime(network: LoRATNetwork, precision: str) -> Engine:
-    from lorat_plugin.engines.onnxruntime import OnnxRuntimeEngine
-
-    return OnnxRuntimeEngine(network)
-
-
-def _openvino(network: LoRATNetwork, precision: str) -> Engine:
-    if precision == "int8":
-        from lorat_plugin.engines.openvino_int8 import OpenVINOInt8Engine
-
-        return OpenVINOInt8Engine(network)
-    from lorat_plugin.engines.openvino import OpenVINOEngine
-
-    return OpenVINOEngine(network, precision)
-
-
+GROUP = "lorat_plugin.engines"  # entry points: name = an `EngineKind`
 ENGINES: dict[str, EngineKind] = {
     "eager": EngineKind(_eager, {"any": ("fp32", "bf16", "fp16")}),
-    "fused": EngineKind(_fused, {"cpu": ("fp32", "bf16")}),
-    "compiled": EngineKind(_compiled, {"cuda": ("bf16", "fp16", "fp32")}),
-    "onnxruntime": EngineKind(_onnxruntime, {"cpu": ("fp32",)}, "onnxruntime onnxscript", "onnx"),
-    "openvino": EngineKind(_openvino, {"cpu": ("fp32", "bf16", "fp16", "int8")}, "openvino", "openvino"),
+    "fused": EngineKind(_own("fused", "FusedEngine"), {"cpu": ("fp32", "bf16")}),
+    "compiled": EngineKind(_own("compiled", "CompiledEngine"), {"cuda": ("bf16", "fp16", "fp32")}),
+    "onnxruntime": EngineKind(
+        _own("graphs", "OnnxRuntimeEngine"), {"cpu": ("fp32",)}, "onnxruntime onnxscript", "onnx"
+    ),
+    "openvino": EngineKind(
+        _own("graphs", "OpenVINOEngine"), {"cpu": ("fp32", "bf16", "fp16", "int8")}, "openvino", "openvino"
+    ),
 }
 AUTO = ("fused", "eager")  # what "auto" tries: exact and without extras, the fastest first
 _WORDS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -93,8 +85,8 @@ _WORDS |= {"cpu": "a CPU", "cuda": "a CUDA GPU", "mps": "MPS", "any": "every dev
 
 
 def list_engines() -> list[str]:
-    """Names that `engine=` takes beside "auto"."""
-    return list(ENGINES)
+    """Names that `engine=` takes beside "auto", those of other packages included."""
+    return list(dict.fromkeys([*ENGINES, *plugin_names(GROUP)]))
 
 
 def list_precisions() -> list[str]:
@@ -102,8 +94,23 @@ def list_precisions() -> list[str]:
     return list(dict.fromkeys(p for kind in ENGINES.values() for row in kind.runs.values() for p in row))
 
 
+def engine_kind(name: str) -> EngineKind:
+    """The engine of that name. Raises InputError for an unknown one or a broken entry point."""
+    kind = ENGINES.get(name) or load_plugin(GROUP, name, "engine")
+    if kind is None:
+        raise InputError(f"unknown engine '{name}': use auto or {', '.join(list_engines())}")
+    if not isinstance(kind, EngineKind):
+        raise InputError(f"engine '{name}': {kind!r:.80} is no EngineKind")
+    ENGINES[name] = kind
+    return kind
+
+
 def prepare(
-    network: LoRATNetwork, device: str = "auto", engine: str = "auto", precision: str = "auto"
+    network: LoRATNetwork,
+    device: str = "auto",
+    engine: str = "auto",
+    precision: str = "auto",
+    calibration: Calibration | None = None,
 ) -> tuple[Engine, torch.device]:
     """Move a network to its device and precision.
 
@@ -113,6 +120,7 @@ def prepare(
         engine: a name from `list_engines()`: "eager" is the network as it stands, "fused" the same numbers sooner, on
             a CPU. "auto" is the fastest exact one that needs no extras and runs the network.
         precision: "auto" (fp32 on a CPU and MPS; bf16, else fp16, on a CUDA GPU), or a name from `list_precisions()`.
+        calibration: called for int8, gives the tracks to calibrate on; see `lorat_plugin.video.calibration`.
     Returns the engine and its device. Raises InputError for a name that is unknown, a device that is not there, or a
     network, device or precision that the engine named does not run; what "auto" chose instead is logged.
     """
@@ -123,24 +131,24 @@ def prepare(
     names = [n for n in AUTO if not _obstacle(n, place, precision)] if engine == "auto" else [engine]
     for name, after in zip(names, [*names[1:], ""], strict=True):
         try:
-            return _make(name, network, place, precision), place
+            return _make(name, network, place, precision, calibration), place
         except InputError as error:
             if after:
                 logger.info("%s; %s is used", error, after)
             elif device == "auto" and place.type != "cpu" and isinstance(error, _NoMemory):
                 logger.warning("%s; the CPU is used", error)
-                return prepare(network, "cpu", engine, precision)
+                return prepare(network, "cpu", engine, precision, calibration)
             else:
                 raise
     raise AssertionError("check_options leaves an engine to try")
 
 
 def check_options(device: str, engine: str, precision: str) -> torch.device:
-    """The device that a name stands for. Raises InputError as `prepare`, which see for the names."""
+    """The device that a name stands for. Raises the same errors as `prepare`."""
     from lorat_plugin.devices import find_device
 
-    if engine not in ("auto", *ENGINES):
-        raise InputError(f"unknown engine '{engine}': use auto or {', '.join(ENGINES)}")
+    if engine != "auto":
+        engine_kind(engine)
     if precision not in ("auto", *list_precisions()):
         raise InputError(f"unknown precision '{precision}': use auto, {', '.join(list_precisions())}")
     place = find_device(device)
@@ -158,7 +166,7 @@ def choose_precision(engine: str, place: torch.device, precision: str) -> str:
 
     if precision != "auto":
         return precision
-    best, known = best_precision(place), ENGINES[engine].precisions(place) if engine != "auto" else ()
+    best, known = best_precision(place), engine_kind(engine).precisions(place) if engine != "auto" else ()
     return best if best in known or not known else known[0]
 
 
@@ -168,14 +176,16 @@ class _NoMemory(InputError):
 
 def _obstacle(name: str, place: torch.device, precision: str) -> str:
     """Why an engine cannot be used here; empty if it can."""
-    kind, known = ENGINES[name], ENGINES[name].precisions(place)
+    kind, known = engine_kind(name), engine_kind(name).precisions(place)
     if not known or precision not in ("auto", *known):
         able = [" or ".join(_WORDS.get(p, p) for p in row) + f" on {_WORDS[d]}" for d, row in kind.runs.items()]
         return f"engine '{name}' runs {', '.join(able)}, not {precision} on {place}: use engine auto or eager"
     return f"engine '{name}' {kind.missing}" if kind.missing else ""
 
 
-def _make(name: str, network: LoRATNetwork, place: torch.device, precision: str) -> Engine:
+def _make(
+    name: str, network: LoRATNetwork, place: torch.device, precision: str, calibration: Calibration | None
+) -> Engine:
     import torch
 
     from lorat_plugin.devices import slow_precision
@@ -185,7 +195,7 @@ def _make(name: str, network: LoRATNetwork, place: torch.device, precision: str)
         logger.warning("%s has no fast arithmetic for %s: fp32 may be faster", place, precision)
     try:
         network = network.to(place).float().eval()
-        return ENGINES[name].make(network, precision)
+        return engine_kind(name).make(network, precision, calibration)
     except torch.cuda.OutOfMemoryError as error:
         torch.cuda.empty_cache()
         raise _NoMemory(f"{place} has no memory left for engine '{name}': use a smaller model or device cpu") from error

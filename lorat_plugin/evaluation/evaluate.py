@@ -24,7 +24,6 @@ from filelock import FileLock, Timeout
 
 from lorat_plugin.checkpoints.saving import weights_digest
 from lorat_plugin.engines import prepare
-from lorat_plugin.engines.calibration import BUNDLED, VARIABLE, calibration_digest
 from lorat_plugin.engines.select import choose_precision
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
@@ -33,6 +32,7 @@ from lorat_plugin.evaluation.results import notes_folder, result_files, save_row
 from lorat_plugin.evaluation.runner import Run, track_sequences
 from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.tracking import check_threshold
+from lorat_plugin.video.calibration import BUNDLED, calibration_digest, calibration_tracks, named_source
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class Evaluation:
             "model": network.variant.name,
             "weights": weights_digest(network),
         }
-        self.engine, self.device = prepare(network, device, engine, precision)
+        self.engine, self.device = prepare(network, device, engine, precision, calibration_tracks)
         settings |= {
             "precision": choose_precision(engine, self.device, precision),
             "format": style,
@@ -105,7 +105,7 @@ class Evaluation:
             "lorat_plugin": version("lorat_plugin"),
         }
         if precision == "int8":  # what it is calibrated on, and by whom, changes boxes
-            settings["precision"] = f"int8 of {engine}, calibrated on {os.environ.get(VARIABLE) or BUNDLED}"
+            settings["precision"] = f"int8 of {engine}, calibrated on {named_source() or BUNDLED}"
             settings["calibration"] = calibration_digest()
         settle_settings(self.notes, settings, self.files, benchmark)
         self.claims = Claims(self.notes / "claims", benchmark.sequences, Reusable(self.files, repetitions, benchmark))

@@ -42,7 +42,7 @@ class TrackerLoRAT(FrameTracker, Tracker):
         """
         super().__init__(name)
         if tracker is None:
-            from lorat_plugin.checkpoints.loading import weights_options
+            from lorat_plugin.models import weights_options
             from lorat_plugin.tracker import LoRATTracker
 
             self.settings = describe_options(weights_options({"model": model, **options}))

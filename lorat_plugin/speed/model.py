@@ -15,7 +15,8 @@ from lorat_plugin.devices import PRECISIONS, best_precision, find_device
 from lorat_plugin.engines import check_options, list_engines, prepare
 from lorat_plugin.engines.select import choose_precision
 from lorat_plugin.errors import InputError
-from lorat_plugin.network import LoRATNetwork, create_model
+from lorat_plugin.models import create_model
+from lorat_plugin.networks import make_network
 from lorat_plugin.speed.rounds import (
     Comparison,
     Report,
@@ -31,6 +32,7 @@ from lorat_plugin.speed.rounds import (
 )
 from lorat_plugin.tracking import Engine
 from lorat_plugin.variants import Variant, get_variant, list_variants
+from lorat_plugin.video.calibration import calibration_tracks
 
 ROUND_SECONDS = 0.25  # at least, for each contestant: long beside the clock's and the scheduler's grain
 AUTOCAST = "autocast"  # takes part like an engine
@@ -52,7 +54,7 @@ class Way:
         """An engine with random weights, and its device."""
         torch.manual_seed(0)
         if self.engine != AUTOCAST:
-            return prepare(create_model(variant), self.device, self.engine, self.precision)
+            return prepare(create_model(variant), self.device, self.engine, self.precision, calibration_tracks)
         engine, place = prepare(create_model(variant), self.device, "eager", "fp32")
         return _Autocast(engine, torch.autocast(place.type, PRECISIONS[self.precision])), place
 
@@ -141,13 +143,13 @@ def _half(place: torch.device, precision: str) -> str:
 def count(variant: Variant) -> dict[str, int]:
     """Parameters of a network, and multiply-accumulates of one `predict`; of a template, once for each target."""
     with torch.device("meta"), torch.inference_mode():
-        network = LoRATNetwork(variant).eval()
+        network = make_network(variant).eval()
         template = network.encode_template(
             torch.empty(1, 3, variant.template_size, variant.template_size),
             torch.zeros(1, variant.template_grid, variant.template_grid, dtype=torch.int64),
         )
         with FlopCounterMode(display=False) as counter:
-            network.predict(template, torch.empty(1, 3, variant.search_size, variant.search_size))
+            network.predict([template], torch.empty(1, 3, variant.search_size, variant.search_size))
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return {"parameters": parameters, "multiply-accumulates": counter.get_total_flops() // 2}
 
@@ -163,7 +165,7 @@ def player(variant: Variant, batch: int, way: Way) -> Callable[[], float]:
     mask = torch.ones(batch, variant.template_grid, variant.template_grid, dtype=torch.int64, device=place)
     with torch.inference_mode():
         template = engine.encode_template(z, mask)
-    return timed(lambda: engine.predict(template, x), place, f"{variant.name}, batch {batch}, {way}")
+    return timed(lambda: engine.predict([template], x), place, f"{variant.name}, batch {batch}, {way}")
 
 
 def timed(call: Callable[[], object], place: torch.device, shown: str) -> Callable[[], float]:

@@ -191,9 +191,9 @@ class _Watch:
         self.spent[stage] += now - self.last
         self.last = now
 
-    def predict(self, template: torch.Tensor, x: torch.Tensor) -> Prediction:
+    def predict(self, memories: Sequence[Any], x: torch.Tensor) -> Prediction:
         self.mark("crop")
-        prediction = self.engine.predict(template, x)
+        prediction = self.engine.predict(memories, x)
         self.mark("model")
         return prediction
 

@@ -12,7 +12,8 @@ from accelerate import Accelerator
 from lorat_plugin.crop import cells_on_target
 from lorat_plugin.devices import best_precision, find_device
 from lorat_plugin.errors import InputError
-from lorat_plugin.network import LoRATNetwork, create_model
+from lorat_plugin.models import create_model
+from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.speed.rounds import (
     Report,
     Trial,

@@ -20,12 +20,12 @@ from lorat_plugin.checkpoints.adapters import (
     refused_option,
     target_pattern,
 )
-from lorat_plugin.checkpoints.loading import load_pretrained
 from lorat_plugin.checkpoints.saving import save_checkpoint
 from lorat_plugin.devices import best_precision, find_device
 from lorat_plugin.errors import InputError, first_line
 from lorat_plugin.files import parse_yaml
-from lorat_plugin.network import LoRATNetwork, create_model
+from lorat_plugin.models import create_model, load_pretrained
+from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.training.state import STATE_NAME
 from lorat_plugin.training.stochastic_depth import add_stochastic_depth

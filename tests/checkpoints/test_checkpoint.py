@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 
 from lorat_plugin import create_model, load_checkpoint, register_variant, save_checkpoint
 from lorat_plugin.checkpoints.adapters import inject, split_qkv
-from lorat_plugin.checkpoints.loading import backbone_tensors, infer_variant, load_pretrained, read_weights
+from lorat_plugin.checkpoints.loading import backbone_tensors, infer_variant, read_weights
 from lorat_plugin.checkpoints.saving import convert
 from lorat_plugin.errors import CheckpointError, InputError
+from lorat_plugin.models import load_pretrained
 from lorat_plugin.network import LoRATNetwork
 from tests.helpers.small_variants import CASES, variant_of
 from tests.test_network import assert_equal, inputs
@@ -325,7 +326,7 @@ def test_hub_ids_come_from_the_offline_cache_with_their_checksum(tmp_path, tiny_
     (repo / "refs/main").write_text(revision)
     (repo / "blobs" / digest).write_bytes(tiny_weights.read_bytes())
     (repo / "snapshots" / revision / "model.safetensors").symlink_to(repo / "blobs" / digest)
-    code = """from lorat_plugin.checkpoints.loading import load_pretrained
+    code = """from lorat_plugin.models import load_pretrained
 print(load_pretrained('someone/lorat').variant.name)"""
     environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     run = [sys.executable, "-c", code]

@@ -16,7 +16,7 @@ from huggingface_hub import ModelCard
 
 from lorat_plugin import LoRATTracker, create_model, load_checkpoint, save_checkpoint, save_pretrained
 from lorat_plugin.checkpoints.adapters import inject
-from lorat_plugin.checkpoints.loading import load_pretrained, read_weights
+from lorat_plugin.checkpoints.loading import read_weights
 from lorat_plugin.checkpoints.saving import weights_digest
 from lorat_plugin.cli.main import run
 from lorat_plugin.errors import CheckpointError, InputError
@@ -24,6 +24,7 @@ from lorat_plugin.evaluation.registry import open_benchmark
 from lorat_plugin.evaluation.results import result_files
 from lorat_plugin.evaluation.scoring import score_tracker
 from lorat_plugin.evaluation.tables import write_tables
+from lorat_plugin.models import load_pretrained
 from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.variants import Variant
 from tests.helpers.hub_server import TOKEN, Hub, running_hub
@@ -158,7 +159,7 @@ def test_pushed_pinned_read_and_kept_for_offline_use(network: LoRATNetwork, hub:
     old, new = (weights_digest(load_checkpoint(folder)) for folder in (first, second))
 
     read = (
-        "from lorat_plugin.checkpoints.loading import load_pretrained\n"
+        "from lorat_plugin.models import load_pretrained\n"
         "from lorat_plugin.checkpoints.saving import weights_digest\n"
         f"for model, revision in (('', None), ('', {pinned!r}), ('@{pinned}', None), ('', 'trial')):\n"
         "    print(weights_digest(load_pretrained('someone/mine' + model, revision=revision)))"
@@ -194,7 +195,7 @@ def test_a_damaged_download_and_a_refused_token_get_a_sentence(network: LoRATNet
     assert client(hub, tmp_path / "home", code).returncode == 0
     weights = hub.commits[hub.branches["someone/damaged"]["main"]]
     weights["model.safetensors"] = weights["model.safetensors"][:-1] + b"\x01"
-    load = "from lorat_plugin.checkpoints.loading import load_pretrained; load_pretrained('someone/damaged')"
+    load = "from lorat_plugin.models import load_pretrained; load_pretrained('someone/damaged')"
     assert "its SHA-256 is not the one in config.json" in client(hub, tmp_path / "home", load).stderr
     with pytest.raises(InputError, match="holds no weights"):
         from lorat_plugin import push_to_hub

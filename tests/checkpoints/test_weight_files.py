@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lorat_plugin import load_checkpoint
-from lorat_plugin.checkpoints.loading import load_pretrained, read_weights
+from lorat_plugin.checkpoints.loading import read_weights
 from lorat_plugin.errors import CheckpointError
+from lorat_plugin.models import load_pretrained
 
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 INDEX = "model.safetensors.index.json"

@@ -18,8 +18,9 @@ import torch
 from lorat_plugin import LoRATTracker, create_model, save_checkpoint
 from lorat_plugin.cli.main import run
 from lorat_plugin.engines.export import DESCRIPTION, compare, export
-from lorat_plugin.engines.graphs import OPSET
+from lorat_plugin.engines.graphs import OPSET, Crops, cut_crops
 from lorat_plugin.variants import get_variant
+from lorat_plugin.video.calibration import boxed_frames
 
 SCRIPT = Path(__file__).resolve().parents[2] / "integration/onnx/track_onnx.py"
 
@@ -119,18 +120,16 @@ def test_bad_input_is_said_and_nothing_written(arguments, said, tmp_path, capsys
 
 
 def test_a_graph_that_differs_gets_no_name(tmp_path, small_network, monkeypatch):
-    from lorat_plugin.cli.export import demo_crops
-
-    crops, network = demo_crops(small_network.variant), small_network
+    network, crops = small_network, list(cut_crops(small_network, boxed_frames(None, 8)))
 
     def template(z, mask):
         return [network.encode_template(*map(torch.from_numpy, (z, mask))).numpy()]
 
     def search(tokens, x):
-        return [output.numpy() + 1e-3 for output in network.predict(*map(torch.from_numpy, (tokens, x)))]
+        return [output.numpy() + 1e-3 for output in network.predict([torch.from_numpy(tokens)], torch.from_numpy(x))]
 
     with pytest.raises(RuntimeError, match="score_map of the exported model differs"):
-        compare(network, [template, search], crops, None)
+        compare(network, [template, search], Crops(*map(torch.cat, zip(*crops, strict=True))), None)
     monkeypatch.setattr(
         "lorat_plugin.engines.export.open_graph", lambda path: template if "template" in path.name else search
     )

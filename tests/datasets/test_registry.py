@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lorat_plugin import plugins
 from lorat_plugin.datasets import registry as catalogue
 from lorat_plugin.datasets.check import check_dataset, find_datasets
 from lorat_plugin.datasets.folders import FolderReader
@@ -64,7 +65,7 @@ def test_data_sets_of_other_packages(tmp_path, monkeypatch):
         EntryPoint("broken", "no_such_package:thing", catalogue.GROUP),
         EntryPoint("wrong", "builtins:dict", catalogue.GROUP),
     ]
-    monkeypatch.setattr(catalogue, "entry_points", lambda group: points if group == "lorat_plugin.datasets" else [])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: points if group == "lorat_plugin.datasets" else [])
     assert {"mine", "lasot", "coco"} < set(dataset_names())
     assert open_dataset("mine", write_clips(tmp_path / "clips"), chosen=("two",))[0].name == "two"
     with pytest.raises(InputError, match="'broken': no_such_package:thing cannot be loaded"):

@@ -32,5 +32,5 @@ def test_graphs_on_a_gpu_equal_the_network():
     engine, _ = prepare(network, "cuda", "compiled", "fp32")
     for batch in (1, 4, 1):
         template, x = (tensor.cuda() for tensor in inputs(create_model("lorat_tiny"), batch, seed=batch))
-        for ours, theirs in zip(engine.predict(template, x), network.predict(template, x), strict=True):
+        for ours, theirs in zip(engine.predict([template], x), network.predict([template], x), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)

@@ -38,7 +38,7 @@ def test_it_equals_the_reference(golden, case):
     engine = FusedEngine(network)
     template = engine.encode_template(z, mask)
     np.testing.assert_allclose(template, network.encode_template(z, mask), atol=BOXES)
-    prediction = engine.predict(template, x)
+    prediction = engine.predict([template], x)
     assert_equal(prediction, network(z, x, mask))
     np.testing.assert_allclose(prediction.score_map, data["score_map"], atol=LOGITS)
     np.testing.assert_allclose(prediction.boxes, data["boxes"], atol=LOGITS)
@@ -54,10 +54,10 @@ def test_a_batch_equals_the_network_and_no_input_is_changed(tiny_network, depth)
     z, x = torch.randn(3, 3, v.template_size, v.template_size), torch.randn(3, 3, v.search_size, v.search_size)
     mask = torch.randint(0, 2, (3, v.template_grid, v.template_grid))
     template = engine.encode_template(z, mask)
-    first, second = engine.predict(template, x), engine.predict(template, x)
+    first, second = engine.predict([template], x), engine.predict([template], x)
     assert_equal(first, network(z, x, mask))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    assert_equal(engine.predict(template[1:2], x[1:2]), network(z[1:2], x[1:2], mask[1:2]))
+    assert_equal(engine.predict([template[1:2]], x[1:2]), network(z[1:2], x[1:2], mask[1:2]))
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
 
 
@@ -71,15 +71,15 @@ def test_bundled_weights_follow_a_real_clip_alike(shared):
     assert isinstance(fused.engine, FusedEngine)
     crops = []
     predict = fused.engine.predict
-    fused.engine.predict = lambda template, x: crops.append((template, x)) or predict(template, x)
+    fused.engine.predict = lambda memories, x: crops.append((memories, x)) or predict(memories, x)
     for tracker in (eager, fused):
         tracker.init(frames[0], box)
     for frame in frames[1:]:
         ours, theirs = fused.update(frame), eager.update(frame)
         np.testing.assert_allclose(ours.box, theirs.box, atol=1e-2)  # pixels of the frame
         assert ours.score == pytest.approx(theirs.score, abs=1e-5)
-    for template, x in crops:
-        assert_equal(predict(template, x), eager.engine.predict(template, x))
+    for memories, x in crops:
+        assert_equal(predict(memories, x), eager.engine.predict(memories, x))
 
 
 def test_auto_takes_it_on_a_cpu_in_float32(tiny_network):
@@ -103,7 +103,7 @@ def test_bf16_is_near_the_network_where_the_processor_has_it(tiny_network, targe
     torch.manual_seed(0)
     v, engine = tiny_network.variant, FusedEngine(tiny_network, "bf16")
     template, x = torch.randn(targets, v.template_grid**2, v.dim), torch.randn(targets, 3, v.search_size, v.search_size)
-    ours, theirs = engine.predict(template, x), tiny_network.predict(template, x)
+    ours, theirs = engine.predict([template], x), tiny_network.predict([template], x)
     assert ours.score_map.dtype == torch.float32
     assert 0 < (ours.score_map - theirs.score_map).abs().max() < 0.05 * theirs.score_map.abs().max()
     np.testing.assert_allclose(ours.boxes, theirs.boxes, atol=5e-3)

@@ -38,7 +38,7 @@ def test_it_equals_the_network_at_any_batch_size():
         z, mask, x = inputs_of(network.variant, batch)
         tokens = network.encode_template(z, mask)
         np.testing.assert_allclose(engine.encode_template(z, mask), tokens, **TOLERANCE)
-        for ours, theirs in zip(engine.predict(tokens, x), network.predict(tokens, x), strict=True):
+        for ours, theirs in zip(engine.predict([tokens], x), network.predict([tokens], x), strict=True):
             np.testing.assert_allclose(ours, theirs, **TOLERANCE)
 
 
@@ -68,7 +68,7 @@ def test_other_networks_export_with_a_fixed_batch(kind, tmp_path):
     network = another(kind)
     z, mask, x = inputs_of(network.variant, 2)
     tokens = network.encode_template(z, mask)
-    expected = {"template": [tokens], "search": network.predict(tokens, x)}
+    expected = {"template": [tokens], "search": network.predict([tokens], x)}
     for part, given in (("template", (z, mask)), ("search", (tokens, x))):
         path = tmp_path / f"{part}.onnx"
         to_onnx(trace(network, part, 2), part).save(path)

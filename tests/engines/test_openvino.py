@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from lorat_plugin import MultiObjectTracker
-from lorat_plugin.checkpoints.loading import load_pretrained
 from lorat_plugin.engines import prepare
-from lorat_plugin.engines.graphs import to_openvino
-from lorat_plugin.engines.openvino import OpenVINOEngine
+from lorat_plugin.engines.graphs import OpenVINOEngine, to_openvino
 from lorat_plugin.errors import InputError
+from lorat_plugin.models import load_pretrained
 
 openvino = pytest.importorskip("openvino")
 
@@ -33,9 +32,9 @@ def test_it_equals_the_network_at_any_batch_size(engine):
         torch.manual_seed(batch)
         z, x = (torch.randn(batch, 3, size, size) for size in (v.template_size, v.search_size))
         tokens = network.encode_template(z, torch.randint(0, 2, (batch, v.template_grid, v.template_grid)))
-        first, second = ours.predict(tokens, x), ours.predict(tokens, x)
+        first, second = ours.predict([tokens], x), ours.predict([tokens], x)
         for name in ("score_map", "boxes"):
-            np.testing.assert_allclose(getattr(first, name), getattr(network.predict(tokens, x), name), **TOLERANCE)
+            np.testing.assert_allclose(getattr(first, name), getattr(network.predict([tokens], x), name), **TOLERANCE)
             np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
 
 
@@ -44,9 +43,9 @@ def test_a_prediction_is_not_overwritten_by_the_next(engine):
     ours, network = engine
     v = network.variant
     tokens, x = torch.randn(1, v.template_grid**2, v.dim), torch.randn(2, 3, v.search_size, v.search_size)
-    first = ours.predict(tokens, x[:1])
+    first = ours.predict([tokens], x[:1])
     kept = first.boxes.clone()
-    ours.predict(tokens, x[1:])
+    ours.predict([tokens], x[1:])
     assert torch.equal(first.boxes, kept)
 
 

@@ -12,13 +12,13 @@ import torch
 
 from lorat_plugin import create_model
 from lorat_plugin.boxes import iou
-from lorat_plugin.checkpoints.loading import load_pretrained
 from lorat_plugin.cli.main import run
 from lorat_plugin.engines import prepare
-from lorat_plugin.engines.calibration import VARIABLE, calibration_inputs
-from lorat_plugin.engines.openvino_int8 import OpenVINOInt8Engine, sums_in_16_bits
+from lorat_plugin.engines.graphs import OpenVINOEngine, cut_crops, sums_in_16_bits
 from lorat_plugin.errors import InputError
+from lorat_plugin.models import load_pretrained
 from lorat_plugin.tracking import hann_window, peak
+from lorat_plugin.video.calibration import VARIABLE, boxed_frames, calibration_tracks
 from tests.helpers.small_variants import variant_of
 
 pytest.importorskip("openvino")
@@ -58,12 +58,13 @@ def write_clip(folder, frames, box=None):
 @pytest.mark.slow
 @torch.inference_mode()
 def test_boxes_on_other_crops_are_those_of_float32(trained, tmp_path, frames):
-    engine = OpenVINOInt8Engine(trained)
+    engine = OpenVINOEngine(trained, "int8", calibration_tracks)
     write_clip(tmp_path / "clip", frames, (30, 20, 16, 16))
-    template, x = map(torch.cat, zip(*calibration_inputs(trained, tmp_path), strict=True))
+    z, mask, x = map(torch.cat, zip(*cut_crops(trained, boxed_frames(tmp_path, 32)), strict=True))
+    template = trained.encode_template(z, mask)
     assert len(x) == len(frames) - 1
     window = hann_window(trained.variant.search_grid)
-    ours, theirs = (peak(e.predict(template, x), window, 0.45) for e in (engine, trained))
+    ours, theirs = (peak(e.predict([template], x), window, 0.45) for e in (engine, trained))
     overlaps = [iou(a, b) for a, b in zip(ours[0].double().numpy(), theirs[0].double().numpy(), strict=True)]
     assert np.mean(overlaps) > 0.85
     np.testing.assert_allclose(ours[1], theirs[1], atol=0.1)
@@ -75,14 +76,17 @@ def test_boxes_on_other_crops_are_those_of_float32(trained, tmp_path, frames):
 def test_it_is_made_the_same_each_time_and_leaves_the_network_alone(case, tmp_path, frames, monkeypatch):
     network = lively(case)
     write_clip(tmp_path / "images", frames)
-    template, x = list(calibration_inputs(network, tmp_path / "images"))[1]
+    z, mask, x = list(cut_crops(network, boxed_frames(tmp_path / "images", 32)))[1]
+    template = network.encode_template(z, mask)
     monkeypatch.setenv(VARIABLE, str(tmp_path / "images"))
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    engine, _ = prepare(network, "cpu", "openvino", "int8")
+    engine, _ = prepare(network, "cpu", "openvino", "int8", calibration_tracks)
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
-    prediction = engine.predict(template, x)
-    near(prediction, network.predict(template, x))
-    for ours, theirs in zip(OpenVINOInt8Engine(network).predict(template, x), prediction, strict=True):
+    prediction = engine.predict([template], x)
+    near(prediction, network.predict([template], x))
+    for ours, theirs in zip(
+        OpenVINOEngine(network, "int8", calibration_tracks).predict([template], x), prediction, strict=True
+    ):
         assert torch.equal(ours, theirs)
 
 
@@ -117,10 +121,10 @@ def test_its_cost_in_accuracy_is_told_by_evaluate_beside_the_results_of_float32(
 def test_calibration_frames_are_named_by_the_environment(tiny_network, tmp_path, frames, monkeypatch):
     write_clip(tmp_path / "images", frames)
     monkeypatch.setenv(VARIABLE, str(tmp_path / "images"))
-    assert len(list(calibration_inputs(tiny_network, crops=3))) == 3
+    assert len(list(cut_crops(tiny_network, calibration_tracks()))) == len(frames) - 1
     monkeypatch.setenv(VARIABLE, str(tmp_path / "absent"))
     with pytest.raises(InputError, match="no such video or folder"):
-        list(calibration_inputs(tiny_network))
+        calibration_tracks()
     write_clip(tmp_path / "one", frames[:1])
     with pytest.raises(InputError, match="two frames with a target"):
-        list(calibration_inputs(tiny_network, tmp_path / "one"))
+        boxed_frames(tmp_path / "one", 32)

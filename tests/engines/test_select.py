@@ -6,10 +6,12 @@ import copy
 import logging
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 
 import pytest
 import torch
 
+from lorat_plugin import plugins
 from lorat_plugin.devices import slow_precision
 from lorat_plugin.engines import check_options, list_engines, list_precisions, prepare, select
 from lorat_plugin.engines.select import ENGINES, EngineKind, choose_precision
@@ -19,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 def test_names_follow_from_the_table(monkeypatch):
-    monkeypatch.setitem(ENGINES, "toy", EngineKind(lambda network, precision: network, {"cpu": ("fp32", "int4")}))
+    monkeypatch.setitem(ENGINES, "toy", EngineKind(lambda network, *_: network, {"cpu": ("fp32", "int4")}))
     assert "toy" in list_engines() and "int4" in list_precisions()
     assert check_options("cpu", "toy", "int4") == CPU
     with pytest.raises(InputError, match=r"engine 'eager' runs .*, not int4 on cpu: use engine auto or eager"):
@@ -33,7 +35,7 @@ def test_names_follow_from_the_table(monkeypatch):
 
 
 def test_an_engine_of_another_device_is_refused(monkeypatch):
-    monkeypatch.setitem(ENGINES, "toy", EngineKind(lambda network, precision: network, {"cuda": ("bf16",)}))
+    monkeypatch.setitem(ENGINES, "toy", EngineKind(lambda network, *_: network, {"cuda": ("bf16",)}))
     with pytest.raises(InputError, match="'toy' runs bfloat16 on a CUDA GPU, not auto on cpu"):
         check_options("cpu", "toy", "auto")
 
@@ -52,7 +54,7 @@ def test_auto_stands_for_the_devices_best_precision_or_the_engines_first(monkeyp
 
 
 def test_auto_tells_what_it_takes_instead(tiny_network, monkeypatch, caplog):
-    def refuse(network, precision):
+    def refuse(network, precision, calibration):
         raise InputError("engine 'fused' is out of order")
 
     monkeypatch.setitem(ENGINES, "fused", EngineKind(refuse, {"cpu": ("fp32",)}))
@@ -64,7 +66,7 @@ def test_auto_tells_what_it_takes_instead(tiny_network, monkeypatch, caplog):
 
 
 def test_memory_that_is_used_up_is_told(tiny_network, monkeypatch, caplog):
-    def greedy(network, precision):
+    def greedy(network, precision, calibration):
         raise torch.cuda.OutOfMemoryError("too much")
 
     monkeypatch.setitem(ENGINES, "greedy", EngineKind(greedy, {"any": ("fp32",)}))
@@ -94,3 +96,24 @@ def test_the_table_needs_no_torch():
     code = "import sys, lorat_plugin.engines; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_engines_of_other_packages_are_used_by_name(tiny_network, monkeypatch):
+    points = [
+        EntryPoint("theirs", f"{__name__}:THEIRS", select.GROUP),
+        EntryPoint("broken", "no_such_package:thing", select.GROUP),
+        EntryPoint("wrong", "builtins:dict", select.GROUP),
+    ]
+    monkeypatch.setattr(plugins, "entry_points", lambda group: points if group == "lorat_plugin.engines" else [])
+    monkeypatch.setattr(select, "ENGINES", dict(ENGINES))
+    assert {"theirs", "broken"} <= set(list_engines())
+    assert prepare(tiny_network, "cpu", "theirs")[0] == (tiny_network, "int4")
+    with pytest.raises(InputError, match="'broken': no_such_package:thing cannot be loaded"):
+        check_options("cpu", "broken", "auto")
+    with pytest.raises(InputError, match=r"engine 'wrong': .* is no EngineKind"):
+        check_options("cpu", "wrong", "auto")
+    with pytest.raises(InputError, match=r"unknown engine 'none': use auto or .*theirs"):
+        check_options("cpu", "none", "auto")
+
+
+THEIRS = EngineKind(lambda network, precision, calibration: (network, precision), {"cpu": ("int4",)})

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from lorat_plugin.cli import main
-from lorat_plugin.engines.calibration import calibration_digest
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation import results as results_module
 from lorat_plugin.evaluation.baselines import StaticTracker
@@ -25,6 +24,7 @@ from lorat_plugin.evaluation.registry import open_benchmark
 from lorat_plugin.evaluation.results import ResultFiles, is_near_start, notes_folder, result_files
 from lorat_plugin.evaluation.scoring import score_tracker
 from lorat_plugin.harness.got10k_experiments import ExperimentClips
+from lorat_plugin.video.calibration import calibration_digest
 from tests.helpers.sequences import square_sequence, write_clip, write_frames
 
 LENGTH = 6

@@ -27,7 +27,7 @@ from lorat_plugin.datasets.got10k import read_list
 from lorat_plugin.datasets.index import IndexedDataset, clean, index_dataset
 from lorat_plugin.datasets.lmdb_build import build_lmdb
 from lorat_plugin.datasets.registry import dataset_root, make_reader, open_store
-from lorat_plugin.engines.calibration import calibration_inputs
+from lorat_plugin.engines.graphs import cut_crops
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import read_attributes
 from lorat_plugin.evaluation.provenance import _compare as compare_settings
@@ -47,6 +47,7 @@ from lorat_plugin.training.config import TrainConfig, load_config
 from lorat_plugin.training.journal import read_journal
 from lorat_plugin.training.state import changed_settings, read_state, save_tensors
 from lorat_plugin.variants import Variant
+from lorat_plugin.video.calibration import boxed_frames
 from lorat_plugin.video.masks import Segmenter
 from lorat_plugin.video.source import open_source
 from tests.fuzz.mutations import cut_short, mutate
@@ -307,7 +308,10 @@ def _calibration(root: Path) -> Iterator[tuple[str, Reader]]:
     write_clip(root / "one")
     for file in ("groundtruth.txt", "00000002.jpg"):
         path = root / "one" / file
-        yield f"calibration {file}", Reader(path, lambda: list(calibration_inputs(network, root, 4)), cost=4)
+        yield (
+            f"calibration {file}",
+            Reader(path, lambda: list(cut_crops(network, boxed_frames(root, 4))), cost=4),
+        )
 
 
 def _results(root: Path) -> Iterator[tuple[str, Reader]]:

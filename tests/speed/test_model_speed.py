@@ -11,7 +11,7 @@ import torch
 
 from lorat_plugin.cli.main import run
 from lorat_plugin.errors import InputError
-from lorat_plugin.network import create_model
+from lorat_plugin.models import create_model
 from lorat_plugin.speed import model as speed
 from lorat_plugin.speed.model import PRODUCT, Way, benchmark_model, count, find_ways, memory_of
 from lorat_plugin.speed.rounds import Trial, in_process
@@ -71,10 +71,10 @@ def test_autocast_keeps_float32_weights() -> None:
     engine, place = Way("autocast", "bf16", "cpu").make(SMALL)
     z, x = torch.randn(1, 3, 70, 70), torch.randn(1, 3, 140, 140)
     with torch.inference_mode():
-        prediction = engine.predict(engine.encode_template(z, torch.ones(1, 5, 5, dtype=torch.int64)), x)
+        prediction = engine.predict([engine.encode_template(z, torch.ones(1, 5, 5, dtype=torch.int64))], x)
         exact = Way("eager", "fp32", "cpu").make(SMALL)[0]
         template = exact.encode_template(z, torch.ones(1, 5, 5, dtype=torch.int64))
-        difference = (prediction.boxes - exact.predict(template, x).boxes).abs().max()
+        difference = (prediction.boxes - exact.predict([template], x).boxes).abs().max()
     assert place.type == "cpu" and 0 < difference < 0.01
     with pytest.raises(InputError, match="autocast on cpu needs --precision bf16 or fp16, not auto"):
         find_ways(["autocast"], ["auto"], "cpu")

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 
 from lorat_plugin import LoRATTracker, load_checkpoint
 from lorat_plugin.checkpoints.adapters import merge
-from lorat_plugin.checkpoints.loading import load_pretrained
 from lorat_plugin.checkpoints.saving import convert
 from lorat_plugin.errors import CheckpointError, InputError
+from lorat_plugin.models import load_pretrained
 from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.training.merged_products import MergedLoraLinear

@@ -73,7 +73,7 @@ def describe_tracker(entry: Mapping[str, str]) -> Record:
         options[before if before.startswith("-") else f"command, word {number + 1}"] = word
     model, weights = (options.get(f"arg_{key}", options.get(f"--{key}")) for key in ("model", "weights"))
     if "lorat_plugin" in entry.get("command", "") and not weights:
-        from lorat_plugin.checkpoints.loading import weights_options  # imports torch
+        from lorat_plugin.models import weights_options  # imports torch
 
         options |= {"bundled weights": weights_options({"model": model or "lorat_tiny"}).get("weights")}
     return describe_options(options)

@@ -1,0 +1,90 @@
+"""Frames that eight-bit engines are calibrated on: those that LORAT_CALIBRATION names, else the package's clips."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from lorat_plugin.digests import digest
+from lorat_plugin.errors import InputError
+
+VARIABLE = "LORAT_CALIBRATION"  # names the frames where no option does
+CROPS = 32  # more change the ranges little, and each costs a forward pass before tracking starts
+BUNDLED = "the bundled clips"  # frames used where the user names none
+
+Track = tuple[Iterable[np.ndarray], np.ndarray]  # frames, and boxes (N, 4) xywh as far as they are known
+
+
+def calibration_tracks() -> list[Track]:
+    """Tracks of the frames that LORAT_CALIBRATION names, else of the package's clips. Errors are of `boxed_frames`."""
+    return boxed_frames(named_source(), CROPS)
+
+
+def named_source() -> str | None:
+    """What LORAT_CALIBRATION names, None if it names nothing."""
+    return os.environ.get(VARIABLE) or None
+
+
+def calibration_digest() -> str:
+    """Digest of the frames and boxes that LORAT_CALIBRATION names, or the words `BUNDLED` if it names none.
+
+    Raises the errors of `boxed_frames`.
+    """
+    if not named_source():
+        return BUNDLED
+    return digest(array.tobytes() for frames, boxes in calibration_tracks() for array in (boxes, *frames))
+
+
+def boxed_frames(source: str | Path | None, crops: int) -> list[Track]:
+    """Frames with boxes for `lorat_plugin.engines.graphs.cut_crops`.
+
+    Args:
+        source: clips with a groundtruth.txt (see `find_clips`), frames spread over each; or the first frames of a
+            folder of images or a video, with a box in the middle of the first; None: the package's clips.
+        crops: search regions that the tracks give at most.
+    Raises InputError for a source that cannot be read, or has no two frames with a target.
+    """
+    if source is None:
+        return _bundled(crops)
+    source = Path(source)
+    from lorat_plugin.datasets.clips import find_clips
+    from lorat_plugin.images import read_image
+    from lorat_plugin.video.source import open_source
+
+    folders = [source, source / "val", *(source.iterdir() if source.is_dir() else ())]
+    if not any((folder / "groundtruth.txt").is_file() or (folder / "list.txt").is_file() for folder in folders):
+        with open_source(source, end=crops + 1) as opened:
+            frames = [frame.image for frame in opened]
+        if len(frames) < 2:
+            raise InputError(f"{source}: needs two frames with a target; name clips with more frames")
+        height, width = frames[0].shape[:2]
+        return [(frames, np.array([[width / 3, height / 3, width / 3, height / 3]]))]
+    tracks: list[Track] = []
+    clips = [clip for clip in find_clips(source) if clip.present.sum() > 1]
+    pairs = -(-crops // max(min(len(clips), crops), 1))
+    for clip in clips[:: max(1, len(clips) // crops)][:crops]:
+        present = np.flatnonzero(clip.present)
+        chosen = present[_spread(len(present), pairs + 1)][: crops + 1]
+        crops -= len(chosen) - 1
+        tracks.append((map(read_image, [clip.frames[i] for i in chosen]), clip.boxes[chosen]))
+    if not tracks:
+        raise InputError(f"{source}: no clip with two boxes; name another folder")
+    return tracks
+
+
+def _bundled(crops: int) -> list[Track]:
+    from lorat_plugin.video.demo_clips import CLIPS, read_demo_clip
+
+    tracks: list[Track] = []
+    for frames, boxes in map(read_demo_clip, CLIPS):
+        chosen = _spread(len(frames), -(-crops // len(CLIPS)) + 1)
+        tracks.append(([frames[i] for i in chosen], boxes[chosen]))
+    return tracks
+
+
+def _spread(length: int, count: int) -> np.ndarray:
+    """At most `count` indices from 0 to `length` - 1, evenly spaced, in order."""
+    return np.unique(np.linspace(0, length - 1, count).round().astype(int))
