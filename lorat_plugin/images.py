@@ -33,7 +33,7 @@ _EXPONENT = re.compile(r"[-+]?[0-9]+(?:[.,][0-9]+)?e[-+][0-9]+", re.IGNORECASE) 
 _COUNTER = re.compile(r"%(?:(0)?([1-9][0-9]*))?[di]")  # of printf
 
 
-def read_image(path: Path, *, alpha: bool = False) -> np.ndarray:
+def read_image(path: str | Path, *, alpha: bool = False) -> np.ndarray:
     """Read one image of any type that OpenCV reads as (H, W, 3) uint8 RGB, upright by its EXIF orientation.
 
     16-bit images keep their high byte, grey and palette images become RGB, alpha is dropped; with `alpha` the result is
@@ -41,7 +41,7 @@ def read_image(path: Path, *, alpha: bool = False) -> np.ndarray:
     alpha where it is requested.
     """
     try:
-        data = path.read_bytes()  # not cv2.imread, which prints its own messages and fails on some names on Windows
+        data = Path(path).read_bytes()  # cv2.imread prints messages and fails on some names on Windows
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     return decode_image(data, str(path), alpha=alpha)

@@ -17,18 +17,19 @@ import numpy as np
 from lorat_plugin import MultiObjectTracker
 from lorat_plugin.apps.annotate import blend, follow_gaps
 from lorat_plugin.boxes import iou, success_auc, xywh_to_xyxy
-from lorat_plugin.datasets.clips import Clip, find_clips
+from lorat_plugin.datasets.clips import find_clips
+from lorat_plugin.datasets.sequences import VideoSequence
 from lorat_plugin.interchange import Row
 from lorat_plugin.video.source import open_source
 
 COLUMNS = ["linear", "forward", "blended"]
 
 
-def measure(clip: Clip, tracker: MultiObjectTracker, every: int) -> np.ndarray:
+def measure(clip: VideoSequence, tracker: MultiObjectTracker, every: int) -> np.ndarray:
     """(3, 2): mean IoU and AUC of each column."""
     shown = [number for number in range(0, len(clip.frames), every) if clip.present[number]]
     keys = [Row(number, 0, tuple(clip.boxes[number])) for number in shown]
-    gaps = follow_gaps(lambda: open_source(clip.frames[0].parent), keys, tracker)
+    gaps = follow_gaps(lambda: open_source(Path(clip.frames[0]).parent), keys, tracker)
     forwards = [gap._replace(backward=None) for gap in gaps if gap.forward]
     hidden = clip.present.copy()
     hidden[shown] = False

@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 
 from lorat_plugin import LoRATTracker, TrackResult
-from lorat_plugin.datasets.clips import Clip, find_clips
+from lorat_plugin.datasets.clips import find_clips
+from lorat_plugin.datasets.sequences import VideoSequence
 from lorat_plugin.images import read_image
 from lorat_plugin.video.drawing import draw_results
 from lorat_plugin.video.masks import Segmenter, box_masks
@@ -29,10 +30,10 @@ def iou(found: np.ndarray, truth: np.ndarray) -> float:
     return float((found & truth).sum() / max((found | truth).sum(), 1))
 
 
-def measure(clip: Clip, tracker: LoRATTracker, segmenter: Segmenter, overlays: Path | None) -> np.ndarray:
+def measure(clip: VideoSequence, tracker: LoRATTracker, segmenter: Segmenter, overlays: Path | None) -> np.ndarray:
     """Mean IoU of each column in one clip; a picture of its last frame if wanted."""
     rows = []
-    for number, (path, box) in enumerate(zip(clip.frames, clip.boxes, strict=True)):
+    for number, (path, box) in enumerate(zip(map(Path, clip.frames), clip.boxes, strict=True)):
         frame = read_image(path)
         if number == 0:
             tracker.init(frame, box)

@@ -13,14 +13,14 @@ import numpy as np
 
 from lorat_plugin.datasets.index import THREADS, clean, fit_to_image
 from lorat_plugin.datasets.registry import BUILT_IN, make_reader, open_store, plain_name
-from lorat_plugin.datasets.sequences import SIZE_STEP, Entry, FolderStore, Sequence, Store, frame_sizes, read_frame
+from lorat_plugin.datasets.sequences import SIZE_STEP, Entry, FolderStore, Store, VideoSequence, frame_sizes, read_frame
 from lorat_plugin.datasets.trackingnet import missing_parts
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import walk_files
 
 
 class _Examined(NamedTuple):
-    sequence: Sequence | None
+    sequence: VideoSequence | None
     problems: list[str]
     notes: list[str] = []  # noqa: RUF012
     outside: int = 0
@@ -91,7 +91,7 @@ def check_dataset(name: str, root: Path, images: int = 0, *, headers: bool = Tru
     """
     reader, store = make_reader(name, **options), open_store(root)
     report = DatasetReport(name, str(root), "LMDB" if type(store).__name__ == "LmdbStore" else "folder")
-    kept: list[Sequence] = []
+    kept: list[VideoSequence] = []
     try:
         reader.labels(store)
     except InputError as error:
@@ -143,7 +143,7 @@ def _examine(store: Store, step: int, entry: Entry) -> _Examined:
     return _Examined(clean(sequence, sizes), [f"{entry.name}: {problem}" for problem in problems], notes, outside)
 
 
-def _decode(report: DatasetReport, store: Store, sequences: list[Sequence], images: int) -> None:
+def _decode(report: DatasetReport, store: Store, sequences: list[VideoSequence], images: int) -> None:
     if not images or not sequences:
         return
     ends = np.cumsum([sequence.frames.count for sequence in sequences])

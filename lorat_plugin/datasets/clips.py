@@ -12,38 +12,22 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from lorat_plugin.box_files import read_boxes
+from lorat_plugin.datasets.sequences import Frames, VideoSequence, box_sequence
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import link_or_copy, require_utf8, whole_file
-from lorat_plugin.images import list_images, read_image
+from lorat_plugin.images import list_images, read_image, read_size
 
 LAYOUT = "DIR/<clip>/ with the frames (00000001.jpg ...) and groundtruth.txt (x,y,w,h, one row per frame)"
 
 
-@dataclass(frozen=True)
-class Clip:
-    """A folder of frames, in order, with a box for each.
-
-    boxes: (N, 4) float64 x, y, w, h in pixels, 0-based; NaN where the target is absent.
-    """
-
-    name: str
-    frames: tuple[Path, ...]
-    boxes: np.ndarray
-
-    @property
-    def present(self) -> np.ndarray:
-        """Frames in which the target has a box, (N,) bool."""
-        return ~np.isnan(self.boxes[:, 0])
-
-
-def find_clips(folder: str | Path) -> list[Clip]:
+def find_clips(folder: str | Path) -> list[VideoSequence]:
     """Clips of a folder: the folder itself if it has a groundtruth.txt, else its sub-folders that have one, by name.
 
     Raises InputError for a folder that is missing or without clips, or a clip that `read_clip` refuses.
@@ -65,11 +49,11 @@ def clip_homes(folder: str | Path) -> list[Path]:
     return homes
 
 
-def read_clip(home: Path, labels: Path | None = None) -> Clip:
+def read_clip(home: Path, labels: Path | None = None) -> VideoSequence:
     """Read one clip.
 
     Frames are the images beside groundtruth.txt or in `img/`, in natural order; any image type. Rows with a NaN or
-    without area say that the target is absent.
+    without area say that the target is absent; these boxes become NaN.
 
     Args:
         home: the clip's folder.
@@ -80,18 +64,22 @@ def read_clip(home: Path, labels: Path | None = None) -> Clip:
     require_utf8(str(home), str(home))
     labels = labels or home / "groundtruth.txt"
     boxes = read_boxes(labels)
-    frames = list_images(home) or (list_images(home / "img") if (home / "img").is_dir() else [])
+    folder = home if list_images(home) or not (home / "img").is_dir() else home / "img"
+    frames = list_images(folder)
     if len(frames) != len(boxes):
         raise InputError(f"{home}: {len(frames)} frames but {len(boxes)} rows in {labels.name}; one row per frame")
     with np.errstate(invalid="ignore"):
-        boxes[~(np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > 0).all(axis=1))] = np.nan
-    return Clip(home.name if labels.name == "groundtruth.txt" else labels.stem, tuple(frames), boxes)
+        present = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > 0).all(axis=1)
+    boxes[~present] = np.nan
+    name = home.name if labels.name == "groundtruth.txt" else labels.stem
+    listed = Frames.listed("", [frame.name for frame in frames], str(folder))
+    return box_sequence(name, listed, boxes, present, read_size(frames[0]))
 
 
 FULLY_VISIBLE = 8  # GOT-10k's cover label counts visible eighths
 
 
-def find_scorable_clips(folder: str | Path) -> list[Clip]:
+def find_scorable_clips(folder: str | Path) -> list[VideoSequence]:
     """Clips of a folder (see `data.clips.find_clips`) on which a tracker can be run and scored.
 
     Raises InputError as `scorable_homes` and `read_scorable_clip`.
@@ -113,7 +101,7 @@ def scorable_homes(folder: str | Path) -> dict[str, Path]:
     return homes
 
 
-def read_scorable_clip(home: Path) -> Clip:
+def read_scorable_clip(home: Path) -> VideoSequence:
     """Read a clip. Raises InputError as `data.clips.read_clip`, or without a box in the first frame or behind it."""
     clip = read_clip(home)
     if not clip.present[0]:
@@ -127,7 +115,7 @@ def _toolkit_name(home: Path) -> str:
     return re.sub(r"[\[\]*?]", "_", Path(os.path.abspath(home)).name)
 
 
-def link_clips(clips: Sequence[Clip], root: str | Path) -> None:
+def link_clips(clips: Sequence[VideoSequence], root: str | Path) -> None:
     """Make a GOT-10k root of clips: `<root>/val`, replaced if it exists.
 
     The frames are linked, or copied where the system has no symbolic links, under GOT-10k's names; the toolkit and
@@ -141,7 +129,7 @@ def link_clips(clips: Sequence[Clip], root: str | Path) -> None:
     """
     subset = Path(root) / "val"
     for clip in clips:
-        if any(frame.resolve().is_relative_to(subset.resolve()) for frame in clip.frames):
+        if any(Path(frame).resolve().is_relative_to(subset.resolve()) for frame in clip.frames):
             raise InputError(f"{clip.name}: its frames lie in {subset}, which is written anew; move them elsewhere")
     sizes = [read_image(clip.frames[0]).shape[:2] for clip in clips]
     shutil.rmtree(subset, ignore_errors=True)
@@ -149,7 +137,7 @@ def link_clips(clips: Sequence[Clip], root: str | Path) -> None:
         home = subset / clip.name
         home.mkdir(parents=True)
         for number, frame in enumerate(clip.frames, start=1):
-            link_or_copy(frame, home / f"{number:08d}.jpg")
+            link_or_copy(Path(frame), home / f"{number:08d}.jpg")
         _write_labels(home, clip.boxes, size)
     _write_list(subset, [clip.name for clip in clips])
 

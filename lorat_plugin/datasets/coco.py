@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from lorat_plugin.boxes import xywh_to_xyxy
-from lorat_plugin.datasets.sequences import Entry, Frames, Sequence, Store, Track, image_size, read_text
+from lorat_plugin.datasets.sequences import Entry, Frames, Store, Track, VideoSequence, image_size, read_text
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import parse_json
 
@@ -60,7 +60,7 @@ class CocoReader:
                 f"{store.shown(path)}: is damaged or no COCO instances file ({error!r}); restore it"
             ) from error
 
-    def _read(self, store: Store, path: str, image: dict[str, Any], boxes_xywh: list[Any]) -> Sequence:
+    def _read(self, store: Store, path: str, image: dict[str, Any], boxes_xywh: list[Any]) -> VideoSequence:
         name = str(image["file_name"])
         frames = Frames.listed(f"images/{self.subset}", [name])
         if not store.exists(frames.key(0)):
@@ -79,7 +79,7 @@ class CocoReader:
             " boxes fit the picture?"
         )
         tracks = tuple(Track(box, np.isfinite(box).all(axis=1)) for box in boxes)
-        return Sequence(name, frames, size, tracks, () if stated in (size, (None, None)) else (note,))
+        return VideoSequence(name, frames, size, tracks, () if stated in (size, (None, None)) else (note,))
 
 
 def _refuse(shown: str, problem: str, numbers: list[Any]) -> NoReturn:

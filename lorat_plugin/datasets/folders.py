@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from lorat_plugin.box_files import parse_boxes, parse_regions
-from lorat_plugin.datasets.sequences import Entry, Frames, Sequence, Store, read_text, select, single_track
+from lorat_plugin.datasets.sequences import Entry, Frames, Store, VideoSequence, read_text, select, single_track
 from lorat_plugin.errors import InputError
 from lorat_plugin.images import image_names
 
@@ -59,7 +59,7 @@ class FolderReader:
     def _objects(self, store: Store, home: str) -> list[str]:
         return [f"{home}/{name}" for name in store.names(home) if re.fullmatch(r"groundtruth_.*\.txt", name)]
 
-    def _read(self, store: Store, path: str) -> Sequence:
+    def _read(self, store: Store, path: str) -> VideoSequence:
         home = path.rpartition("/")[0]
         if self.regions and (objects := self._objects(store, home)):
             raise InputError(

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from lorat_plugin.box_files import parse_boxes, parse_flags
-from lorat_plugin.datasets.sequences import Entry, Frames, Sequence, Store, read_text, select, single_track
+from lorat_plugin.datasets.sequences import Entry, Frames, Store, VideoSequence, read_text, select, single_track
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import read_plain_text
 from lorat_plugin.images import image_names
@@ -70,7 +70,7 @@ class Got10kReader:
         excluded = set(self.excluded)
         return [name for name in select(listed, tuple(chosen), store.shown(path)) if name not in excluded]
 
-    def _read(self, store: Store, name: str) -> Sequence:
+    def _read(self, store: Store, name: str) -> VideoSequence:
         home = f"{self.subset}/{name}"
         path = f"{home}/groundtruth.txt"
         boxes = parse_boxes(read_text(store, path), store.shown(path))

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lorat_plugin.datasets.sequences import Entry, Frames, Reader, Sequence, Store, Track, frame_sizes, read_frame
+from lorat_plugin.datasets.sequences import Entry, Frames, Reader, Store, Track, VideoSequence, frame_sizes, read_frame
 from lorat_plugin.digests import Record, difference, digest
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import parse_json, whole_folder
@@ -63,7 +63,7 @@ class IndexedDataset:
     def __len__(self) -> int:
         return len(self._arrays["sequences"]) - 1
 
-    def __getitem__(self, index: int) -> Sequence:
+    def __getitem__(self, index: int) -> VideoSequence:
         """Sequence `index` after cleaning; its arrays are views of the map."""
         if not 0 <= index < len(self):
             raise IndexError(index)
@@ -71,7 +71,7 @@ class IndexedDataset:
         name, frames = self._frames(index)
         parts = [slice(row + i * count, row + (i + 1) * count) for i in range(tracks)]
         found = tuple(Track(self._arrays["boxes"][p].astype(np.float64), self._arrays["present"][p]) for p in parts)
-        return Sequence(name, frames, (width, height), found)
+        return VideoSequence(name, frames, (width, height), found)
 
     def _frames(self, index: int) -> tuple[str, Frames]:
         """Name and frames of sequence `index`."""
@@ -101,7 +101,7 @@ class IndexedDataset:
         except (OSError, ValueError, TypeError) as error:
             raise _damaged(self.folder, error) from error
 
-    def frame(self, sequence: Sequence, index: int) -> np.ndarray:
+    def frame(self, sequence: VideoSequence, index: int) -> np.ndarray:
         """Decode frame `index`: (H, W, 3) uint8 RGB. Raises InputError naming it if that fails."""
         try:
             key = sequence.frames.key(index)
@@ -202,7 +202,7 @@ def _write(folder: Path, store: Store, entries: Iterable[Entry], shown: str) -> 
         raise InputError(f"{folder.parent.parent}: the index cannot be written ({error}); set LORAT_CACHE") from error
 
 
-def _load(store: Store, entry: Entry) -> Sequence | None:
+def _load(store: Store, entry: Entry) -> VideoSequence | None:
     sequence = entry.load()
     return clean(sequence, frame_sizes(store, sequence))
 
@@ -238,7 +238,7 @@ def fit_to_image(boxes_xyxy: np.ndarray, size: ArrayLike) -> np.ndarray:
     return fitted
 
 
-def clean(sequence: Sequence, sizes: np.ndarray | None = None) -> Sequence | None:
+def clean(sequence: VideoSequence, sizes: np.ndarray | None = None) -> VideoSequence | None:
     """Clip boxes, drop what shows no object, and trim the ends; None if nothing is left.
 
     `sizes` (n, 2) are width and height of each frame in pixels, those of the first if left out.
@@ -259,5 +259,5 @@ def clean(sequence: Sequence, sizes: np.ndarray | None = None) -> Sequence | Non
         return None
     shown = np.flatnonzero(np.any([track.present for track in tracks], axis=0))
     start, stop = int(shown[0]), int(shown[-1]) + 1
-    trimmed = tuple(Track(track.boxes[start:stop], track.present[start:stop]) for track in tracks)
+    trimmed = tuple(track.part(start, stop) for track in tracks)
     return replace(sequence, frames=sequence.frames.part(start, stop), tracks=trimmed)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lorat_plugin.box_files import parse_boxes, parse_flags
-from lorat_plugin.datasets.sequences import Entry, Frames, Sequence, Store, read_text, single_track
+from lorat_plugin.datasets.sequences import Entry, Frames, Store, VideoSequence, read_text, single_track
 from lorat_plugin.errors import InputError
 
 LAYOUT = "ROOT/airplane/airplane-1/ (or ROOT/airplane-1/) with img/00000001.jpg ... and groundtruth.txt"
@@ -49,7 +49,7 @@ class LasotReader:
         for name in self.chosen or lasot_split(self.subset):
             yield Entry(name, partial(self._read, store, name))
 
-    def _read(self, store: Store, name: str) -> Sequence:
+    def _read(self, store: Store, name: str) -> VideoSequence:
         home = lasot_home(store, name)
         path = f"{home}/groundtruth.txt"
         boxes = parse_boxes(read_text(store, path), store.shown(path))

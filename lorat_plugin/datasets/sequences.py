@@ -1,4 +1,4 @@
-"""What a data set for training is made of: sequences of frames with tracks of boxes, read from a folder or an LMDB.
+"""Labelled videos, for training and for evaluation: frames with tracks of boxes, read from a folder or an LMDB.
 
 `Reader` knows a data set's files; `Store` hides whether they lie in a folder or in an LMDB, under the same relative
 paths; `Dataset` is what pairs are drawn from. Boxes are float64 xyxy in frame pixels.
@@ -7,15 +7,17 @@ paths; `Dataset` is what pairs are drawn from. Boxes are float64 xyxy in frame p
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
 
 from lorat_plugin import images
-from lorat_plugin.boxes import xywh_to_xyxy
+from lorat_plugin.boxes import xywh_to_xyxy, xyxy_to_xywh
+from lorat_plugin.digests import Record, describe_frames
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import decode_text, require_utf8
 from lorat_plugin.images import decode_image
@@ -29,18 +31,38 @@ class Frames:
     """Where the frames of a sequence lie.
 
     Fields: folder, the path below the data set's root; names, a counter such as "%08d.jpg", or one name a line;
-    first, the number of the first frame, or LISTED if `names` is a list; count, the number of frames.
+    first, the number of the first frame, or LISTED if `names` is a list; count, the number of frames; root, the data
+    set's root, empty for keys of a store. Items are paths, composed on demand: a benchmark has millions of frames.
     """
 
     folder: str
     names: str
     first: int
     count: int
+    root: str = ""
 
     @classmethod
-    def listed(cls, folder: str, names: list[str]) -> Frames:
+    def listed(cls, folder: str, names: list[str], root: str = "") -> Frames:
         """Frames whose names follow no counter."""
-        return cls(folder, "\n".join(names), LISTED, len(names))
+        return cls(folder, "\n".join(names), LISTED, len(names), root)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> str:
+        if not -self.count <= index < self.count:
+            raise IndexError(index)
+        return os.path.join(self.root, self.key(index % self.count))
+
+    def __iter__(self) -> Iterator[str]:
+        home = os.path.join(self.root, self.folder, "") if self.root or self.folder else ""
+        return (home + name for name in self.file_names())
+
+    def file_names(self) -> list[str]:
+        """The frames' names in their folder."""
+        if self.first == LISTED:
+            return self.names.split("\n") if self.count else []
+        return [self.names % (self.first + index) for index in range(self.count)]
 
     def key(self, index: int) -> str:
         """Path of frame `index` (0-based) below the data set's root, parts joined by "/"."""
@@ -50,23 +72,36 @@ class Frames:
     def part(self, start: int, stop: int) -> Frames:
         """Frames `start` to `stop`, exclusive."""
         if self.first == LISTED:
-            return Frames.listed(self.folder, self.names.split("\n")[start:stop])
+            return Frames.listed(self.folder, self.file_names()[start:stop], self.root)
         return replace(self, first=self.first + start, count=stop - start)
 
 
 @dataclass(frozen=True, eq=False)
 class Track:
-    """One object in every frame of its sequence: boxes (n, 4) float64 xyxy in frame pixels, present (n,) bool."""
+    """One object in every frame of its sequence.
+
+    Fields: boxes, (n, 4) float64 xyxy in frame pixels; present, (n,) bool; annotated, (n, 4) float64 x, y, w, h, from
+    which the boxes were computed, None if they have been changed since.
+    """
 
     boxes: np.ndarray
     present: np.ndarray
+    annotated: np.ndarray | None = None
+
+    def part(self, start: int, stop: int) -> Track:
+        """The object in frames `start` to `stop`, exclusive."""
+        annotated = None if self.annotated is None else self.annotated[start:stop]
+        return Track(self.boxes[start:stop], self.present[start:stop], annotated)
 
 
 @dataclass(frozen=True, eq=False)
-class Sequence:
-    """A video, or an image as a video of one frame.
+class VideoSequence:
+    """A labelled video, or an image as a video of one frame.
 
-    Fields: size, (width, height) of its first frame in pixels; notes, sentences about annotation that does not fit.
+    Fields: size, (width, height) of its first frame in pixels; tracks, its objects, one for an evaluation, with a row
+    for each frame, or one row where only the first box is public; notes, sentences about annotation that does not fit;
+    attributes, names of the data set's challenges that it has, such as "Fast Motion"; offset, number of frames of the
+    data set's sequence before the first one here, and parent, that whole sequence, None if this is it: see `part`.
     """
 
     name: str
@@ -74,6 +109,71 @@ class Sequence:
     size: tuple[int, int]
     tracks: tuple[Track, ...]
     notes: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
+    offset: int = 0
+    parent: VideoSequence | None = None
+
+    def __len__(self) -> int:
+        return self.frames.count
+
+    @property
+    def boxes(self) -> np.ndarray:
+        """Boxes of the first object, (N, 4) float64 x, y, w, h in pixels counted from 0, as annotated."""
+        track = self.tracks[0]
+        return xyxy_to_xywh(track.boxes) if track.annotated is None else track.annotated
+
+    @property
+    def present(self) -> np.ndarray:
+        """Frames that show the first object, (N,) bool, by the data set's flags."""
+        return self.tracks[0].present
+
+    @property
+    def scorable(self) -> bool:
+        """Whether there is a box for every frame."""
+        return len(self.boxes) == len(self)
+
+    @property
+    def whole(self) -> int:
+        """Number of frames of the sequence that this one is a part of, or its own."""
+        return len(self.parent or self)
+
+    def part(self, start: int, stop: int) -> VideoSequence:
+        """Frames `start` to `stop`, exclusive. Result files still have a row for every frame of the whole."""
+        return replace(
+            self,
+            frames=self.frames.part(start, stop),
+            tracks=tuple(track.part(start, stop) for track in self.tracks),
+            offset=self.offset + start,
+            parent=self.parent or self,
+        )
+
+    @cached_property
+    def record(self) -> Record:
+        """What a tracker's result depends on: the frames (see `describe_frames`), their folder, and the first box.
+
+        Those of the whole sequence. Read from the disk when it is first asked for. Raises InputError if a frame cannot
+        be read.
+        """
+        whole = self.parent or self
+        # four digits, as files of annotation have them after a shift by a pixel
+        start = [round(float(value), 4) for value in whole.boxes[0]]
+        folder = os.path.dirname(os.path.abspath(whole.frames[0]))
+        return {"folder": folder, **describe_frames(list(whole.frames)), "first box": start}
+
+
+def box_sequence(
+    name: str,
+    frames: Iterable[str] | Frames,
+    boxes_xywh: np.ndarray,
+    present: np.ndarray,
+    size: tuple[int, int],
+    attributes: tuple[str, ...] = (),
+) -> VideoSequence:
+    """A video of one object from paths, boxes (N, 4) x, y, w, h in pixels counted from 0, and present (N,) bool."""
+    frames = frames if isinstance(frames, Frames) else Frames.listed("", list(frames))
+    boxes_xywh = np.asarray(boxes_xywh, np.float64)
+    track = Track(xywh_to_xyxy(boxes_xywh), present, boxes_xywh)
+    return VideoSequence(name, frames, size, (track,), attributes=attributes)
 
 
 class Store(Protocol):
@@ -143,7 +243,7 @@ class Entry:
     """A sequence that a reader found; `load` reads its annotations, and raises InputError if they are malformed."""
 
     name: str
-    load: Callable[[], Sequence]
+    load: Callable[[], VideoSequence]
 
 
 class Reader(Protocol):
@@ -176,10 +276,10 @@ class Dataset(Protocol):
     def __len__(self) -> int:
         """Number of sequences."""
 
-    def __getitem__(self, index: int) -> Sequence:
+    def __getitem__(self, index: int) -> VideoSequence:
         """A sequence after cleaning; every track is present at least once."""
 
-    def frame(self, sequence: Sequence, index: int) -> np.ndarray:
+    def frame(self, sequence: VideoSequence, index: int) -> np.ndarray:
         """Decode frame `index`: (H, W, 3) uint8 RGB. Raises InputError if that fails."""
 
 
@@ -206,7 +306,10 @@ def image_size(store: Store, key: str) -> tuple[int, int]:
 
 
 def frame_sizes(
-    store: Store, sequence: Sequence, step: int = SIZE_STEP, unreadable: Callable[[str], None] = lambda sentence: None
+    store: Store,
+    sequence: VideoSequence,
+    step: int = SIZE_STEP,
+    unreadable: Callable[[str], None] = lambda sentence: None,
 ) -> np.ndarray:
     """Width and height of each frame in pixels, (n, 2) int64, from the headers of the image files.
 
@@ -240,7 +343,7 @@ def single_track(
     *,
     one_based: bool = False,
     first_only: bool = False,
-) -> Sequence:
+) -> VideoSequence:
     """A video of one object.
 
     Args:
@@ -260,8 +363,8 @@ def single_track(
             f" sequence {name}; extract the frames again"
         )
     shift = np.array([1.0, 1.0, 0.0, 0.0]) if one_based else 0.0
-    track = Track(xywh_to_xyxy(boxes_xywh - shift), present & np.isfinite(boxes_xywh).all(axis=1))
-    return Sequence(name, frames, image_size(store, frames.key(0)), (track,))
+    present = present & np.isfinite(boxes_xywh).all(axis=1)
+    return box_sequence(name, frames, boxes_xywh - shift, present, image_size(store, frames.key(0)))
 
 
 def select(names: list[str], chosen: tuple[str, ...], shown: str) -> list[str]:

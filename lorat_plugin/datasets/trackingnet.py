@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from lorat_plugin.box_files import parse_boxes
-from lorat_plugin.datasets.sequences import Entry, Frames, Sequence, Store, read_text, select, single_track
+from lorat_plugin.datasets.sequences import Entry, Frames, Store, VideoSequence, read_text, select, single_track
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import parse_json
 from lorat_plugin.images import image_names
@@ -59,7 +59,7 @@ class TrackingNetReader:
         by_name = {_video(path): path for path in found}
         return [by_name[name] for name in select(list(by_name), self.chosen, store.shown(""))]
 
-    def _read(self, store: Store, path: str) -> Sequence:
+    def _read(self, store: Store, path: str) -> VideoSequence:
         boxes = parse_boxes(read_text(store, path), store.shown(path))
         name = _video(path)
         frames = Frames(f"{path.partition('/')[0]}/frames/{name}", "%d.jpg", 0, len(boxes))

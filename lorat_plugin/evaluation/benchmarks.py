@@ -5,118 +5,21 @@ Inside, boxes count pixels from 0. Files keep the data set's own count: `Benchma
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import cached_property
 from pathlib import Path
-from typing import Literal, overload
+from typing import Literal
 
 import numpy as np
 
 from lorat_plugin.box_files import parse_flags
-from lorat_plugin.datasets.sequences import LISTED, Frames, select
-from lorat_plugin.digests import Record, describe_frames
+from lorat_plugin.datasets.sequences import VideoSequence, select
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import read_plain_text
 
 OMITTED = {("otb", "Tiger1", 354): 5}  # benchmark, sequence, frames: first ones that trees of trackers leave out
 Layout = Literal["nested", "flat"]  # of result files: as the toolkit's ExperimentGOT10k has them, or its ExperimentOTB
-
-
-class FramePaths(Sequence[str]):
-    """Paths of a sequence's frames, made when they are asked for: a benchmark has millions of frames."""
-
-    def __init__(self, root: str | os.PathLike[str], frames: Frames) -> None:
-        """The frames below the folder `root`."""
-        self.root, self.frames = os.fspath(root), frames
-
-    def __len__(self) -> int:
-        return self.frames.count
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        return os.path.join(self.root, self.frames.key(index % len(self)))
-
-    def __iter__(self) -> Iterator[str]:
-        home = os.path.join(self.root, self.frames.folder, "")
-        return (home + name for name in self.names())
-
-    def names(self) -> list[str]:
-        """The frames' names in their folder."""
-        if self.frames.first == LISTED:
-            return self.frames.names.split("\n")
-        return [self.frames.names % (self.frames.first + i) for i in range(len(self))]
-
-
-@dataclass(frozen=True, eq=False)
-class EvaluationSequence:
-    """One sequence to track through.
-
-    Fields: frames, paths of images; boxes, (N, 4) float64 x, y, w, h in pixels counted from 0, as annotated, NaN and
-    boxes without area included, or (1, 4) where only the first is public; visible, (len(boxes),) bool, what the data
-    set's flags say, all True where it has none; size, (width, height) of the frames in pixels; attributes, names of the
-    data set's challenges that the sequence has, such as "Fast Motion"; offset, number of frames of the data set's
-    sequence before the first one here, and parent, that whole sequence, None if this is it: see `part`.
-    """
-
-    name: str
-    frames: Sequence[str]
-    boxes: np.ndarray
-    visible: np.ndarray
-    size: tuple[int, int]
-    attributes: tuple[str, ...] = ()
-    offset: int = 0
-    parent: EvaluationSequence | None = None
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    @property
-    def scorable(self) -> bool:
-        """Whether there is a box for every frame."""
-        return len(self.boxes) == len(self.frames)
-
-    @property
-    def whole(self) -> int:
-        """Number of frames of the sequence that this one is a part of, or its own."""
-        return len(self.parent or self)
-
-    def part(self, start: int, stop: int) -> EvaluationSequence:
-        """Frames `start` to `stop`, exclusive. Result files still have a row for every frame of the whole."""
-        return replace(
-            self,
-            frames=self.frames[start:stop],
-            boxes=self.boxes[start:stop],
-            visible=self.visible[start:stop],
-            offset=self.offset + start,
-            parent=self.parent or self,
-        )
-
-    @cached_property
-    def record(self) -> Record:
-        """What a tracker's result depends on: the frames (see `describe_frames`), their folder, and the first box.
-
-        Those of the whole sequence. Read from the disk when it is first asked for. Raises InputError if a frame cannot
-        be read.
-        """
-        whole = self.parent or self
-        return describe_sequence(whole.frames, whole.boxes[0])
-
-
-def describe_sequence(frames: Sequence[str], first_box: np.ndarray) -> Record:
-    """`EvaluationSequence.record` of frame files and a (4,) box x, y, w, h in pixels counted from 0."""
-    start = [round(float(value), 4) for value in first_box]  # as files of annotation have it, after a shift by a pixel
-    folder = os.path.dirname(os.path.abspath(frames[0]))
-    return {"folder": folder, **describe_frames(frames), "first box": start}
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +38,7 @@ class Benchmark:
 
     name: str
     folder: str
-    sequences: tuple[EvaluationSequence, ...]
+    sequences: tuple[VideoSequence, ...]
     layout: Layout = "flat"
     origin: int = 0
     rasterize: bool = False
@@ -167,7 +70,7 @@ class Benchmark:
         sequence = self.sequence(index) if isinstance(index, str) else self.sequences[index]
         return list(sequence.frames), sequence.boxes + np.array([self.origin, self.origin, 0, 0])
 
-    def sequence(self, name: str) -> EvaluationSequence:
+    def sequence(self, name: str) -> VideoSequence:
         """A sequence by its name; KeyError if there is none."""
         for sequence in self.sequences:
             if sequence.name == name:
@@ -195,7 +98,7 @@ class Choice:
         return left
 
 
-def frames_omitted(benchmark: str, sequence: EvaluationSequence) -> int:
+def frames_omitted(benchmark: str, sequence: VideoSequence) -> int:
     """Number of frames at a sequence's start that pytracking, STARK and official LoRAT leave out of the data set."""
     return OMITTED.get((benchmark, sequence.name, len(sequence)), 0)
 

@@ -18,10 +18,11 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from lorat_plugin.datasets.sequences import VideoSequence
 from lorat_plugin.digests import Record, describe_files
 from lorat_plugin.errors import InputError, first_line
 from lorat_plugin.evaluation.baselines import BASELINES, BUNDLED_MODELS, create_baseline
-from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
+from lorat_plugin.evaluation.benchmarks import Benchmark
 from lorat_plugin.evaluation.evaluate import Evaluation
 from lorat_plugin.evaluation.plots import colour, write_plots
 from lorat_plugin.evaluation.provenance import changed_data, settle_settings
@@ -176,7 +177,7 @@ def fit_raw_results(
     return common, [one if one.tracker else replace(one, files=next(left)) for one in contestants], notes
 
 
-def missing_sequences(contestant: Contestant, benchmark: Benchmark) -> list[EvaluationSequence]:
+def missing_sequences(contestant: Contestant, benchmark: Benchmark) -> list[VideoSequence]:
     """Sequences to track: those without a result, or with one that is not whole or of other data, which is logged.
 
     None for raw results. Raises InputError for results of another tracker or other data.
@@ -191,7 +192,7 @@ def missing_sequences(contestant: Contestant, benchmark: Benchmark) -> list[Eval
     return [sequence for sequence in benchmark.sequences if not _has_result(contestant, sequence)]
 
 
-def _has_result(contestant: Contestant, sequence: EvaluationSequence) -> bool:
+def _has_result(contestant: Contestant, sequence: VideoSequence) -> bool:
     """Whether a result can be reused; one that is there and cannot is named."""
     files = contestant.files
     if not files.has(sequence.name):
@@ -207,7 +208,7 @@ def _has_result(contestant: Contestant, sequence: EvaluationSequence) -> bool:
     return False
 
 
-def track(contestant: Contestant, sequences: Sequence[EvaluationSequence], on_frames: Callable[[int], None]) -> None:
+def track(contestant: Contestant, sequences: Sequence[VideoSequence], on_frames: Callable[[int], None]) -> None:
     """Run a tracker through sequences, one after the other, and write its results.
 
     Args:

@@ -23,10 +23,11 @@ import torch
 from filelock import FileLock, Timeout
 
 from lorat_plugin.checkpoints.saving import weights_digest
+from lorat_plugin.datasets.sequences import VideoSequence
 from lorat_plugin.engines import prepare
 from lorat_plugin.engines.select import choose_precision
 from lorat_plugin.errors import InputError
-from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
+from lorat_plugin.evaluation.benchmarks import Benchmark
 from lorat_plugin.evaluation.provenance import Reusable, settle_settings
 from lorat_plugin.evaluation.results import notes_folder, result_files, save_rows
 from lorat_plugin.evaluation.runner import Run, track_sequences
@@ -169,7 +170,7 @@ class Evaluation:
         with open(self.notes / "throughput.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")  # short enough to stay whole beside other processes' lines
 
-    def _take(self) -> EvaluationSequence | None:
+    def _take(self) -> VideoSequence | None:
         while (sequence := self.claims.take()) is not None:
             try:
                 _ = sequence.record  # of the data as they are before they are tracked
@@ -178,14 +179,14 @@ class Evaluation:
                 self._failed(sequence, error)
         return None
 
-    def _done(self, sequence: EvaluationSequence, runs: list[Run]) -> None:
+    def _done(self, sequence: VideoSequence, runs: list[Run]) -> None:
         save_rows(self.notes / "scores" / f"{sequence.name}.txt", runs[0].scores, "%.6f", ",")
         times = np.stack([run.seconds for run in runs], axis=1) * self.single
         self.files.begin(sequence)
         self.files.write(sequence.name, [run.boxes for run in runs], times)
         self.claims.settle(sequence)
 
-    def _failed(self, sequence: EvaluationSequence, error: InputError) -> None:
+    def _failed(self, sequence: VideoSequence, error: InputError) -> None:
         logger.warning("%s; the other sequences go on", error)
         self.failures[sequence.name] = error
         self.claims.settle(sequence)
@@ -211,7 +212,7 @@ _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 class Claims:
     """The sequences that are not done, the longest first, and which of them this process holds."""
 
-    def __init__(self, folder: Path, sequences: Sequence[EvaluationSequence], finished: Callable[[str], bool]) -> None:
+    def __init__(self, folder: Path, sequences: Sequence[VideoSequence], finished: Callable[[str], bool]) -> None:
         """Share out what is not `finished` (asked by name) among all processes that use the same `folder`."""
         self._folder = folder
         self._finished = finished
@@ -219,7 +220,7 @@ class Claims:
         self._held: dict[str, FileLock] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
-    def take(self) -> EvaluationSequence | None:
+    def take(self) -> VideoSequence | None:
         """The longest sequence that is neither done nor held by anyone, held from now on; None if there is none."""
         for sequence in list(self.open):
             if sequence.name in self._held:
@@ -235,7 +236,7 @@ class Claims:
                 return sequence
         return None
 
-    def settle(self, sequence: EvaluationSequence) -> None:
+    def settle(self, sequence: VideoSequence) -> None:
         """Give back a sequence that is done, or that cannot be done."""
         self.open.remove(sequence)
         self._held.pop(sequence.name).release()

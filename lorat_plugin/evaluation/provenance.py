@@ -8,9 +8,10 @@ from typing import Any
 
 from filelock import FileLock
 
+from lorat_plugin.datasets.sequences import VideoSequence
 from lorat_plugin.digests import Record, difference
 from lorat_plugin.errors import InputError
-from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
+from lorat_plugin.evaluation.benchmarks import Benchmark
 from lorat_plugin.evaluation.results import REMEDY, ResultFiles
 from lorat_plugin.files import parse_json, write_json
 
@@ -65,7 +66,7 @@ def _compare(path: Path, settings: dict[str, Any]) -> None:
         raise InputError(f"{path}: the results there differ from this run in {changed}; {REMEDY}")
 
 
-def changed_data(files: ResultFiles, sequence: EvaluationSequence) -> str:
+def changed_data(files: ResultFiles, sequence: VideoSequence) -> str:
     """In what the data of a sequence have changed since its result was made, as a sentence; "" if in nothing.
 
     Raises InputError for a result of other data from another folder, or from an unknown one: to track again would

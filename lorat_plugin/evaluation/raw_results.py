@@ -12,8 +12,9 @@ from typing import cast
 
 import numpy as np
 
+from lorat_plugin.datasets.sequences import VideoSequence
 from lorat_plugin.errors import InputError, first_line
-from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence, frames_omitted
+from lorat_plugin.evaluation.benchmarks import Benchmark, frames_omitted
 from lorat_plugin.evaluation.protocols import PADDING
 from lorat_plugin.evaluation.results import FORMATS, ResultFiles, names_elsewhere
 
@@ -162,7 +163,7 @@ def fit_lengths(
 
 
 def _span(
-    benchmark: Benchmark, sequence: EvaluationSequence, rows: int, protocol: str
+    benchmark: Benchmark, sequence: VideoSequence, rows: int, protocol: str
 ) -> tuple[tuple[int, int], tuple[int, int], str]:
     """Frames that rows of another number stand for, frames that count, and how that is said."""
     frames, omitted = len(sequence), frames_omitted(benchmark.name, sequence)

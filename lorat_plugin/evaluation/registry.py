@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from lorat_plugin.boxes import xyxy_to_xywh
 from lorat_plugin.datasets.clips import LAYOUT as CLIPS_LAYOUT
 from lorat_plugin.datasets.clips import read_scorable_clip, scorable_homes
 from lorat_plugin.datasets.folders import tnl2k_reader, vasttrack_reader, vot_reader
@@ -24,18 +23,10 @@ from lorat_plugin.datasets.lasot import LAYOUT as LASOT_LAYOUT
 from lorat_plugin.datasets.lasot import LasotReader, lasot_split
 from lorat_plugin.datasets.lmdb import is_lmdb
 from lorat_plugin.datasets.registry import dataset_root
-from lorat_plugin.datasets.sequences import LISTED, FolderStore, Frames, Reader, image_size
+from lorat_plugin.datasets.sequences import LISTED, FolderStore, Frames, Reader, VideoSequence, box_sequence, image_size
 from lorat_plugin.datasets.trackingnet import TrackingNetReader
 from lorat_plugin.errors import InputError
-from lorat_plugin.evaluation.benchmarks import (
-    UAV_ATTRIBUTES,
-    Benchmark,
-    Choice,
-    EvaluationSequence,
-    FramePaths,
-    Layout,
-    flagged,
-)
+from lorat_plugin.evaluation.benchmarks import UAV_ATTRIBUTES, Benchmark, Choice, Layout, flagged
 from lorat_plugin.evaluation.toolkit_sets import toolkit_dataset, toolkit_item
 from lorat_plugin.files import read_plain_text
 from lorat_plugin.images import IMAGE_NAME
@@ -49,7 +40,7 @@ LASOT_EXT_CLASSES = (  # of 10 sequences each
 WITH_MORE_FRAMES = ("monkey-17",)  # LaSOT published more frames of it than boxes; its toolkit takes as many as boxes
 
 
-Read = Callable[[Path, str, Choice], Iterable[EvaluationSequence]]
+Read = Callable[[Path, str, Choice], Iterable[VideoSequence]]
 
 
 @dataclass(frozen=True)
@@ -133,39 +124,39 @@ def open_benchmark(
     )
 
 
-def _sequence(
-    root: Path,
-    name: str,
-    frames: Frames,
-    boxes: np.ndarray,
-    visible: np.ndarray,
-    attributes: tuple[str, ...] = (),
-) -> EvaluationSequence:
-    """Check that every frame has a file and the first a box."""
+def _checked(root: Path, sequence: VideoSequence) -> VideoSequence:
+    """The sequence with paths below `root`, after a check that every frame has a file and the first a box."""
+    name, frames = sequence.name, sequence.frames
     folder = root / frames.folder
     there = set(os.listdir(folder)) if folder.is_dir() else set()
-    paths = FramePaths(root, frames)
-    missing = next((name for name in paths.names() if os.path.basename(name) not in there), None)
+    missing = next((name for name in frames.file_names() if os.path.basename(name) not in there), None)
     counted = frames.first != LISTED and name not in WITH_MORE_FRAMES
     images = sum(bool(IMAGE_NAME.fullmatch(file)) for file in there) if missing or counted else 0
     if missing:
         raise InputError(
             f"{folder / missing}: is missing among the {images} images of {name}; extract the sequence again"
         )
-    if counted and images > len(paths):
+    if counted and images > len(frames):
         raise InputError(
-            f"{folder.parent}: {images} frames in {folder.name} but {len(paths)} rows of boxes; restore the annotation"
+            f"{folder.parent}: {images} frames in {folder.name} but {len(frames)} rows of boxes; restore the annotation"
         )
     # a box is what a tracker starts from, whatever the flags say of the frame: so do the published evaluations
-    if not (np.isfinite(boxes[0]).all() and (boxes[0, 2:] > 0).all()):
+    box = sequence.boxes[0]
+    if not (np.isfinite(box).all() and (box[2:] > 0).all()):
         raise InputError(
             f"{folder}: the target of {name} is absent in the first frame, and a tracker starts from it; leave the"
             " sequence out or correct its annotation"
         )
-    return EvaluationSequence(name, paths, boxes, visible, image_size(FolderStore(root), frames.key(0)), attributes)
+    size = image_size(FolderStore(root), frames.key(0))
+    return replace(sequence, frames=replace(frames, root=str(root)), size=size)
 
 
-def _open_all(names: Iterable[str], read: Callable[[str], EvaluationSequence]) -> list[EvaluationSequence]:
+def _with_flags(sequence: VideoSequence, present: np.ndarray) -> VideoSequence:
+    """The sequence with other flags, (N,) bool, of the frames that show its object."""
+    return replace(sequence, tracks=(replace(sequence.tracks[0], present=present),))
+
+
+def _open_all(names: Iterable[str], read: Callable[[str], VideoSequence]) -> list[VideoSequence]:
     """Read sequences. Raises InputError that says what is wrong with the first bad one, and names all."""
     found, bad = [], {}
     for name in names:
@@ -184,64 +175,62 @@ def _by_reader(
     reader: Reader,
     root: Path,
     choice: Choice,
-    finish: Callable[[EvaluationSequence], EvaluationSequence] = lambda sequence: sequence,
-) -> list[EvaluationSequence]:
+    finish: Callable[[VideoSequence], VideoSequence] = lambda sequence: sequence,
+) -> list[VideoSequence]:
     entries = {entry.name: entry for entry in reader.entries(FolderStore(root))}
 
-    def read(name: str) -> EvaluationSequence:
-        content = entries[name].load()
-        track = content.tracks[0]
-        return finish(_sequence(root, name, content.frames, xyxy_to_xywh(track.boxes), track.present))
+    def read(name: str) -> VideoSequence:
+        return finish(_checked(root, entries[name].load()))
 
     return _open_all(choice.of(list(entries), str(root)), read)
 
 
-def _got10k(root: Path, subset: str, choice: Choice) -> list[EvaluationSequence]:
+def _got10k(root: Path, subset: str, choice: Choice) -> list[VideoSequence]:
     reader = Got10kReader(subset=subset, layout=BENCHMARKS["got10k"].layout)
     return _by_reader(reader, root, choice, lambda s: _with_cover(root / subset / s.name / "cover.label", s))
 
 
-def _with_cover(path: Path, sequence: EvaluationSequence) -> EvaluationSequence:
+def _with_cover(path: Path, sequence: VideoSequence) -> VideoSequence:
     """Visible where the cover label is greater than 0, as the toolkit's report has it."""
     if not path.is_file():
         return sequence
     cover = read_plain_text(path).split()
     if len(cover) != len(sequence.boxes) or not all(value.isdecimal() for value in cover):
         raise InputError(f"{path}: wanted {len(sequence.boxes)} numbers 0 to 8, one per frame; got {len(cover)} values")
-    return replace(sequence, visible=np.array(cover, int) > 0)
+    return _with_flags(sequence, np.array(cover, int) > 0)
 
 
-def _lasot(root: Path, subset: str, choice: Choice) -> list[EvaluationSequence]:
+def _lasot(root: Path, subset: str, choice: Choice) -> list[VideoSequence]:
     names = Choice(skipped=choice.skipped).of(choice.names or lasot_split(subset), str(root))
     return _checked_lasot(LasotReader(tuple(names)), root)
 
 
-def _lasot_ext(root: Path, subset: str, choice: Choice) -> list[EvaluationSequence]:
+def _lasot_ext(root: Path, subset: str, choice: Choice) -> list[VideoSequence]:
     published = [f"{kind}-{number}" for kind in LASOT_EXT_CLASSES.split() for number in range(1, 11)]
     names = Choice(skipped=choice.skipped).of(choice.names or published, str(root))
     layout = BENCHMARKS["lasot_ext"].layout
     return _checked_lasot(LasotReader(tuple(names), name="lasot_ext", layout=layout, one_based=False), root)
 
 
-def _checked_lasot(reader: LasotReader, root: Path) -> list[EvaluationSequence]:
+def _checked_lasot(reader: LasotReader, root: Path) -> list[VideoSequence]:
     reader.labels(FolderStore(root))  # says how many are missing
     return _by_reader(reader, root, Choice())
 
 
-def _trackingnet(root: Path, subset: str, choice: Choice) -> list[EvaluationSequence]:
+def _trackingnet(root: Path, subset: str, choice: Choice) -> list[VideoSequence]:
     return _by_reader(TrackingNetReader(subset="test", layout=BENCHMARKS["trackingnet"].layout), root, choice)
 
 
-def _tnl2k(root: Path, subset: str, choice: Choice) -> list[EvaluationSequence]:
+def _tnl2k(root: Path, subset: str, choice: Choice) -> list[VideoSequence]:
     # it has no flags; protocols look at the boxes themselves
-    return _by_reader(tnl2k_reader(), root, choice, lambda s: replace(s, visible=np.ones(len(s.boxes), bool)))
+    return _by_reader(tnl2k_reader(), root, choice, lambda s: _with_flags(s, np.ones(len(s.boxes), bool)))
 
 
-def _vasttrack(root: Path, subset: str, choice: Choice) -> list[EvaluationSequence]:
+def _vasttrack(root: Path, subset: str, choice: Choice) -> list[VideoSequence]:
     return _by_reader(vasttrack_reader(), root, choice)
 
 
-def _vot(root: Path, subset: str, choice: Choice) -> list[EvaluationSequence]:
+def _vot(root: Path, subset: str, choice: Choice) -> list[VideoSequence]:
     root = root / "sequences" if (root / "sequences").is_dir() else root  # of a workspace
     listed = read_list(root / "list.txt") if (root / "list.txt").is_file() else ()
     positions = {name: position for position, name in enumerate(listed)}
@@ -249,28 +238,27 @@ def _vot(root: Path, subset: str, choice: Choice) -> list[EvaluationSequence]:
     return sorted(found, key=lambda sequence: positions.get(sequence.name, len(positions)))
 
 
-def _clips(root: Path, subset: str, choice: Choice) -> list[EvaluationSequence]:
+def _clips(root: Path, subset: str, choice: Choice) -> list[VideoSequence]:
     homes = scorable_homes(root)
 
-    def read(name: str) -> EvaluationSequence:
+    def read(name: str) -> VideoSequence:
         clip = read_scorable_clip(homes[name])
-        frames = Frames.listed("", [path.name for path in clip.frames])
-        return _sequence(clip.frames[0].parent, name, frames, clip.boxes, clip.present)
+        return _checked(Path(clip.frames.root), clip)
 
     return _open_all(choice.of(list(homes), str(root)), read)
 
 
-def _by_toolkit(name: str, root: Path, subset: str, choice: Choice) -> list[EvaluationSequence]:
+def _by_toolkit(name: str, root: Path, subset: str, choice: Choice) -> list[VideoSequence]:
     dataset = toolkit_dataset(name, root, subset, BENCHMARKS[name].layout)
 
-    def read(sequence: str) -> EvaluationSequence:
+    def read(sequence: str) -> VideoSequence:
         files, boxes = toolkit_item(dataset, sequence)
         folder = Path(os.path.relpath(os.path.dirname(files[0]), root)).as_posix()
         frames = Frames.listed(folder, [os.path.basename(file) for file in files])
         attributes: tuple[str, ...] = ()
         if name in ("uav123", "uav20l"):
             attributes = flagged(root / "anno" / name.upper() / "att" / f"{sequence}.txt", UAV_ATTRIBUTES)
-        return _sequence(root, sequence, frames, boxes, np.ones(len(boxes), bool), attributes)
+        return _checked(root, box_sequence(sequence, frames, boxes, np.ones(len(boxes), bool), (0, 0), attributes))
 
     return _open_all(choice.of(dataset.seq_names, str(root)), read)
 

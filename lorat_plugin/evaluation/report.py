@@ -17,8 +17,9 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from lorat_plugin.datasets.sequences import VideoSequence
 from lorat_plugin.errors import InputError
-from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
+from lorat_plugin.evaluation.benchmarks import Benchmark
 from lorat_plugin.evaluation.plots import CALIBRATION, COLOURS, as_svg, colour, draw_calibration, draw_curves, rgb
 from lorat_plugin.evaluation.protocols import Score
 from lorat_plugin.evaluation.results import ResultFiles, read_confidences
@@ -259,7 +260,7 @@ def choose_frames(overlaps: np.ndarray, count: int = 8) -> list[int]:
 
 
 def draw_strip(
-    sequence: EvaluationSequence,
+    sequence: VideoSequence,
     tracked: Sequence[tuple[np.ndarray, tuple[int, int, int]]],
     numbers: Sequence[int],
 ) -> list[tuple[int, bytes]]:
@@ -273,7 +274,7 @@ def draw_strip(
     """
     strip = []
     for number in numbers:
-        image = read_image(Path(sequence.frames[number]))
+        image = read_image(sequence.frames[number])
         zoom = min(MAX_SIZE[0] / image.shape[1], MAX_SIZE[1] / image.shape[0])
         image = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)
         shown = [(boxes[number], colour) for boxes, colour in reversed(tracked) if number < len(boxes)]  # first on top

@@ -24,9 +24,10 @@ import numpy as np
 
 from lorat_plugin.box_files import read_boxes
 from lorat_plugin.boxes import iou, rasterize, xywh_to_xyxy, xyxy_to_xywh
+from lorat_plugin.datasets.sequences import VideoSequence
 from lorat_plugin.digests import Record, difference
 from lorat_plugin.errors import InputError
-from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
+from lorat_plugin.evaluation.benchmarks import Benchmark
 from lorat_plugin.evaluation.registry import BENCHMARKS
 from lorat_plugin.files import parse_json, read_plain_text, whole_file, write_json
 
@@ -100,7 +101,7 @@ class ResultFiles:
         later = count(2) if self.layout == "nested" else ()
         return [1, *takewhile(lambda run: self.boxes_path(sequence, run).is_file(), later)]
 
-    def begin(self, sequence: EvaluationSequence) -> None:
+    def begin(self, sequence: VideoSequence) -> None:
         """Remove a sequence's result, if there is one, and record of which data the next one is; `write` comes then.
 
         Raises InputError if a frame cannot be read, or the record cannot be written.
@@ -121,7 +122,7 @@ class ResultFiles:
                 f"{path}: is no record of data ({error}); delete it and the result, and track again"
             ) from error
 
-    def mismatch(self, sequence: EvaluationSequence) -> str:
+    def mismatch(self, sequence: VideoSequence) -> str:
         """In what a result that is there differs from one of this sequence's data, in words; "" if in nothing.
 
         Frames and first box are compared with the result's record, wherever the frames lie. A result without a record
@@ -164,7 +165,7 @@ class ResultFiles:
             rows = rows + np.array([self.origin] * 2 + [0, 0])
             save_rows(self.boxes_path(sequence, number), rows, form.number, form.delimiter)
 
-    def read(self, sequence: EvaluationSequence, repetition: int = 1) -> np.ndarray:
+    def read(self, sequence: VideoSequence, repetition: int = 1) -> np.ndarray:
         """Boxes (N, 4) float64 x, y, w, h of a run through a sequence, pixels counted from 0.
 
         Fewer than N rows if `spans` says that the last frames have none.
@@ -311,7 +312,7 @@ def notes_folder(benchmark: Benchmark, results: Path, tracker: str) -> Path:
     return Path(results).expanduser().resolve() / "lorat" / benchmark.folder / tracker
 
 
-def read_confidences(notes: Path, sequence: EvaluationSequence) -> np.ndarray | None:
+def read_confidences(notes: Path, sequence: VideoSequence) -> np.ndarray | None:
     """The tracker's scores (N,) in [0, 1] of a sequence, 1 for the given box; None if they were not recorded.
 
     Raises InputError if the file has not a row for every frame of the whole sequence.

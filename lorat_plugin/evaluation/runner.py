@@ -12,7 +12,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from lorat_plugin.datasets.sequences import VideoSequence
 from lorat_plugin.digests import Record
 from lorat_plugin.errors import InputError
-from lorat_plugin.evaluation.benchmarks import EvaluationSequence
 from lorat_plugin.images import read_image
 from lorat_plugin.tracking import Engine, Target, TrackResult, start, step
 from lorat_plugin.video.source import Frame, FrameSource
@@ -50,10 +50,10 @@ class Run:
 def track_sequences(
     engine: Engine,
     device: torch.device,
-    take: Callable[[], EvaluationSequence | None],
+    take: Callable[[], VideoSequence | None],
     batch: int,
-    on_done: Callable[[EvaluationSequence, list[Run]], None],
-    on_failure: Callable[[EvaluationSequence, InputError], None],
+    on_done: Callable[[VideoSequence, list[Run]], None],
+    on_failure: Callable[[VideoSequence, InputError], None],
     on_frame: Callable[[], None] = lambda: None,
     repetitions: int = 1,
     absent_below: float = 0.0,
@@ -124,7 +124,7 @@ def _advance(
 class _Slot:
     """A sequence on its way: decoded frames that wait, the target's state, what was found so far."""
 
-    sequence: EvaluationSequence
+    sequence: VideoSequence
     pool: ThreadPoolExecutor
     target: Target | None = None
     failure: InputError | None = None
@@ -137,7 +137,7 @@ class _Slot:
         """Begin at the first frame."""
         self.target = None
         self._found: list[tuple[np.ndarray, float, float]] = []
-        self._paths: Iterator[str] = iter(self.sequence.frames)
+        self._paths = iter(self.sequence.frames)
         self._waiting: deque[Future[np.ndarray]] = deque()
         for _ in range(READ_AHEAD):
             self._read_one()
@@ -145,7 +145,7 @@ class _Slot:
     def _read_one(self) -> None:
         path = next(self._paths, None)
         if path is not None:
-            self._waiting.append(self.pool.submit(read_image, Path(path)))
+            self._waiting.append(self.pool.submit(read_image, path))
 
     def next_frame(self) -> np.ndarray | None:
         """The next frame, (H, W, 3) uint8 RGB; None if it cannot be read, and then `failure` says why."""

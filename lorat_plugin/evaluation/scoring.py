@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lorat_plugin.datasets.sequences import VideoSequence
 from lorat_plugin.errors import InputError
-from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence, frames_omitted
+from lorat_plugin.evaluation.benchmarks import Benchmark, frames_omitted
 from lorat_plugin.evaluation.protocols import Score, check_protocol, combine, evaluate
 from lorat_plugin.evaluation.results import ResultFiles
 
@@ -75,26 +76,26 @@ def score_tracker(benchmark: Benchmark, files: ResultFiles, protocol: str | None
     )
 
 
-def _counted(benchmark: str, sequence: EvaluationSequence, protocol: str) -> EvaluationSequence:
+def _counted(benchmark: str, sequence: VideoSequence, protocol: str) -> VideoSequence:
     """The frames that a protocol has: the GOT-10k toolkit takes some that trees of trackers leave out."""
     omitted = 0 if protocol == "got10k" else frames_omitted(benchmark, sequence)
     return sequence.part(omitted, len(sequence)) if omitted else sequence
 
 
-def _first_run(overlaps: np.ndarray, sequence: EvaluationSequence, counted: EvaluationSequence) -> np.ndarray:
+def _first_run(overlaps: np.ndarray, sequence: VideoSequence, counted: VideoSequence) -> np.ndarray:
     """The first run's overlaps (len(sequence),), NaN in frames that do not count."""
     return np.concatenate([np.full(len(sequence) - len(counted), np.nan), overlaps[: len(counted)]])
 
 
 def _evaluate_run(
-    benchmark: Benchmark, files: ResultFiles, protocol: str, sequence: EvaluationSequence, run: int
+    benchmark: Benchmark, files: ResultFiles, protocol: str, sequence: VideoSequence, run: int
 ) -> tuple[Score, np.ndarray]:
     path = files.boxes_path(sequence.name, run)
     boxes = files.read(sequence, run)
     origin = np.array([benchmark.origin, benchmark.origin, 0, 0])
     try:
         return evaluate(
-            protocol, benchmark.name, boxes + origin, sequence.boxes + origin, sequence.visible, sequence.size
+            protocol, benchmark.name, boxes + origin, sequence.boxes + origin, sequence.present, sequence.size
         )
     except InputError as error:
         raise InputError(f"{path} by {protocol}: {error}") from error

@@ -19,8 +19,9 @@ from typing import NamedTuple
 import numpy as np
 
 from lorat_plugin.box_files import read_boxes
+from lorat_plugin.datasets.sequences import VideoSequence
 from lorat_plugin.errors import InputError
-from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
+from lorat_plugin.evaluation.benchmarks import Benchmark
 from lorat_plugin.evaluation.results import ResultFiles, is_start, parse_table
 from lorat_plugin.files import read_plain_text, whole_file
 
@@ -107,7 +108,7 @@ def refuse(found: Findings, what: str) -> None:
         raise InputError(f"{what}: " + "".join(f"\n  {problem}" for problem in found.problems))
 
 
-def _texts(server: str, rules: Server, sequence: EvaluationSequence, files: ResultFiles) -> dict[str, str]:
+def _texts(server: str, rules: Server, sequence: VideoSequence, files: ResultFiles) -> dict[str, str]:
     """Names in the archive -> contents, of one sequence."""
     name = sequence.name
     if server == "trackingnet":
@@ -194,7 +195,7 @@ def _numbers(text: str) -> np.ndarray | None:
     return rows if np.isfinite(rows).all() else None
 
 
-def _judge(parts: dict[str, np.ndarray | None], rules: Server, truth: EvaluationSequence | None) -> Iterator[str]:
+def _judge(parts: dict[str, np.ndarray | None], rules: Server, truth: VideoSequence | None) -> Iterator[str]:
     """What is wrong with one sequence's files."""
     for part, what in rules.parts.items():
         if part not in parts:

@@ -18,8 +18,9 @@ from got10k.utils.metrics import rect_iou
 from matplotlib.figure import Figure
 
 from lorat_plugin.box_files import read_boxes
+from lorat_plugin.datasets.sequences import VideoSequence, box_sequence
 from lorat_plugin.errors import InputError
-from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence, FramePaths
+from lorat_plugin.evaluation.benchmarks import Benchmark
 from lorat_plugin.evaluation.provenance import changed_data, settle_settings
 from lorat_plugin.evaluation.registry import BENCHMARKS, open_benchmark
 from lorat_plugin.evaluation.results import ResultFiles
@@ -101,10 +102,10 @@ class ExperimentBenchmark(toolkit.ExperimentOTB):
         home = Path(self.result_dir) / tracker
         return ResultFiles(tracker, home, "flat", self.origin, records=self.notes / tracker / "data")
 
-    def _sequence(self, name: str) -> EvaluationSequence:
+    def _sequence(self, name: str) -> VideoSequence:
         frames, boxes = self.dataset[name]
         given = boxes[:1] - np.array([self.origin, self.origin, 0, 0])
-        return EvaluationSequence(name, frames, given, np.ones(1, bool), (0, 0))
+        return box_sequence(name, frames, given, np.ones(1, bool), (0, 0))
 
     def report(self, tracker_names: Sequence[str], *args: Any, **keywords: Any) -> dict[str, Any]:
         """Score recorded results and plot the curves.
@@ -251,7 +252,7 @@ def toolkit_experiment(
     """
     name = BENCHMARKS[benchmark.name].toolkit if benchmark.name in BENCHMARKS else ""
     frames = benchmark.sequences[0].frames
-    if not name or not isinstance(frames, FramePaths):
+    if not name or not frames.root:
         return ExperimentBenchmark(benchmark, result_dir, report_dir)
     make = getattr(toolkit, f"Experiment{name}")
     places = Path(result_dir).expanduser().resolve(), Path(report_dir).expanduser().resolve()
@@ -288,7 +289,7 @@ class _Truth:
         sequence = self.benchmark.sequences[self.seq_names.index(index) if isinstance(index, str) else index]
         frames, annotated = self.benchmark[sequence.name]
         boxes = np.full((len(frames), 4), np.nan)
-        seen = sequence.visible & np.isfinite(annotated).all(axis=1) & (annotated[:, 2:] > 0).all(axis=1)
+        seen = sequence.present & np.isfinite(annotated).all(axis=1) & (annotated[:, 2:] > 0).all(axis=1)
         seen[0] = True  # a tracker starts from it, whatever the flags say
         boxes[: len(annotated)][seen] = annotated[seen]
         return frames, boxes

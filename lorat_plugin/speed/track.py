@@ -266,7 +266,7 @@ def _clip(
         if not sequences:
             raise InputError(f"{dataset}: no sequence has a box for every frame; name another --dataset")
         longest = max(sequences, key=len)
-        yield _opener(lambda: _read(longest.name, longest.frames[:count])), longest.boxes[:count]
+        yield _opener(lambda: _read(longest.name, list(longest.frames)[:count])), longest.boxes[:count]
     elif source:
         images = _opener(lambda: open_source(source, 0, count))
         first, number = next(images()), sum(1 for _ in images())

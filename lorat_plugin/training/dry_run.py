@@ -13,7 +13,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from lorat_plugin.crop import NORMALIZATIONS
-from lorat_plugin.datasets.clips import Clip
+from lorat_plugin.datasets.sequences import VideoSequence
 from lorat_plugin.devices import best_precision, find_device
 from lorat_plugin.files import whole_file
 from lorat_plugin.synthetic.pairs import ObjectPairs, PatchPairs
@@ -220,7 +220,7 @@ def _sources(use: str, source: PairSource | MadePairs, whole: float = 1.0) -> li
     return []
 
 
-def _clips(use: str, clips: Sequence[Clip], share: float) -> Source:
+def _clips(use: str, clips: Sequence[VideoSequence], share: float) -> Source:
     frames = sum(len(clip.frames) for clip in clips)
     return Source(use, "labelled clips", share, len(clips), frames, sum(int(clip.present.sum()) for clip in clips))
 

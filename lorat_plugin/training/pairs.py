@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Sequence as ListOf
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,10 +10,10 @@ import cv2
 import numpy as np
 from numpy.random import PCG64, Generator
 
-from lorat_plugin.boxes import area, clip_to_image, xywh_to_xyxy
-from lorat_plugin.datasets.clips import Clip, read_clip
+from lorat_plugin.boxes import area, clip_to_image
+from lorat_plugin.datasets.clips import read_clip
 from lorat_plugin.datasets.index import fit_to_image
-from lorat_plugin.datasets.sequences import Dataset
+from lorat_plugin.datasets.sequences import Dataset, VideoSequence
 from lorat_plugin.errors import InputError
 from lorat_plugin.images import read_image
 from lorat_plugin.synthetic.material import Cache
@@ -54,7 +53,7 @@ def sample_generator(seed: int, rank: int, epoch: int, training: bool, index: in
     return Generator(PCG64((seed, rank, epoch, int(training), index)))
 
 
-def epoch_list(lengths: ListOf[int], weights: ListOf[float], total: int, rng: Generator) -> np.ndarray:
+def epoch_list(lengths: Sequence[int], weights: Sequence[float], total: int, rng: Generator) -> np.ndarray:
     """The sequences of one epoch: (total, 2) int64, data set and sequence, in the order of training.
 
     Args:
@@ -68,7 +67,7 @@ def epoch_list(lengths: ListOf[int], weights: ListOf[float], total: int, rng: Ge
 
 
 def _epoch_draws(
-    lengths: ListOf[int], weights: ListOf[float], total: int, rng: Generator
+    lengths: Sequence[int], weights: Sequence[float], total: int, rng: Generator
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """All that an epoch list draws: the sequences of each data set, and the order of the whole."""
     sizes = [int(weight * total) for weight in weights]
@@ -100,8 +99,8 @@ class DatasetPairs:
 
     def __init__(
         self,
-        datasets: ListOf[Dataset],
-        weights: ListOf[float] | None = None,
+        datasets: Sequence[Dataset],
+        weights: Sequence[float] | None = None,
         *,
         seed: int = 42,
         epoch_size: int = EPOCH_SIZE,
@@ -230,7 +229,7 @@ def moved_elsewhere(box_xyxy: np.ndarray, frame_size: tuple[int, int], rng: Gene
     return np.concatenate([corner, corner + extent])
 
 
-def read_clips(folder: Path, exclude: ListOf[str] = (), labels: Path | None = None) -> list[Clip]:
+def read_clips(folder: Path, exclude: Sequence[str] = (), labels: Path | None = None) -> list[VideoSequence]:
     """Read every labelled clip of a folder, sorted by name; clips without `groundtruth.txt` are passed over.
 
     Args:
@@ -257,19 +256,18 @@ def read_clips(folder: Path, exclude: ListOf[str] = (), labels: Path | None = No
 class ClipPairs:
     """Two frames of one clip, at most `max_gap` frames apart, in either order."""
 
-    def __init__(self, clips: ListOf[Clip], max_gap: int = 100, cached: int = 1024) -> None:
+    def __init__(self, clips: Sequence[VideoSequence], max_gap: int = 100, cached: int = 1024) -> None:
         """Draw from clips in which the target is present at least once; decoded frames stay in memory."""
         self.clips = [c for c in clips if c.present.any()]
         self.max_gap = max_gap
-        self.read: Callable[[Path], Any] = Cache(read_image, cached)
+        self.read: Callable[[str], Any] = Cache(read_image, cached)
 
     def sample(self, rng: Generator) -> FramePair | None:
         """Draw one pair; None if a box lies outside its frame."""
         clip = self.clips[int(rng.integers(len(self.clips)))]
         chosen = sample_frames(clip.present, self.max_gap, rng)
         z, x = (self.read(clip.frames[i]) for i in chosen)
-        z_box, x_box = (
-            clip_to_image(xywh_to_xyxy(clip.boxes[i]), f.shape[:2]) for i, f in zip(chosen, (z, x), strict=True)
-        )
-        origin = str(clip.frames[0].parent)
+        boxes = clip.tracks[0].boxes
+        z_box, x_box = (clip_to_image(boxes[i], f.shape[:2]) for i, f in zip(chosen, (z, x), strict=True))
+        origin = str(Path(clip.frames[0]).parent)
         return FramePair(z, z_box, x, x_box, origin) if min(area(z_box), area(x_box)) > 0 else None

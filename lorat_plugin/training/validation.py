@@ -11,10 +11,8 @@ import numpy as np
 import torch
 
 from lorat_plugin.boxes import iou, success_auc, xywh_to_xyxy
-from lorat_plugin.datasets.clips import Clip
-from lorat_plugin.datasets.sequences import FolderStore, image_size
+from lorat_plugin.datasets.sequences import VideoSequence
 from lorat_plugin.errors import InputError
-from lorat_plugin.evaluation.benchmarks import EvaluationSequence
 from lorat_plugin.evaluation.runner import Run, track_sequences
 from lorat_plugin.evaluation.scoring import auroc
 from lorat_plugin.network import LoRATNetwork
@@ -76,29 +74,22 @@ def _measure_batch(network: LoRATNetwork, batch: Batch) -> tuple[float, torch.Te
     return float(loss), overlap.cpu(), score.cpu(), batch.positive.flatten(1).any(1).cpu()
 
 
-def clip_success(network: LoRATNetwork, clips: Sequence[Clip], device: torch.device) -> float:
+def clip_success(network: LoRATNetwork, clips: Sequence[VideoSequence], device: torch.device) -> float:
     """Mean over clips of the area under the success curve (21 thresholds, strict).
 
     Each is tracked from its first frame with a box; that frame and those where the target is absent do not count.
     """
-    waiting = iter([_from_first_box(clip) for clip in clips])
+    waiting = iter([clip.part(int(np.argmax(clip.present)), len(clip)) for clip in clips])
     found: list[float] = []
 
-    def note(sequence: EvaluationSequence, runs: list[Run]) -> None:
-        shown = sequence.visible[1:]
+    def note(sequence: VideoSequence, runs: list[Run]) -> None:
+        shown = sequence.present[1:]
         if shown.any():
             boxes = (xywh_to_xyxy(rows[1:][shown]) for rows in (runs[0].boxes, sequence.boxes))
             found.append(success_auc(iou(*boxes)))
 
-    def fail(sequence: EvaluationSequence, error: InputError) -> None:
+    def fail(sequence: VideoSequence, error: InputError) -> None:
         raise error
 
     track_sequences(network, device, lambda: next(waiting, None), len(clips), note, fail)
     return float(np.mean(found))
-
-
-def _from_first_box(clip: Clip) -> EvaluationSequence:
-    begin = int(np.argmax(clip.present))
-    frames = [str(path) for path in clip.frames[begin:]]
-    size = image_size(FolderStore(clip.frames[begin].parent), clip.frames[begin].name)
-    return EvaluationSequence(clip.name, frames, clip.boxes[begin:], clip.present[begin:], size)

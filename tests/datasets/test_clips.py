@@ -36,7 +36,7 @@ def test_one_clip_img_folders_other_image_types_and_natural_order(tmp_path: Path
     write_frames(tmp_path / "clip" / "img", frames, digits=1, suffix=".png")  # 1.png ... 11.png
     (tmp_path / "clip" / "groundtruth.txt").write_text("\n".join("\t".join(map(str, row)) for row in boxes))
     (clip,) = find_scorable_clips(tmp_path / "clip")
-    assert [path.name for path in clip.frames[:3]] == ["1.png", "2.png", "3.png"]
+    assert [Path(path).name for path in clip.frames][:3] == ["1.png", "2.png", "3.png"]
     np.testing.assert_array_equal(clip.boxes, boxes)
 
 
@@ -124,4 +124,4 @@ def test_clips_inside_the_folder_that_is_replaced_are_refused(tmp_path: Path) ->
     clips = find_scorable_clips(tmp_path / "root" / "val")
     with pytest.raises(InputError, match="written anew"):
         link_clips(clips, tmp_path / "root")
-    assert clips[0].frames[0].is_file()
+    assert Path(clips[0].frames[0]).is_file()

@@ -12,7 +12,7 @@ import pytest
 from lorat_plugin.datasets import index
 from lorat_plugin.datasets.index import clean, fit_to_image
 from lorat_plugin.datasets.registry import open_dataset
-from lorat_plugin.datasets.sequences import Frames, Sequence, Track
+from lorat_plugin.datasets.sequences import Frames, Track, VideoSequence
 from lorat_plugin.errors import InputError
 from tests.helpers.datasets import write_got10k, write_lasot, write_rows
 
@@ -106,7 +106,7 @@ def test_fit_to_image_is_golden(golden):
     np.testing.assert_array_equal(fit_to_image(data["boxes_in"], size), data["boxes_fitted"])
     for box, valid in zip(data["boxes_in"], data["valid_after"], strict=True):
         frames = Frames("", "%d.jpg", 0, 1)
-        cleaned = clean(Sequence("one", frames, size, (Track(box[None], np.array([True])),)))
+        cleaned = clean(VideoSequence("one", frames, size, (Track(box[None], np.array([True])),)))
         assert (cleaned is not None) == valid
 
 
@@ -114,21 +114,21 @@ def test_cleaning_rules():
     inside, outside = [10.0, 10, 20, 20], [200.0, 10, 220, 20]
     boxes = np.array([outside, inside, [-5.0, 5, 15, 25], outside, inside, inside])
     present = np.array([True, True, True, True, True, False])
-    sequence = Sequence("two", Frames("f", "%d.jpg", 5, 6), (100, 80), (Track(boxes, present),))
+    sequence = VideoSequence("two", Frames("f", "%d.jpg", 5, 6), (100, 80), (Track(boxes, present),))
     cleaned = clean(sequence)
     assert cleaned is not None and cleaned.frames == Frames("f", "%d.jpg", 6, 4)
     np.testing.assert_array_equal(cleaned.tracks[0].present, [True, True, False, True])
     np.testing.assert_array_equal(cleaned.tracks[0].boxes[1], [0, 5, 15, 25])
     never = Track(boxes, np.zeros(6, bool))
-    both = clean(Sequence("two", sequence.frames, (100, 80), (never, sequence.tracks[0])))
+    both = clean(VideoSequence("two", sequence.frames, (100, 80), (never, sequence.tracks[0])))
     assert both is not None and len(both.tracks) == 1
-    assert clean(Sequence("none", sequence.frames, (100, 80), (never,))) is None
-    assert clean(Sequence("flat", sequence.frames, (0, 80), sequence.tracks)) is None
-    assert clean(Sequence("bare", sequence.frames, (100, 80), ())) is None
+    assert clean(VideoSequence("none", sequence.frames, (100, 80), (never,))) is None
+    assert clean(VideoSequence("flat", sequence.frames, (0, 80), sequence.tracks)) is None
+    assert clean(VideoSequence("bare", sequence.frames, (100, 80), ())) is None
 
 
 def test_cleaning_trims_listed_frames():
     boxes = np.tile([1.0, 1, 5, 5], (3, 1))
     track = Track(boxes, np.array([False, True, False]))
-    cleaned = clean(Sequence("x", Frames.listed("f", ["a.jpg", "b.jpg", "c.jpg"]), (9, 9), (track,)))
+    cleaned = clean(VideoSequence("x", Frames.listed("f", ["a.jpg", "b.jpg", "c.jpg"]), (9, 9), (track,)))
     assert cleaned is not None and cleaned.frames.key(0) == "f/b.jpg" and cleaned.frames.count == 1

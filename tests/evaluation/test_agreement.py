@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lorat_plugin.datasets.sequences import box_sequence
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.agreement import compare_runs
-from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
+from lorat_plugin.evaluation.benchmarks import Benchmark
 from lorat_plugin.evaluation.results import ResultFiles
 
 SIZE = (120, 90)
@@ -19,7 +20,7 @@ TRUTH = {name: RNG.uniform((10, 10, 20, 20), (40, 30, 50, 40), (6, 4)) for name 
 
 def benchmark(name: str = "lasot", origin: int = 1, public: bool = True) -> Benchmark:
     sequences = [
-        EvaluationSequence(
+        box_sequence(
             sequence, [f"{i}.jpg" for i in range(6)], b if public else b[:1], np.ones(6 if public else 1, bool), SIZE
         )
         for sequence, b in TRUTH.items()

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from lorat_plugin.cli import main
-from lorat_plugin.evaluation.benchmarks import EvaluationSequence
+from lorat_plugin.datasets.sequences import box_sequence
 from lorat_plugin.evaluation.evaluate import Claims
 from lorat_plugin.evaluation.registry import open_benchmark
 from lorat_plugin.evaluation.results import ResultFiles, read_confidences
@@ -264,7 +264,7 @@ def test_a_benchmark_whose_truth_is_hidden(tmp_path: Path) -> None:
 
 def test_claims_are_exclusive_and_end_with_their_process(tmp_path: Path) -> None:
     boxes = np.ones((1, 4))
-    sequences = [EvaluationSequence(n, ["x"] * k, boxes, boxes[:, 0] > 0, (9, 9)) for n, k in (("a", 2), ("b", 5))]
+    sequences = [box_sequence(n, ["x"] * k, boxes, boxes[:, 0] > 0, (9, 9)) for n, k in (("a", 2), ("b", 5))]
     mine, theirs = (Claims(tmp_path, sequences, lambda name: False) for _ in range(2))
     first = mine.take()
     assert first is not None and first.name == "b", "the longest first"
@@ -276,7 +276,7 @@ def test_claims_are_exclusive_and_end_with_their_process(tmp_path: Path) -> None
     )
     holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-    third = Claims(tmp_path, [EvaluationSequence("c", ["x"], boxes, boxes[:, 0] > 0, (9, 9))], lambda name: False)
+    third = Claims(tmp_path, [box_sequence("c", ["x"], boxes, boxes[:, 0] > 0, (9, 9))], lambda name: False)
     assert third.take() is None
     holder.kill()
     holder.communicate()

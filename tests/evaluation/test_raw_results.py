@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lorat_plugin.datasets.sequences import box_sequence
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.agreement import compare_runs
-from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence, as_trees_start
+from lorat_plugin.evaluation.benchmarks import Benchmark, as_trees_start
 from lorat_plugin.evaluation.raw_results import find_results, fit_lengths, start_notes
 from lorat_plugin.evaluation.results import ResultFiles, names_elsewhere, result_files
 from lorat_plugin.evaluation.scoring import score_tracker
@@ -26,8 +27,7 @@ TIGER = np.column_stack([np.arange(354) % 40, np.full(354, 20), np.full(354, 30)
 
 def make(name: str, boxes: dict[str, np.ndarray], origin: int = 0) -> Benchmark:
     sequences = [
-        EvaluationSequence(n, [f"{i}.jpg" for i in range(len(b))], b, np.ones(len(b), bool), SIZE)
-        for n, b in boxes.items()
+        box_sequence(n, [f"{i}.jpg" for i in range(len(b))], b, np.ones(len(b), bool), SIZE) for n, b in boxes.items()
     ]
     return Benchmark(name, "Set", tuple(sequences), "flat", origin)
 

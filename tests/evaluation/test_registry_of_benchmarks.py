@@ -68,7 +68,7 @@ def test_sequences_frames_and_boxes_of_every_layout(case: str, tmp_path: Path) -
     for sequence in benchmark.sequences:
         assert sequence.size == (120, 90) and len(sequence) > 0
         assert all(Path(path).is_file() and Path(path).is_absolute() for path in sequence.frames)
-        assert sequence.boxes.dtype == np.float64 and sequence.visible.shape == (len(sequence.boxes),)
+        assert sequence.boxes.dtype == np.float64 and sequence.present.shape == (len(sequence.boxes),)
         start = SQUARE[2] if name == "tcolor128" else SQUARE[0]  # its frames count from 3
         shift = float(sequence.name.partition(".")[2] or 0) if name == "otb" else 0
         first = start + np.array([shift + (name == "lasot_ext"), name == "lasot_ext", 0, 0])  # the latter counts from 1
@@ -101,7 +101,7 @@ def test_the_truth_is_the_toolkit_s(case: str, tmp_path: Path) -> None:
 
 def test_visibility_by_each_data_set_s_own_rule(tmp_path: Path) -> None:
     def hidden(case: str) -> list[int]:
-        return np.flatnonzero(~opened(case, tmp_path / case).sequences[0].visible).tolist()
+        return np.flatnonzero(~opened(case, tmp_path / case).sequences[0].present).tolist()
 
     assert hidden("lasot") == hidden("lasot_ext") == [3, 4]
     assert hidden("got10k") == [3] and hidden("vasttrack") == [2] and hidden("vot") == [2]
@@ -241,7 +241,7 @@ def test_damage_is_named(case: str, path: str, damage: Callable[[Path], None], m
 def test_a_flag_on_the_first_frame_is_no_obstacle(tmp_path: Path) -> None:
     root = datasets.write_lasot(tmp_path, names=("dog-7",), hidden=(0, 4))
     (sequence,) = open_benchmark("lasot", root, sequences=["dog-7"]).sequences
-    assert sequence.visible.tolist() == [False, True, True, True, False, True, True] and sequence.boxes[0, 2] == 16
+    assert sequence.present.tolist() == [False, True, True, True, False, True, True] and sequence.boxes[0, 2] == 16
 
 
 def test_more_frames_than_boxes_are_refused_except_where_they_were_published(tmp_path: Path) -> None:
@@ -358,7 +358,7 @@ def test_byte_order_marks_and_line_ends_change_nothing(case: str, encoding: str,
     assert marked.seq_names == plain.seq_names
     for one, other in zip(marked.sequences, plain.sequences, strict=True):
         np.testing.assert_array_equal(one.boxes, other.boxes)
-        np.testing.assert_array_equal(one.visible, other.visible)
+        np.testing.assert_array_equal(one.present, other.present)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from lorat_plugin import LoRATTracker, TrackResult
+from lorat_plugin.datasets.sequences import box_sequence
 from lorat_plugin.errors import InputError
-from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
+from lorat_plugin.evaluation.benchmarks import Benchmark
 from lorat_plugin.evaluation.registry import open_benchmark
 from lorat_plugin.evaluation.runner import Run, track_sequences
 from lorat_plugin.images import read_image
@@ -29,7 +30,7 @@ def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
         write_clip(root / name, max(length, 2), seed)
     opened = open_benchmark("clips", root)
     short = {
-        s.name: EvaluationSequence(s.name, s.frames[:1], s.boxes[:1], s.visible[:1], s.size) for s in opened.sequences
+        s.name: box_sequence(s.name, list(s.frames)[:1], s.boxes[:1], s.present[:1], s.size) for s in opened.sequences
     }
     return Benchmark("clips", "clips", tuple(short[s.name] if s.name == "d" else s for s in opened.sequences))
 
@@ -93,7 +94,7 @@ def test_a_sequence_that_fails_does_not_hold_the_others_up(tiny_network: LoRATNe
     (tmp_path / "gap" / "00000004.jpg").unlink()
     beyond = np.array([[500.0, 500.0, 20.0, 20.0]] * 6)
     sequences = [
-        EvaluationSequence(s.name, s.frames, beyond if s.name == "outside" else s.boxes, s.visible, s.size)
+        box_sequence(s.name, s.frames, beyond if s.name == "outside" else s.boxes, s.present, s.size)
         for s in opened.sequences
     ]
     waiting = iter(sequences)
@@ -120,9 +121,7 @@ def test_memory_does_not_grow_with_length(tiny_network: LoRATNetwork, tmp_path: 
 
     def peak(length: int) -> int:
         frames = list(clip.frames) * (length // 6)
-        long = EvaluationSequence(
-            "long", frames, np.repeat(clip.boxes[:1], length, 0), np.ones(length, bool), clip.size
-        )
+        long = box_sequence("long", frames, np.repeat(clip.boxes[:1], length, 0), np.ones(length, bool), clip.size)
         waiting = iter([long])
         gc.collect()
         tracemalloc.start()

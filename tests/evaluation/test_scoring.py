@@ -15,8 +15,9 @@ from rich.console import Console
 
 from lorat_plugin.box_files import read_boxes
 from lorat_plugin.datasets.clips import write_sequences
+from lorat_plugin.datasets.sequences import box_sequence
 from lorat_plugin.errors import InputError
-from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
+from lorat_plugin.evaluation.benchmarks import Benchmark
 from lorat_plugin.evaluation.protocols import PROTOCOLS
 from lorat_plugin.evaluation.results import ResultFiles, result_files
 from lorat_plugin.evaluation.scoring import score_tracker
@@ -46,7 +47,7 @@ def results(truth: np.ndarray, seed: int) -> np.ndarray:
 def benchmark_of(boxes: dict[str, np.ndarray], name: str, **rest: Any) -> Benchmark:
     attributes = {"one": ("Fast Motion",), "two": ("Fast Motion", "Blur")}
     sequences = tuple(
-        EvaluationSequence(
+        box_sequence(
             sequence,
             tuple(f"{sequence}/{i}.jpg" for i in range(LENGTHS[sequence])),
             rows,
@@ -172,7 +173,7 @@ def test_what_cannot_be_scored_says_why(tmp_path: Path) -> None:
         InputError, match=r"got10k test: cannot be scored here, only the first box of two.*lorat submit"
     ):
         score_tracker(hidden, files)
-    short = EvaluationSequence("short", ("1.jpg",), boxes["one"][:1], np.ones(1, bool), (WIDTH, HEIGHT))
+    short = box_sequence("short", ("1.jpg",), boxes["one"][:1], np.ones(1, bool), (WIDTH, HEIGHT))
     with pytest.raises(InputError, match="short has one frame only"):
         score_tracker(Benchmark("otb", "OTB", (short,)), files)
     with pytest.raises(InputError, match="no sequences"):

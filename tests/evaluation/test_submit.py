@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from lorat_plugin.cli.main import run
+from lorat_plugin.datasets.sequences import box_sequence
 from lorat_plugin.errors import InputError
-from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
+from lorat_plugin.evaluation.benchmarks import Benchmark
 from lorat_plugin.evaluation.registry import open_benchmark
 from lorat_plugin.evaluation.results import ResultFiles, result_files
 from lorat_plugin.evaluation.submit import check_archive, write_archive
@@ -24,7 +25,7 @@ GIVEN = np.array([[10.4, 12.7, 20.5, 9.25]])
 def make_benchmark(name: str = "got10k", count: int = 3, length: int = 4) -> Benchmark:
     names = [f"GOT-10k_Test_{i:06d}" if name == "got10k" else f"{i}_video" for i in range(1, count + 1)]
     frames = [f"{i}.jpg" for i in range(length)]
-    sequences = tuple(EvaluationSequence(n, frames, GIVEN, np.ones(1, bool), (120, 90)) for n in names)
+    sequences = tuple(box_sequence(n, frames, GIVEN, np.ones(1, bool), (120, 90)) for n in names)
     folder, layout = ("GOT-10k", "nested") if name == "got10k" else ("TrackingNet", "flat")
     return Benchmark(name, folder, sequences, layout, 0, True, subset="test")
 

@@ -12,6 +12,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 
 from lorat_plugin.boxes import iou, xywh_to_xyxy
+from lorat_plugin.datasets.sequences import VideoSequence
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation import (
     ExperimentBenchmark,
@@ -24,7 +25,7 @@ from lorat_plugin.evaluation import (
     toolkit_experiment,
 )
 from lorat_plugin.evaluation.baselines import StaticTracker
-from lorat_plugin.evaluation.benchmarks import Benchmark, EvaluationSequence
+from lorat_plugin.evaluation.benchmarks import Benchmark
 from lorat_plugin.evaluation.results import result_files
 from tests.evaluation.test_registry_of_benchmarks import CASES, opened
 from tests.helpers import datasets
@@ -49,7 +50,7 @@ def _close_figures():
     plt.close("all")  # the toolkit leaves them open
 
 
-def found(sequence: EvaluationSequence) -> np.ndarray:
+def found(sequence: VideoSequence) -> np.ndarray:
     """Made-up results (N, 4): some pixels off, more so in later frames."""
     offsets = np.arange(len(sequence)) % 6
     return np.nan_to_num(sequence.boxes, nan=5.0) + np.stack([offsets, offsets * 0.5, 0 * offsets, offsets], axis=1)
@@ -77,14 +78,14 @@ def test_reports_read_what_was_written(case: str, tmp_path: Path) -> None:
     assert list(performance["LoRAT"]["seq_wise"]) == benchmark.seq_names
     if benchmark.name == "got10k":  # its mean is over frames, without the first of a sequence and those not visible
         files = result_files(benchmark, tmp_path / "results", "LoRAT")  # whole pixels
-        pairs = [(files.read(s)[1:], s.boxes[1:], s.visible[1:]) for s in benchmark.sequences]
+        pairs = [(files.read(s)[1:], s.boxes[1:], s.present[1:]) for s in benchmark.sequences]
         overlaps = [iou(xywh_to_xyxy(boxes), xywh_to_xyxy(truth))[seen] for boxes, truth, seen in pairs]
         assert overall["LoRAT"]["ao"] == pytest.approx(np.concatenate(overlaps).mean(), abs=1e-9)
         return
     rates = []
     for sequence in benchmark.sequences:
         overlaps = iou(xywh_to_xyxy(np.round(found(sequence), 3)), xywh_to_xyxy(sequence.boxes))
-        seen = sequence.visible & ~np.isnan(sequence.boxes[:, 0]) & (sequence.boxes[:, 2] > 0)
+        seen = sequence.present & ~np.isnan(sequence.boxes[:, 0]) & (sequence.boxes[:, 2] > 0)
         frames = seen.sum() if benchmark.name == "uav123" else len(sequence)  # which leaves NaN boxes out
         rates.append((overlaps[seen, None] > np.linspace(0, 1, 21)).sum(axis=0).mean() / frames)
     assert overall["LoRAT"]["success_score"] == pytest.approx(np.mean(rates), abs=1e-9)

@@ -127,5 +127,5 @@ def test_clips_with_unpadded_names_keep_frames_and_boxes_together(tmp_path):
         cv2.imwrite(str(home / f"{number}.png"), np.full((20, 30, 3), number, np.uint8))
     (home / "groundtruth.txt").write_text("".join(f"{n},1,5,5\n" for n in range(1, 13)))
     clip = read_clip(home)
-    assert [path.stem for path in clip.frames] == [str(n) for n in range(1, 13)]
+    assert [Path(path).stem for path in clip.frames] == [str(n) for n in range(1, 13)]
     assert clip.boxes[:, 0].tolist() == list(range(1, 13))

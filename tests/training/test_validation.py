@@ -11,6 +11,7 @@ import torch
 
 from lorat_plugin import LoRATTracker
 from lorat_plugin.boxes import iou, success_auc, xywh_to_xyxy
+from lorat_plugin.datasets.sequences import Frames
 from lorat_plugin.errors import InputError
 from lorat_plugin.images import read_image
 from lorat_plugin.network import LoRATNetwork
@@ -26,6 +27,7 @@ def test_clips_are_scored_as_a_tracker_does(tiny_network: LoRATNetwork, tmp_path
     clips = []
     for clip in read_clips(tmp_path):
         clip.boxes[absent[clip.name]] = np.nan
+        clip.tracks[0].present[absent[clip.name]] = False
         clips.append(clip)
     expected = []
     for clip in clips:
@@ -39,6 +41,6 @@ def test_clips_are_scored_as_a_tracker_does(tiny_network: LoRATNetwork, tmp_path
     measured = clip_success(tiny_network.eval(), clips, torch.device("cpu"))
     assert measured == pytest.approx(np.mean(expected)) and 0 < measured < 1
 
-    gone = replace(clips[0], frames=(*clips[0].frames[:-1], tmp_path / "gone.jpg"))
+    gone = replace(clips[0], frames=Frames.listed("", [*list(clips[0].frames)[:-1], str(tmp_path / "gone.jpg")]))
     with pytest.raises(InputError, match=r"gone\.jpg"):
         clip_success(tiny_network, [gone], torch.device("cpu"))

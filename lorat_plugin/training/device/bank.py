@@ -15,8 +15,7 @@ import numpy as np
 import torch
 
 from lorat_plugin.crop import mean_colour
-from lorat_plugin.datasets.clips import Clip
-from lorat_plugin.datasets.sequences import Dataset, FolderStore, Sequence, image_size, read_frame
+from lorat_plugin.datasets.sequences import Dataset, FolderStore, VideoSequence, image_size, read_frame
 from lorat_plugin.errors import InputError
 from lorat_plugin.training.device.pixels import pack
 from lorat_plugin.video.source import read_image
@@ -137,11 +136,11 @@ class BankedDataset:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> Sequence:
+    def __getitem__(self, index: int) -> VideoSequence:
         """Sequence `index`."""
         return self.dataset[index]
 
-    def frame(self, sequence: Sequence, index: int) -> Any:
+    def frame(self, sequence: VideoSequence, index: int) -> Any:
         """Frame `index` of a sequence, a BankFrame. Raises InputError naming it if it could not be decoded."""
         assert self.bank
         return self.bank((self.key, sequence.frames.key(index)))
@@ -154,7 +153,7 @@ class BankedDataset:
             for index in np.flatnonzero(present).tolist():
                 yield self._request(sequence, index)
 
-    def _request(self, sequence: Sequence, index: int) -> Request:
+    def _request(self, sequence: VideoSequence, index: int) -> Request:
         key = sequence.frames.key(index)
         store = getattr(self.dataset, "store", None)
         size = partial(image_size, store, key) if store else lambda: sequence.size
@@ -165,13 +164,13 @@ class BankedDataset:
 class BankedFiles:
     """The frames of clips by their paths, read from a bank."""
 
-    def __init__(self, clips: Iterable[Clip]) -> None:
+    def __init__(self, clips: Iterable[VideoSequence]) -> None:
         """Stand for the frames that show the target; the `bank` comes before the first is drawn."""
         shown = (pair for clip in clips for pair in zip(clip.frames, clip.present, strict=True))
         self.paths = list(dict.fromkeys(path for path, present in shown if present))
         self.bank: FrameBank | None = None
 
-    def __call__(self, path: Path) -> BankFrame:
+    def __call__(self, path: str) -> BankFrame:
         """A frame. Raises InputError naming it if it could not be decoded."""
         assert self.bank
         return self.bank(path)
@@ -179,4 +178,5 @@ class BankedFiles:
     def requests(self) -> Iterator[Request]:
         """The frames, each once."""
         for path in self.paths:
-            yield Request(path, partial(image_size, FolderStore(path.parent), path.name), partial(read_image, path))
+            folder, name = os.path.split(path)
+            yield Request(path, partial(image_size, FolderStore(Path(folder)), name), partial(read_image, path))
