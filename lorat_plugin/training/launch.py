@@ -118,12 +118,12 @@ class _Run:
             raise InputError("FSDP shards the weights, which ema_decay averages: set ema_decay to 0, or leave FSDP out")
         self.compiled = compiled(self.network) if config.compile else self.network
         tensors: dict[str, torch.Tensor] = {}
-        self.progress: dict[str, float] = {"steps_done": 0}
+        self.progress: dict[str, float] = {"steps_done": 0, "from_weights": starts_from_weights(config)}
         if config.init_from and not state and not starts_from_weights(config):
             start = find_state(out, config.init_from)
             assert start  # a path: found, or an error
-            tensors, _, former = read_state(start)
-            if former["init_from"]:
+            tensors, progress, former = read_state(start)
+            if progress.get("from_weights", former["init_from"]):
                 raise InputError(f"{start} is of a run that started from weights; start from its merged weights")
             spread_state(self.network, None, tensors, start)
         if state:

@@ -133,6 +133,9 @@ def test_a_run_can_start_from_anothers_state_or_from_weights(tmp_path: Path) -> 
     first, second = state_of(tmp_path / "first", 2), state_of(tmp_path / "state", 1)
     names = [name for name in first if name.startswith("weight.")]
     assert_close({n: first[n] for n in names}, {n: second[n] for n in names}, 1e-6)
+    train(toy_config(init_from=str(tmp_path / "state"), **still), tmp_path / "next")  # a chain of runs
+    third = state_of(tmp_path / "next", 1)
+    assert_close({n: first[n] for n in names}, {n: third[n] for n in names}, 1e-6)
     tuned = train(toy_config(init_from=str(weights), **still), tmp_path / "weights")
     assert_close(load_file(weights), load_file(tuned), 1e-6)
     kept = tmp_path / "weights" / "checkpoints" / "step_0000001" / "weights.safetensors"
