@@ -133,7 +133,7 @@ for place in bank stream; do # pairs/s of whole training, to be set beside the s
     part "data_$place" 60 "${lorat[@]}" train --recipe paper --variant "$b" --set backbone=random \
         --dataset "clips:$work/made" --steps "$steps" --batch-size "$batch" --precision "$precision" --device "$device" \
         --workers "$workers" --set pairs_on=device --set "bank_gb=$([[ $place == bank ]] && echo "$bank" || echo 0)" \
-        --set validation_datasets= --set validation_pairs=8 --set log_every=5 --set trackers= --set checkpoint_every=100000 \
+        --set validation_datasets= --set validation_pairs=8 --set log_every=5 --set loggers= --set checkpoint_every=100000 \
         --out "$work/run_data_$place"
 done
 
@@ -180,7 +180,7 @@ fi
 children=$!
 part training $((total - SECONDS - 8)) "${lorat[@]}" train --recipe "$recipe" --backbone "$backbone" --device "$device" \
     --precision "$precision" --workers "$workers" --threads 0 --set pairs_on=device --set compile=false \
-    --set validate_every=100000 --set trackers= "${given[@]}" --out "$run"
+    --set validate_every=100000 --set loggers= "${given[@]}" --out "$run"
 kill "$children" && wait "$children" 2>/dev/null
 save_state
 say "done"
