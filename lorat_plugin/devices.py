@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import torch
 
 from lorat_plugin.errors import InputError, first_line
@@ -41,3 +44,17 @@ def slow_precision(device: torch.device, precision: str) -> bool:
 def cpu_capabilities() -> dict[str, bool]:
     """Extensions of the processor by torch's names, e.g. "avx512_vnni"; empty where torch lacks them (2.6)."""
     return getattr(torch.cpu, "get_capabilities", dict[str, bool])()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the largest allocation on a CUDA GPU, else the process's largest size so far; 0 if it is unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage also counts what the parent process had before this one started
+        return next(int(s.split()[1]) << 10 for s in status.read_text().splitlines() if s.startswith("VmHWM"))
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << (0 if sys.platform == "darwin" else 10)

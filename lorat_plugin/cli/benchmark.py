@@ -1,10 +1,12 @@
-"""`lorat benchmark`: speed and memory beside a baseline, in rounds that take turns."""
+"""`lorat benchmark`: speed and memory beside a reference, in rounds that take turns."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -14,9 +16,7 @@ from lorat_plugin.engines import list_engines, list_precisions
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lorat_plugin.speed.rounds import Comparison, Report
-
-VariantOption = Annotated[str, typer.Option(help="Variant, e.g. lorat_b_224.")]
+    from lorat_plugin.speed.rounds import Comparison, Report, SpeedTrial
 
 
 def _picture(path: Optional[Path]) -> Optional[Path]:
@@ -24,8 +24,6 @@ def _picture(path: Optional[Path]) -> Optional[Path]:
         raise typer.BadParameter(f"{path} must end in .png, .svg or .pdf")
     return path
 
-
-PlotOption = Annotated[Optional[Path], typer.Option(help="Picture of the ratios, e.g. ratios.png.", callback=_picture)]
 
 benchmark_app = typer.Typer(help="Speed and memory beside a baseline.", no_args_is_help=True)
 
@@ -35,16 +33,29 @@ def benchmark_group() -> None:
     """Speed and memory beside a baseline: contestants take turns, ratios are taken round by round."""
 
 
+VariantOption = Annotated[str, typer.Option(help="Variant, e.g. lorat_b_224.")]
 VariantModelOption = Annotated[str, typer.Option("--model", help="Variant, e.g. lorat_tiny, lorat_b_224.")]
 ModelsOption = Annotated[
     Optional[list[str]], typer.Option("--model", help="Variants; repeat or put commas between; all for every one.")
 ]
 EnginesOption = Annotated[str, typer.Option("--engine", help=f"From auto, {', '.join(list_engines())}; all.")]
 PrecisionsOption = Annotated[str, typer.Option("--precision", help=f"From auto, {', '.join(list_precisions())}.")]
-BaselineOption = Annotated[str, typer.Option("--baseline", help="The engine that the others are compared with.")]
+ReferenceOption = Annotated[str, typer.Option("--baseline", help="The engine that the others are compared with.")]
 RoundsOption = Annotated[int, typer.Option("--rounds", min=1, help="Rounds that count.")]
 MemoryOption = Annotated[bool, typer.Option(help="Measure peak memory too, in a process for each.")]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=0, help="Compute threads; 0: torch decides.")]
+PlotOption = Annotated[Optional[Path], typer.Option(help="Picture of the ratios, e.g. ratios.png.", callback=_picture)]
+
+
+@contextmanager
+def _trial(what: str, warmup: int | None, rounds: int, contestants: list[str], *fields: Any) -> Iterator[SpeedTrial]:
+    """A trial that shows its progress; `fields` are reference, precisions, device and threads."""
+    from lorat_plugin.cli.console import progress
+    from lorat_plugin.speed.rounds import SpeedTrial
+
+    with progress(what, None if warmup is None else rounds + warmup, "rounds") as advance:
+        names = ("reference", "precisions", "device", "threads")
+        yield SpeedTrial(contestants, rounds=rounds, on_round=advance, **dict(zip(names, fields, strict=False)))
 
 
 @benchmark_app.command("model")
@@ -53,7 +64,7 @@ def model_command(
     batch: Annotated[str, typer.Option(help="Search regions in one call, e.g. 1,8.")] = "1",
     engine: EnginesOption = "eager,fused",
     precision: PrecisionsOption = "auto",
-    baseline: BaselineOption = "eager",
+    reference: ReferenceOption = "eager",
     rounds: RoundsOption = 10,
     device: DeviceOption = "auto",
     threads: ThreadsOption = 0,
@@ -65,13 +76,10 @@ def model_command(
 
     Example: lorat benchmark model --model lorat_tiny,lorat_b_224 --batch 1,8 --engine all
     """
-    from lorat_plugin.cli.console import progress
     from lorat_plugin.speed.model import benchmark_model
-    from lorat_plugin.speed.rounds import Trial
 
     names, batches = _names(models) or ["lorat_b_224"], _numbers(batch, "--batch")
-    with progress("networks", None, "rounds") as advance:
-        trial = Trial(_names([engine]), baseline, _names([precision]), rounds, device, threads, advance)
+    with _trial("networks", None, rounds, _names([engine]), reference, _names([precision]), device, threads) as trial:
         report = benchmark_model(names, trial, batches=batches, memory=memory)
     _show(report, plot, as_json)
 
@@ -87,7 +95,7 @@ def track_command(
     targets: Annotated[str, typer.Option(help="Targets in a frame, e.g. 1,4,16.")] = "1",
     engine: EnginesOption = "eager,fused",
     precision: PrecisionsOption = "auto",
-    baseline: BaselineOption = "eager",
+    reference: ReferenceOption = "eager",
     frames: Annotated[int, typer.Option(min=2, help="Frames of the clip, at most.")] = 20,
     decoded: Annotated[bool, typer.Option("--decoded", help="Take the frames from memory.")] = False,
     rounds: RoundsOption = 5,
@@ -102,12 +110,10 @@ def track_command(
 
     Without SOURCE and --dataset the frames are made up, 1280x720 JPEG.
     """
-    from lorat_plugin.cli.console import parse_box, progress
-    from lorat_plugin.speed.rounds import Trial
+    from lorat_plugin.cli.console import parse_box
     from lorat_plugin.speed.track import benchmark_track
 
-    with progress("clips", rounds + 1, "rounds") as advance:
-        trial = Trial(_names([engine]), baseline, _names([precision]), rounds, device, threads, advance)
+    with _trial("clips", 1, rounds, _names([engine]), reference, _names([precision]), device, threads) as trial:
         report = benchmark_track(
             model, trial, source, dataset=dataset, box=parse_box(box) if box else None,
             targets=_numbers(targets, "--targets"), frames=frames, decoded=decoded,
@@ -123,8 +129,9 @@ def data_command(
     ] = None,
     variant: VariantOption = "lorat_b_224",
     pairs: Annotated[int, typer.Option(min=8, help="Pairs that each contestant makes.")] = 160,
-    baseline: Annotated[
-        str, typer.Option(help="decode, or a data set, which ', 8-bit' may follow. None: the first data set.")
+    reference: Annotated[
+        str,
+        typer.Option("--baseline", help="decode, or a data set, ', 8-bit' may follow. None: the first one."),
     ] = "",
     plot: PlotOption = None,
     as_json: JsonOption = False,
@@ -133,11 +140,10 @@ def data_command(
 
     Example: lorat benchmark data --dataset got10k:datasets/got10k --dataset got10k:datasets/got10k_lmdb
     """
-    from lorat_plugin.cli.console import progress
-    from lorat_plugin.speed.data import PAIRS, benchmark_data
+    from lorat_plugin.speed.train import PAIRS, benchmark_data
 
-    with progress("training pairs", pairs // PAIRS + 1, "rounds") as advance:
-        report = benchmark_data(datasets or (), variant=variant, pairs=pairs, baseline=baseline, on_round=advance)
+    with _trial("training pairs", 1, pairs // PAIRS, datasets or [], reference) as trial:
+        report = benchmark_data(trial, variant=variant)
     _show(report, plot, as_json)
 
 
@@ -148,11 +154,11 @@ def train_command(
     modes: Annotated[
         str, typer.Option(help="lora, peft, full, baseline; +checkpointing and +compile may follow each.")
     ] = "full,lora,peft,lora+checkpointing",
-    baseline: Annotated[str, typer.Option(help="One of the modes.")] = "full",
+    reference: Annotated[str, typer.Option("--baseline", help="One of the modes.")] = "full",
     rounds: Annotated[int, typer.Option(min=1, help="Steps of each mode.")] = 5,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
-    threads: Annotated[int, typer.Option(min=0, help="Compute threads; 0: torch decides.")] = 0,
+    threads: ThreadsOption = 0,
     plot: PlotOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -160,12 +166,9 @@ def train_command(
 
     Example: lorat benchmark train --variant lorat_b_224 --batch 8 --modes full,lora,lora+compile
     """
-    from lorat_plugin.cli.console import progress
-    from lorat_plugin.speed.rounds import Trial
     from lorat_plugin.speed.train import benchmark_train
 
-    with progress("training steps", rounds + 2, "rounds") as advance:
-        trial = Trial(_names([modes]), baseline, [precision], rounds, device, threads, advance)
+    with _trial("training steps", 2, rounds, _names([modes]), reference, [precision], device, threads) as trial:
         report = benchmark_train(trial, variant, batch)
     _show(report, plot, as_json)
 
@@ -197,18 +200,18 @@ def _show(report: Report, plot: Path | None, as_json: bool) -> None:
     for c in [c for c in report.comparisons if c not in stages]:
         more = "".join(f", {k} {v:.4g}" for k, v in c.details.items() if isinstance(v, float))
         value, spread = f"{c.value:.4g} {c.unit}{more}", f"{c.low:.2f} to {c.high:.2f}"
-        rows.append([c.name, c.measure, value, c.baseline, f"{c.ratio:.2f}x", spread])
+        rows.append([c.name, c.measure, value, c.reference, f"{c.ratio:.2f}x", spread])
     console = wide_console()
     console.print(make_table(("", "measure", "median", "ratio to", "", "quartiles"), rows, title, left=2))
     if stages:
         console.print(_stage_table(stages))
     for name, values in tables.items():
         for key, value in values.items():
-            console.print(f"{name}, {key}: {_told(value)}", highlight=False)
+            console.print(f"{name}, {key}: {_text(value)}", highlight=False)
     versions = report.machine["versions"]
     machine = {k: v for k, v in report.machine.items() if k != "versions" and v is not None}
-    told = ", ".join(f"{name} {versions[name]}" for name in ("torch", "timm", "numpy") if name in versions)
-    console.print(", ".join(f"{k} {v}" for k, v in machine.items()) + f"; {told}", highlight=False)
+    packages = ", ".join(f"{name} {versions[name]}" for name in ("torch", "timm", "numpy") if name in versions)
+    console.print(", ".join(f"{k} {v}" for k, v in machine.items()) + f"; {packages}", highlight=False)
 
 
 def _stage_table(stages: list[Comparison]) -> Table:
@@ -221,7 +224,7 @@ def _stage_table(stages: list[Comparison]) -> Table:
     return make_table(headings, rows, "stages, ms a frame: median (95 % are below)")
 
 
-def _told(value: object) -> str:
+def _text(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{k} {_told(v)}" for k, v in value.items())
+        return ", ".join(f"{k} {_text(v)}" for k, v in value.items())
     return f"{value / 1e6:,.1f} M" if isinstance(value, int) else str(value)

@@ -1,1 +1,1 @@
-"""How fast, and beside what: every benchmark interleaves its contestants with a baseline and reports ratios."""
+"""Speed and memory: every benchmark interleaves its contestants with a reference and reports ratios."""

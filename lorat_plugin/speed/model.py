@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lorat_plugin.devices import PRECISIONS, best_precision, find_device
+from lorat_plugin.devices import PRECISIONS, best_precision, find_device, peak_memory
 from lorat_plugin.engines import check_options, list_engines, prepare
 from lorat_plugin.engines.select import choose_precision
 from lorat_plugin.errors import InputError
@@ -20,14 +20,12 @@ from lorat_plugin.networks import make_network
 from lorat_plugin.speed.rounds import (
     Comparison,
     Report,
-    Trial,
+    SpeedTrial,
     clock_for,
     compare,
     compute_threads,
     forget_peak,
     in_process,
-    interleave,
-    peak_memory,
     synchronize,
 )
 from lorat_plugin.tracking import Engine
@@ -60,7 +58,7 @@ class Way:
 
 
 class _Autocast:
-    """Float32 weights that autocast makes half as it goes, as the official code does: a baseline to measure."""
+    """Float32 weights that autocast makes half as it goes, as the official code does: a reference to measure."""
 
     def __init__(self, engine: Engine, autocast: torch.autocast) -> None:
         self.variant = engine.variant
@@ -68,20 +66,20 @@ class _Autocast:
 
 
 def benchmark_model(
-    models: Sequence[str], trial: Trial, *, batches: Sequence[int] = (1,), memory: bool = True
+    models: Sequence[str], trial: SpeedTrial, *, batches: Sequence[int] = (1,), memory: bool = True
 ) -> Report:
     """Measure `predict`, which is what a tracker runs for each frame; crops are on the device already.
 
     Args:
         models: variants' names, or "all" for every one.
-        trial: of engines; the baseline counts with its first precision.
+        trial: of engines; the reference counts with its first precision.
         batches: search regions in one call.
         memory: measure it too, in a process for each contestant; on a CPU its libraries count.
     Raises InputError for unknown names, engines that cannot run here and a GPU without memory for a batch.
     """
     variants = [get_variant(name) for name in (list_variants() if list(models) == ["all"] else models)]
-    ways = find_ways(trial.contestants, trial.precisions, trial.device, trial.baseline)
-    first = next(way for way in ways if way.engine == trial.baseline)
+    ways = find_ways(trial.contestants, trial.precisions, trial.device, trial.reference)
+    first = next(way for way in ways if way.engine == trial.reference)
     found: list[Comparison] = []
     counts = {}
     with compute_threads(trial.threads):
@@ -95,10 +93,12 @@ def benchmark_model(
         return Report("model", settings, found)
 
 
-def find_ways(engines: Sequence[str], precisions: Sequence[str], device: str, baseline: str | None = None) -> list[Way]:
+def find_ways(
+    engines: Sequence[str], precisions: Sequence[str], device: str, reference: str | None = None
+) -> list[Way]:
     """Pairs of engine and precision that run on a device.
 
-    The engine `baseline` takes part even if it is not named, first and with "auto" if it has none of the precisions.
+    The engine `reference` takes part even if it is not named, first and with "auto" if it has none of the precisions.
     Raises InputError for an engine that has none of them.
     """
     place, ways = find_device(device), []
@@ -108,10 +108,10 @@ def find_ways(engines: Sequence[str], precisions: Sequence[str], device: str, ba
             ways += found
         elif list(engines) != ["all"]:
             raise found
-    if baseline and baseline not in [way.engine for way in ways]:
-        found = _ways_of(baseline, precisions, place)
+    if reference and reference not in [way.engine for way in ways]:
+        found = _ways_of(reference, precisions, place)
         if isinstance(found, InputError):
-            found = _ways_of(baseline, ["auto"], place)
+            found = _ways_of(reference, ["auto"], place)
         if isinstance(found, InputError):
             raise found
         ways = found + ways
@@ -199,19 +199,14 @@ def memory_of(variant: Variant, batch: int, way: Way, threads: int) -> int:
 
 
 def _compare_ways(
-    variant: Variant,
-    batch: int,
-    ways: Sequence[Way],
-    first: Way,
-    operations: int,
-    trial: Trial,
+    variant: Variant, batch: int, ways: Sequence[Way], first: Way, operations: int, trial: SpeedTrial
 ) -> list[Comparison]:
     place = torch.device(first.device)
     side = 1536 if place.type == "cpu" else 8192
     a = torch.randn(side, side, device=place, dtype=PRECISIONS.get(first.precision, torch.float32))
     plays = {str(way): player(variant, batch, way) for way in ways}
     plays[PRODUCT] = timed(lambda: a @ a, place, PRODUCT)
-    costs = interleave(plays, trial.rounds, on_round=trial.on_round)
+    costs = trial.interleave(plays)
     product = costs.pop(PRODUCT) / (2 * side**3)
     rates = {name: own / operations for name, own in costs.items()} | {PRODUCT: product}
     speed = compare(costs, str(first), "network alone", "frames/s", lambda s: batch / s)

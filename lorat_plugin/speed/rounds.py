@@ -1,4 +1,4 @@
-"""What the benchmarks share: contestants that take turns, ratios to a baseline round by round, and the report.
+"""What the benchmarks share: contestants that take turns, ratios to a reference round by round, and the report.
 
 A busy machine slows all contestants of a round alike, so the ratio within a round says more than two times apart.
 """
@@ -30,35 +30,47 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Trial:
-    """What takes part in a benchmark, and how it is run.
+class SpeedTrial:
+    """Contestants of a benchmark and how they are run.
 
     Fields: contestants, names of engines ("all" for every one that runs here, "autocast" for `eager` as the official
-    code runs it) or modes of training; baseline, one of them, which takes part even if it is not among them;
-    precisions, names, an engine takes part with those that it has; rounds, that count, after warming up; device, see
-    `find_device`; threads of computation, 0: torch decides; on_round, called after each round.
+    code runs it), modes of training or data sets; reference, one of them, which takes part even if it is not among
+    them; precisions, names, an engine takes part with those that it has; rounds, that count, after warming up; device,
+    see `find_device`; threads of computation, 0: torch decides; on_round, called after each round.
     """
 
     contestants: Sequence[str] = ("eager", "fused")
-    baseline: str = "eager"
+    reference: str = "eager"
     precisions: Sequence[str] = ("auto",)
     rounds: int = 10
     device: str = "auto"
     threads: int = 0
     on_round: Callable[[], None] = lambda: None
 
+    def interleave(self, contestants: Mapping[str, Callable[[], float]], warmup: int = 1) -> dict[str, np.ndarray]:
+        """Let contestants take turns, A B A B and so on; a call does one round and returns its cost, such as seconds.
+
+        Returns the costs of each, (rounds,) float64, without those of the rounds for warming up.
+        """
+        costs: dict[str, list[float]] = {name: [] for name in contestants}
+        for _ in range(warmup + self.rounds):
+            for name, play in contestants.items():
+                costs[name].append(play())
+            self.on_round()
+        return {name: np.array(values[warmup:]) for name, values in costs.items()}
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """One contestant beside the baseline.
+    """One contestant beside the reference.
 
     Fields: measure, what was compared; value, the contestant's median in `unit`; ratio, median over the rounds of
-    baseline's cost / contestant's cost, above 1 where the contestant is better; low and high, the quartiles; details,
+    reference's cost / contestant's cost, above 1 where the contestant is better; low and high, the quartiles; details,
     what the contestant is, and further numbers.
     """
 
     name: str
-    baseline: str
+    reference: str
     measure: str
     value: float
     unit: str
@@ -70,7 +82,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Report:
-    """What one benchmark found, on what machine."""
+    """Result of one benchmark, and the machine."""
 
     benchmark: str
     settings: dict[str, Any]
@@ -95,52 +107,25 @@ class Report:
             axis.bar_label(bars, [f"{c.ratio:.2f}x, {c.value:.4g} {c.unit}" for c in rows], padding=4)
             axis.margins(x=0.6)  # room for the labels
             axis.axvline(1, color="black", linewidth=0.8, linestyle="--")
-            axis.set_xlabel(f"{measure}: times as good as {rows[0].baseline}")
+            axis.set_xlabel(f"{measure}: times as good as {rows[0].reference}")
         with whole_file(path) as part:
             figure.savefig(part, format=path.suffix.removeprefix("."), dpi=150)
 
 
-def interleave(
-    contestants: Mapping[str, Callable[[], float]],
-    rounds: int,
-    *,
-    warmup: int = 1,
-    on_round: Callable[[], None] = lambda: None,
-) -> dict[str, np.ndarray]:
-    """Let contestants take turns, A B A B and so on.
-
-    Args:
-        contestants: by name; a call does one round and returns its cost, such as seconds for each pair.
-        rounds: that count.
-        warmup: rounds before them, which do not.
-        on_round: called after each.
-    Returns the costs of each, (rounds,) float64.
-    """
-    costs: dict[str, list[float]] = {name: [] for name in contestants}
-    for number in range(warmup + rounds):
-        for name, play in contestants.items():
-            cost = play()
-            if number >= warmup:
-                costs[name].append(cost)
-        on_round()
-    return {name: np.array(values) for name, values in costs.items()}
-
-
 def compare(
-    costs: Mapping[str, np.ndarray], baseline: str, measure: str, unit: str, value: Callable[[float], float]
+    costs: Mapping[str, np.ndarray], reference: str, measure: str, unit: str, value: Callable[[float], float]
 ) -> list[Comparison]:
-    """Compare each contestant's costs with the baseline's, round by round; `value` turns a cost into `unit`."""
-    found = []
+    """Compare each contestant's costs with the reference's, round by round; `value` turns a cost into `unit`.
+
+    Raises InputError unless the reference is one of the contestants.
+    """
+    if reference not in costs:
+        raise InputError(f"reference '{reference}' does not take part; use one of {', '.join(costs)}")
+    rows = []
     for name, own in costs.items():
-        low, ratio, high = (float(q) for q in np.quantile(costs[baseline] / own, (0.25, 0.5, 0.75)))
-        found.append(Comparison(name, baseline, measure, value(float(np.median(own))), unit, ratio, low, high))
-    return found
-
-
-def check_baseline(baseline: str, contestants: Mapping[str, object] | list[str]) -> None:
-    """Raise InputError unless the baseline is one of the contestants."""
-    if baseline not in contestants:
-        raise InputError(f"baseline '{baseline}' does not take part; use one of {', '.join(contestants)}")
+        low, ratio, high = (float(q) for q in np.quantile(costs[reference] / own, (0.25, 0.5, 0.75)))
+        rows.append(Comparison(name, reference, measure, value(float(np.median(own))), unit, ratio, low, high))
+    return rows
 
 
 def describe_machine() -> dict[str, Any]:
@@ -173,7 +158,7 @@ def compute_threads(count: int) -> Iterator[None]:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a device has done all that it was given."""
+    """Wait until a device has done all its work."""
     if device.type in ("cuda", "mps"):
         getattr(torch, device.type).synchronize()
 
@@ -196,15 +181,3 @@ def forget_peak(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats()
     with suppress(OSError):  # Linux alone
         Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the largest allocation on a CUDA GPU, else this process's largest size so far, libraries included."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.is_file():  # getrusage would count what the parent process had before this one started
-        return next(int(s.split()[1]) << 10 for s in status.read_text().splitlines() if s.startswith("VmHWM"))
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

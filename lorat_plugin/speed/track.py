@@ -22,19 +22,18 @@ from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.registry import open_benchmark
 from lorat_plugin.images import read_image
 from lorat_plugin.network import Prediction
-from lorat_plugin.speed.data import write_clips
 from lorat_plugin.speed.model import Way, find_ways
 from lorat_plugin.speed.rounds import (
     STAGE,
     Comparison,
     Report,
-    Trial,
+    SpeedTrial,
     clock_for,
     compare,
     compute_threads,
-    interleave,
     synchronize,
 )
+from lorat_plugin.speed.train import write_clips
 from lorat_plugin.variants import get_variant
 from lorat_plugin.video.source import Frame, FrameSource, open_source
 
@@ -44,7 +43,7 @@ Images = Callable[[], Iterator[np.ndarray]]  # a clip's frames from the first on
 
 def benchmark_track(
     model: str,
-    trial: Trial,
+    trial: SpeedTrial,
     source: str | None = None,
     *,
     dataset: str | None = None,
@@ -71,8 +70,8 @@ def benchmark_track(
     Raises InputError for unknown names, engines that cannot run here, and frames or boxes that are not there.
     """
     variant = get_variant(model)
-    ways = find_ways(trial.contestants, trial.precisions, trial.device, trial.baseline)
-    first = next(way for way in ways if way.engine == trial.baseline)
+    ways = find_ways(trial.contestants, trial.precisions, trial.device, trial.reference)
+    first = next(way for way in ways if way.engine == trial.reference)
     with compute_threads(trial.threads), _clip(source, dataset, box, frames) as (images, known):
         clip = list(images())
         decoding = _decoding(images)
@@ -88,12 +87,12 @@ def benchmark_track(
                     else:
                         runs[way, count, joint] = _Run(engine, place, images, seen, joint)
         named = {_name(*key): run for key, run in runs.items()}
-        taken = interleave(named, trial.rounds, on_round=trial.on_round)
+        taken = trial.interleave(named)
         costs = dict(zip(runs, taken.values(), strict=True))
         found = []
         for count in dict.fromkeys(targets):
             together = {way: costs[way, count, True] for way in ways}
-            found += _beside_baseline({way: runs[way, count, True] for way in ways}, together, first, count)
+            found += _beside_reference({way: runs[way, count, True] for way in ways}, together, first, count)
         found += _beside_single_trackers(costs)
         size = "{1}x{0}".format(*clip[0].shape)
         settings: dict[str, Any] = {"model": variant.name, "device": first.device, "frames": f"{len(clip)} of {size}"}
@@ -202,7 +201,7 @@ def _name(way: Way, count: int, joint: bool = True) -> str:
     return f"{way}, " + ("1 target" if count == 1 else f"{count} targets" if joint else f"{count} single trackers")
 
 
-def _beside_baseline(runs: dict[Way, _Run], costs: dict[Way, np.ndarray], first: Way, count: int) -> list[Comparison]:
+def _beside_reference(runs: dict[Way, _Run], costs: dict[Way, np.ndarray], first: Way, count: int) -> list[Comparison]:
     """End to end, the network alone and every stage of each engine, beside the first."""
 
     def rows(own: dict[Way, np.ndarray], measure: str) -> list[Comparison]:

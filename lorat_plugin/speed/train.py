@@ -1,41 +1,54 @@
-"""Time and memory of a training step: LoRA, peft's own LoRA, full fine-tuning and the baseline, with their options."""
+"""Speed of training: time and memory of a step in every mode, and pairs per second and core from folders and LMDB."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from accelerate import Accelerator
 
+from lorat_plugin.boxes import clip_to_image, xyxy_to_xywh
 from lorat_plugin.crop import cells_on_target
-from lorat_plugin.devices import best_precision, find_device
+from lorat_plugin.datasets.lmdb_build import build_lmdb
+from lorat_plugin.devices import best_precision, find_device, peak_memory
 from lorat_plugin.errors import InputError
 from lorat_plugin.models import create_model
-from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.speed.rounds import (
     Report,
-    Trial,
+    SpeedTrial,
     clock_for,
     compare,
+    compute_threads,
     in_process,
-    interleave,
-    peak_memory,
     synchronize,
 )
+from lorat_plugin.synthetic.material import procedural_cutout, procedural_photo
+from lorat_plugin.synthetic.rendering import Look, Pose, degrade, draw, object_box
 from lorat_plugin.training.config import TrainConfig
+from lorat_plugin.training.device.pairs import DevicePairs
 from lorat_plugin.training.launch import checkpoint_activations, compiled
 from lorat_plugin.training.methods import MODES, training_network, training_variant
-from lorat_plugin.training.recipe import Batch, make_optimizer, train_step
+from lorat_plugin.training.pairs import sample_generator
+from lorat_plugin.training.recipe import Batch, PairDataset, make_optimizer, train_step
 from lorat_plugin.training.stochastic_depth import add_stochastic_depth
 from lorat_plugin.variants import Variant
 
 BRANCHES = "peft"  # LoRA by peft's own forward pass, W x + B (A x)
 OPTIONS = ("checkpointing", "compile")
+PAIRS = 8  # in a round: short, so that all contestants of a round meet the same machine
 
 
-def benchmark_train(trial: Trial, variant: str = "lorat_b_224", batch: int = 8) -> Report:
+def benchmark_train(trial: SpeedTrial, variant: str = "lorat_b_224", batch: int = 8) -> Report:
     """Measure steps on random weights and images; time in this process, memory in a process for each mode.
 
     Args:
@@ -47,24 +60,24 @@ def benchmark_train(trial: Trial, variant: str = "lorat_b_224", batch: int = 8) 
     the process's largest size on a CPU, libraries included, and the largest allocation on a CUDA GPU.
     Raises InputError for unknown modes, variants or devices.
     """
-    modes = list(trial.contestants) if trial.baseline in trial.contestants else [trial.baseline, *trial.contestants]
+    modes = list(trial.contestants) if trial.reference in trial.contestants else [trial.reference, *trial.contestants]
     for mode in modes:
-        kind, *options = mode.split("+")
-        if kind not in (*MODES, BRANCHES) or not set(options) <= set(OPTIONS):
+        method, *options = mode.split("+")
+        if method not in (*MODES, BRANCHES) or not set(options) <= set(OPTIONS):
             known = ", ".join((*MODES, BRANCHES))
             raise InputError(f"unknown mode '{mode}': use {known}, with +{' or +'.join(OPTIONS)} if wanted")
-    place, precision = find_device(trial.device), trial.precisions[0]
+    device, precision = find_device(trial.device), trial.precisions[0]
     config = TrainConfig(
-        variant=variant, backbone="random", batch_size=batch, device=str(place), threads=trial.threads,
-        precision=best_precision(place) if precision == "auto" else precision,  # type: ignore[arg-type]
+        variant=variant, backbone="random", batch_size=batch, device=str(device), threads=trial.threads,
+        precision=best_precision(device) if precision == "auto" else precision,  # type: ignore[arg-type]
     )  # fmt: skip
     training_variant(config)
     peaks = {mode: np.array([float(in_process(step_memory, mode, config))]) for mode in modes}
     steps = {mode: make_step(mode, config) for mode in modes}
-    costs = interleave(steps, trial.rounds, warmup=2, on_round=trial.on_round)
+    costs = trial.interleave(steps, warmup=2)
     shown = {"variant": variant, "batch": batch, "device": config.device, "precision": config.precision}
-    times = compare(costs, trial.baseline, "time of a step", "ms", lambda seconds: seconds * 1e3)
-    return Report("train", shown, times + compare(peaks, trial.baseline, "peak memory", "GB", lambda size: size / 1e9))
+    times = compare(costs, trial.reference, "time of a step", "ms", lambda seconds: seconds * 1e3)
+    return Report("train", shown, times + compare(peaks, trial.reference, "peak memory", "GB", lambda size: size / 1e9))
 
 
 def make_step(mode: str, config: TrainConfig) -> Callable[[], float]:
@@ -75,8 +88,13 @@ def make_step(mode: str, config: TrainConfig) -> Callable[[], float]:
     device = find_device(config.device)
     half = "no" if config.precision == "fp32" else config.precision
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=half)
-    kind, *options = mode.split("+")
-    network = _with_branches(config) if kind == BRANCHES else training_network(replace(config, mode=kind))
+    method, *options = mode.split("+")
+    if method == BRANCHES:
+        network = create_model(config.variant, backbone=config.backbone, lora=True)
+        add_stochastic_depth(network, network.variant.drop_path)
+        network.train()
+    else:
+        network = training_network(replace(config, mode=method))
     if "checkpointing" in options:
         checkpoint_activations(network)
     wrapped, optimizer = accelerator.prepare(network, make_optimizer(network, config))
@@ -111,7 +129,97 @@ def step_memory(mode: str, config: TrainConfig) -> int:
     return peak_memory(torch.device(config.device))
 
 
-def _with_branches(config: TrainConfig) -> LoRATNetwork:
-    network = create_model(config.variant, backbone=config.backbone, lora=True)
-    add_stochastic_depth(network, network.variant.drop_path)
-    return network.train()
+def benchmark_data(
+    trial: SpeedTrial, *, variant: str = "lorat_b_224", frame_size: tuple[int, int] = (1280, 720)
+) -> Report:
+    """Measure CPU time of batches of 8 pairs on one thread; waiting for a disk does not count.
+
+    Args:
+        trial: of data sets, NAME:FOLDER of folders or LMDBs, none: generated clips, as a folder and as LMDB; the
+            reference is by default the first data set, and may be "decode", which takes part too, or the name of a data
+            set with ", 8-bit" behind for 8-bit arithmetic, ", device" for `pairs_on: device` on this CPU, or ", device
+            bank" for the same with generated clips decoded beforehand; a round is a batch of each.
+        variant: whose crops are made.
+        frame_size: (width, height) of generated frames, pixels.
+    Raises InputError for data that cannot be opened or an unknown variant or reference.
+    """
+    with _data(trial.contestants, frame_size) as named, compute_threads(1):
+        opened = {n: PairDataset(TrainConfig(variant=variant, datasets=(entry,))) for n, entry in named.items()}
+        first = next(iter(opened.values()))
+        makers: dict[str, Callable[[Sequence[int]], object]] = {}
+        for name, dataset in opened.items():
+            on_device = replace(dataset.config, pairs_on="device", device="cpu")
+            makers[name] = partial(_batch, dataset)
+            makers[f"{name}, 8-bit"] = partial(_batch, PairDataset(replace(dataset.config, eight_bit=True)))
+            makers[f"{name}, device"] = partial(_batch, DevicePairs(on_device))
+            if not trial.contestants:  # others may not fit into memory
+                makers[f"{name}, device bank"] = partial(_batch, DevicePairs(replace(on_device, bank_gb=1)))
+        makers["decode"] = lambda indices: [
+            first.source.planned(0, i, sample_generator(first.config.seed, 0, 0, first.training, i)) for i in indices
+        ]
+        costs = trial.interleave({name: _timed(make) for name, make in makers.items()})
+        shown = {"variant": variant, "pairs": trial.rounds * PAIRS}
+        shown["datasets"] = list(trial.contestants) or f"generated, {frame_size}"
+        rows = compare(
+            costs, trial.reference or next(iter(opened)), "training pairs", "pairs/s per core", lambda s: 1 / s
+        )
+        return Report("data", shown, rows)
+
+
+def write_clips(folder: Path, size: tuple[int, int], clips: int = 4, frames: int = 8) -> None:
+    """Write clips of an object that crosses a noisy scene, `size` (width, height) pixels.
+
+    A frame of 1280x720 takes about 80 kB as JPEG.
+    """
+    rng = np.random.default_rng(0)
+    for clip in range(clips):
+        home = folder / f"clip{clip}"
+        home.mkdir(parents=True)
+        scene = cv2.resize(procedural_photo(rng), size, interpolation=cv2.INTER_CUBIC)
+        cutout, extent = procedural_cutout(rng), rng.uniform(0.08, 0.35) * size[1]
+        start, end = rng.uniform(0.25, 0.75, (2, 2)) * size
+        boxes = []
+        for number, (x, y) in enumerate(np.linspace(start, end, frames)):
+            canvas, pose = scene.copy(), Pose(x, y, extent)
+            draw(canvas, cutout, pose)
+            canvas = degrade(canvas, Look(noise=2.0), rng)
+            _, packed = cv2.imencode(".jpg", canvas, [cv2.IMWRITE_JPEG_QUALITY, 85])
+            (home / f"{number:04d}.jpg").write_bytes(packed.tobytes())
+            boxes.append(xyxy_to_xywh(clip_to_image(object_box(cutout, pose), size[::-1])))
+        np.savetxt(home / "groundtruth.txt", boxes, fmt="%.3f", delimiter=",")
+
+
+def _batch(dataset: PairDataset, indices: Sequence[int]) -> Batch:
+    return dataset.receive(dataset.collate([dataset[i] for i in indices])).to(torch.device("cpu"))
+
+
+def _timed(make: Callable[[Sequence[int]], object]) -> Callable[[], float]:
+    rounds = itertools.count()
+
+    def play() -> float:
+        first = next(rounds) * PAIRS
+        began = time.process_time()
+        make(range(first, first + PAIRS))
+        return (time.process_time() - began) / PAIRS
+
+    return play
+
+
+@contextmanager
+def _data(datasets: Sequence[str], frame_size: tuple[int, int]) -> Iterator[dict[str, str]]:
+    """Name of each contestant -> its data set as settings write it."""
+    if datasets:
+        yield {entry: entry for entry in datasets}
+        return
+    with tempfile.TemporaryDirectory() as work:
+        folder, packed = Path(work) / "clips", Path(work) / "clips_lmdb"
+        write_clips(folder, frame_size)
+        build_lmdb("clips", folder, packed)
+        former = os.environ.get("LORAT_CACHE")
+        os.environ["LORAT_CACHE"] = work  # an index of data that are gone afterwards is of no use to the user
+        try:
+            yield {"folder": f"clips:{folder}", "LMDB": f"clips:{packed}"}
+        finally:
+            os.environ.pop("LORAT_CACHE")
+            if former is not None:
+                os.environ["LORAT_CACHE"] = former

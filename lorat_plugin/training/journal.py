@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from dataclasses import asdict
 from datetime import timedelta
 from importlib.util import find_spec
@@ -13,6 +12,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from lorat_plugin.devices import peak_memory
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import parse_json, whole_file
 from lorat_plugin.training.config import TrainConfig
@@ -44,7 +44,7 @@ class Journal:
         """Write the means since the last line; returns them as text. `speed` is in pairs per second."""
         total, cls, box, quality = torch.stack(self._recent).mean(0).tolist()
         self._recent.clear()
-        memory = peak_memory(self.accelerator.device)
+        memory = peak_memory(self.accelerator.device) / 1e9
         row = {"loss": total, "cls": cls, "giou": box, "iou": quality, "lr": rate}
         self._append(step, {**row, "pairs_per_second": speed, "memory_gb": memory})
         left = timedelta(seconds=round((self.config.steps - step) * self.config.batch_size / speed))
@@ -103,17 +103,6 @@ def check_loggers(names: tuple[str, ...]) -> None:
             raise InputError(f"unknown logger '{name}'; use {' or '.join(LOGGERS)}")
         if find_spec(name) is None:
             raise InputError(f"{name} is not installed; pip install {name}, or leave it out of the setting loggers")
-
-
-def peak_memory(device: torch.device) -> float:
-    """Most memory used so far, GB: the GPU's, or the process's on a CPU; nan where the system does not tell."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    if sys.platform == "win32":
-        return math.nan
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def read_journal(path: Path) -> list[dict[str, float]]:

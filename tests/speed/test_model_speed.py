@@ -14,7 +14,7 @@ from lorat_plugin.errors import InputError
 from lorat_plugin.models import create_model
 from lorat_plugin.speed import model as speed
 from lorat_plugin.speed.model import PRODUCT, Way, benchmark_model, count, find_ways, memory_of
-from lorat_plugin.speed.rounds import Trial, in_process
+from lorat_plugin.speed.rounds import SpeedTrial, in_process
 from lorat_plugin.variants import Variant, get_variant
 
 SMALL = replace(get_variant("lorat_tiny"), name="speed", dim=64, depth=1, heads=1, ffn_dim=128)
@@ -46,11 +46,11 @@ def test_each_engine_takes_part_with_the_precisions_that_it_has() -> None:
 
 def test_every_contestant_is_compared_with_the_baseline(tmp_path: Path) -> None:
     rounds: list[int] = []
-    trial = Trial(rounds=2, device="cpu", on_round=lambda: rounds.append(1))
+    trial = SpeedTrial(rounds=2, device="cpu", on_round=lambda: rounds.append(1))
     report = benchmark_model(["speed"], trial, batches=[1, 2], memory=False)
     assert len(rounds) == 6  # a warm-up and two, for each batch
     assert [c.name for c in report.comparisons[:2]] == ["speed x1 eager fp32", "speed x1 fused fp32"]
-    assert [(c.measure, c.baseline) for c in report.comparisons[4:7:2]] == [
+    assert [(c.measure, c.reference) for c in report.comparisons[4:7:2]] == [
         ("network alone", "eager fp32"), ("share of the peak", PRODUCT),
     ]  # fmt: skip
     assert report.comparisons[0].ratio == report.comparisons[4].ratio == 1
@@ -63,8 +63,8 @@ def test_every_contestant_is_compared_with_the_baseline(tmp_path: Path) -> None:
 
 
 def test_the_baseline_may_be_another_engine() -> None:
-    report = benchmark_model(["speed"], Trial(baseline="fused", rounds=1, device="cpu"), memory=False)
-    assert report.comparisons[1].ratio == 1 and report.comparisons[0].baseline == "fused fp32"
+    report = benchmark_model(["speed"], SpeedTrial(reference="fused", rounds=1, device="cpu"), memory=False)
+    assert report.comparisons[1].ratio == 1 and report.comparisons[0].reference == "fused fp32"
 
 
 def test_autocast_keeps_float32_weights() -> None:
@@ -107,13 +107,13 @@ def test_a_baseline_that_is_not_named_takes_part_with_a_precision_that_it_has(
         ({"model": "lorat_c_224"}, "unknown model 'lorat_c_224'"),
         ({"contestants": ["eager", "warp"]}, "unknown engine 'warp'"),
         ({"precisions": ["fp4"]}, "unknown precision 'fp4'"),
-        ({"baseline": "warp"}, "unknown engine 'warp': use auto or eager"),
+        ({"reference": "warp"}, "unknown engine 'warp': use auto or eager"),
         ({"device": "tpu"}, "device 'tpu' cannot be used"),
     ],
 )
 def test_wrong_names_are_told(options: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        benchmark_model([options.pop("model", "speed")], Trial(**{"device": "cpu", **options}))  # type: ignore[arg-type, list-item]
+        benchmark_model([options.pop("model", "speed")], SpeedTrial(**{"device": "cpu", **options}))  # type: ignore[arg-type, list-item]
 
 
 def test_the_command_prints_ratios_as_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from lorat_plugin.cli.main import run
 from lorat_plugin.errors import InputError
-from lorat_plugin.speed.data import benchmark_data, write_clips
+from lorat_plugin.speed.rounds import SpeedTrial
+from lorat_plugin.speed.train import benchmark_data, write_clips
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.training.recipe import PairDataset
 
@@ -25,11 +26,11 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> PairDataset:
 
 def test_benchmark_of_generated_clips(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORAT_CACHE", "untouched")
-    report = benchmark_data(variant="lorat_tiny", pairs=8, frame_size=(160, 90), baseline="decode")
+    report = benchmark_data(SpeedTrial((), "decode", rounds=1), variant="lorat_tiny", frame_size=(160, 90))
     names = [c.name for c in report.comparisons]
     ways = ("", ", 8-bit", ", device", ", device bank")
     assert names == [*(f"{n}{w}" for n in ("folder", "LMDB") for w in ways), "decode"]
-    assert all(c.ratio > 0 and c.value > 0 and c.baseline == "decode" for c in report.comparisons)
+    assert all(c.ratio > 0 and c.value > 0 and c.reference == "decode" for c in report.comparisons)
     assert not Path("untouched").exists()
 
 
@@ -37,7 +38,7 @@ def test_bad_input_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["benchmark", "data", "--plot", "ratios.txt"]) == 2
     assert "must end in .png" in capsys.readouterr().err
     with pytest.raises(InputError, match="absent is no folder"):
-        benchmark_data(["clips:absent"])
+        benchmark_data(SpeedTrial(["clips:absent"], ""))
 
 
 def test_the_command_prints_json(dataset: PairDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,5 +48,5 @@ def test_the_command_prints_json(dataset: PairDataset, tmp_path: Path, capsys: p
     rows = json.loads(capsys.readouterr().out)["comparisons"]
     assert [row["name"] for row in rows] == [entry, f"{entry}, 8-bit", f"{entry}, device", "decode"]
     assert all(isinstance(row["ratio"], float) for row in rows)
-    assert {row["baseline"] for row in rows} == {entry}
+    assert {row["reference"] for row in rows} == {entry}
     assert (tmp_path / "a.png").is_file()

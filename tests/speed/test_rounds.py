@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 
 from lorat_plugin.errors import InputError
-from lorat_plugin.speed.rounds import Report, check_baseline, compare, interleave
+from lorat_plugin.speed.rounds import Report, SpeedTrial, compare
 
 
 def test_contestants_take_turns_and_warm_up() -> None:
     calls: list[str] = []
-    costs = interleave({n: lambda n=n: calls.append(n) or len(calls) for n in "ab"}, 2)  # type: ignore[misc]
+    costs = SpeedTrial(rounds=2).interleave({n: lambda n=n: calls.append(n) or len(calls) for n in "ab"})  # type: ignore[misc]
     assert "".join(calls) == "ababab"
     assert costs["a"].tolist() == [3, 5] and costs["b"].tolist() == [4, 6]
 
@@ -26,10 +26,9 @@ def test_ratios_are_taken_round_by_round() -> None:
     assert (fast.ratio, fast.low, fast.high, fast.value) == (2, 2, 3, 5000)
 
 
-def test_a_baseline_takes_part() -> None:
-    check_baseline("a", ["a"])
+def test_a_reference_takes_part() -> None:
     with pytest.raises(InputError, match="'b' does not take part; use one of a"):
-        check_baseline("b", ["a"])
+        compare({"a": np.ones(1)}, "b", "time", "s", float)
 
 
 def test_the_report_names_the_machine_and_draws_the_ratios(tmp_path: Path) -> None:

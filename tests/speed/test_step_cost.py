@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lorat_plugin.errors import InputError
-from lorat_plugin.speed.rounds import Trial
+from lorat_plugin.speed.rounds import SpeedTrial
 from lorat_plugin.speed.train import benchmark_train, make_step, random_batch
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.variants import get_variant
@@ -26,7 +26,7 @@ def test_batches_have_targets() -> None:
 
 @pytest.mark.slow
 def test_time_and_memory_are_compared_with_a_baseline_that_is_not_named() -> None:
-    report = benchmark_train(Trial(["lora"], "full", rounds=1, device="cpu"), "lorat_tiny", 1)
+    report = benchmark_train(SpeedTrial(["lora"], "full", rounds=1, device="cpu"), "lorat_tiny", 1)
     assert [(c.name, c.measure) for c in report.comparisons] == [
         ("full", "time of a step"), ("lora", "time of a step"), ("full", "peak memory"), ("lora", "peak memory"),
     ]  # fmt: skip
@@ -39,4 +39,4 @@ def test_time_and_memory_are_compared_with_a_baseline_that_is_not_named() -> Non
 )
 def test_wrong_modes_are_named(modes: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        benchmark_train(Trial(modes, "full"), "lorat_tiny")
+        benchmark_train(SpeedTrial(modes, "full"), "lorat_tiny")

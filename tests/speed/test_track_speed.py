@@ -11,13 +11,13 @@ import pytest
 
 from lorat_plugin.cli.main import run
 from lorat_plugin.errors import InputError
-from lorat_plugin.speed.rounds import STAGE, Report, Trial
+from lorat_plugin.speed.rounds import STAGE, Report, SpeedTrial
 from lorat_plugin.speed.track import STAGES, benchmark_track, place_targets
 from lorat_plugin.variants import get_variant
 from tests.helpers.sequences import write_clip
 
 SMALL = replace(get_variant("lorat_tiny"), name="speed", dim=64, depth=1, heads=1, ffn_dim=128)
-EAGER = Trial(["eager"], rounds=1, device="cpu")
+EAGER = SpeedTrial(["eager"], rounds=1, device="cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def measures(report: Report, name: str) -> dict[str, float]:
 
 def test_stages_sum_up_and_targets_are_tracked_in_one_pass(folder: Path) -> None:
     report = benchmark_track(
-        "speed", Trial(rounds=2, device="cpu"), str(folder), box=[30, 20, 16, 16], targets=(1, 3), frames=5
+        "speed", SpeedTrial(rounds=2, device="cpu"), str(folder), box=[30, 20, 16, 16], targets=(1, 3), frames=5
     )
     assert report.settings["frames"] == "5 of 120x90" and report.settings["decoding alone"]["median"].endswith(" ms")
     expected = {"end to end", "model alone", *(STAGE + stage for stage in STAGES)}
@@ -53,7 +53,7 @@ def test_stages_sum_up_and_targets_are_tracked_in_one_pass(folder: Path) -> None
         if c.measure.startswith(STAGE):
             assert c.details["p95"] >= 0 and c.unit == "ms"
     (together,) = [c for c in report.comparisons if "single" in c.measure and c.details["engine"] == "fused"]
-    assert together.baseline == "fused fp32, 3 single trackers"
+    assert together.reference == "fused fp32, 3 single trackers"
 
 
 def test_made_up_frames_from_memory() -> None:
@@ -87,7 +87,7 @@ def test_wrong_sources_are_named(folder: Path) -> None:
         with pytest.raises(InputError, match=message):
             benchmark_track("speed", EAGER, **options)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="unknown engine 'warp'"):
-        benchmark_track("speed", replace(EAGER, baseline="warp"))
+        benchmark_track("speed", replace(EAGER, reference="warp"))
 
 
 def test_the_command_prints_both_tables(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

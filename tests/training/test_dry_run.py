@@ -105,7 +105,7 @@ def test_memory_agrees_with_a_measured_peak(tmp_path: Path) -> None:
     """Peak memory of two updates of lorat_tiny in a process of its own: 1.04 to 1.28 of the estimate where measured."""
     code = """
 import resource, torch
-from lorat_plugin.speed.rounds import peak_memory
+from lorat_plugin.devices import peak_memory
 from lorat_plugin.training.config import load_config
 from lorat_plugin.training.dry_run import estimate_memory
 from lorat_plugin.training.methods import training_network
