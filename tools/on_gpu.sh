@@ -127,7 +127,7 @@ for model in $(printf "%s\n" "$b" "$l" | sort -u); do
 done
 part "step_${g}_giant" 90 "${lorat[@]}" benchmark train --variant "$g" --batch "$giant" --modes lora --baseline lora \
     --rounds 2 --precision "$precision" --device "$device" --json
-"$python" -c "from pathlib import Path; from lorat_plugin.speed.train import write_clips
+"$python" -c "from pathlib import Path; from lorat_plugin.speed.rounds import write_clips
 write_clips(Path('$work/made'), (1280, 720) if '$device' == 'cuda' else (160, 90), clips=8, frames=20)" 2>>"$log"
 for place in bank stream; do # pairs/s of whole training, to be set beside the step alone
     part "data_$place" 60 "${lorat[@]}" train --recipe paper --variant "$b" --set backbone=random \

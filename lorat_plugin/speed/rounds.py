@@ -22,8 +22,11 @@ import numpy as np
 import torch
 
 from lorat_plugin.apps.doctor import this_installation
+from lorat_plugin.boxes import clip_to_image, xyxy_to_xywh
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import whole_file
+from lorat_plugin.synthetic.material import procedural_cutout, procedural_photo
+from lorat_plugin.synthetic.rendering import Look, Pose, degrade, draw, object_box
 
 STAGE = "stage: "  # begins the measure of a part of the whole, which plots leave out
 Result = TypeVar("Result")
@@ -181,3 +184,26 @@ def forget_peak(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats()
     with suppress(OSError):  # Linux alone
         Path("/proc/self/clear_refs").write_text("5")
+
+
+def write_clips(folder: Path, size: tuple[int, int], clips: int = 4, frames: int = 8) -> None:
+    """Write clips of an object that crosses a noisy scene, `size` (width, height) pixels.
+
+    A frame of 1280x720 takes about 80 kB as JPEG.
+    """
+    rng = np.random.default_rng(0)
+    for clip in range(clips):
+        home = folder / f"clip{clip}"
+        home.mkdir(parents=True)
+        scene = cv2.resize(procedural_photo(rng), size, interpolation=cv2.INTER_CUBIC)
+        cutout, extent = procedural_cutout(rng), rng.uniform(0.08, 0.35) * size[1]
+        start, end = rng.uniform(0.25, 0.75, (2, 2)) * size
+        boxes = []
+        for number, (x, y) in enumerate(np.linspace(start, end, frames)):
+            canvas, pose = scene.copy(), Pose(x, y, extent)
+            draw(canvas, cutout, pose)
+            canvas = degrade(canvas, Look(noise=2.0), rng)
+            _, packed = cv2.imencode(".jpg", canvas, [cv2.IMWRITE_JPEG_QUALITY, 85])
+            (home / f"{number:04d}.jpg").write_bytes(packed.tobytes())
+            boxes.append(xyxy_to_xywh(clip_to_image(object_box(cutout, pose), size[::-1])))
+        np.savetxt(home / "groundtruth.txt", boxes, fmt="%.3f", delimiter=",")

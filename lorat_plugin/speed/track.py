@@ -32,8 +32,8 @@ from lorat_plugin.speed.rounds import (
     compare,
     compute_threads,
     synchronize,
+    write_clips,
 )
-from lorat_plugin.speed.train import write_clips
 from lorat_plugin.variants import get_variant
 from lorat_plugin.video.source import Frame, FrameSource, open_source
 

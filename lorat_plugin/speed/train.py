@@ -12,12 +12,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from accelerate import Accelerator
 
-from lorat_plugin.boxes import clip_to_image, xyxy_to_xywh
 from lorat_plugin.crop import cells_on_target
 from lorat_plugin.datasets.lmdb_build import build_lmdb
 from lorat_plugin.devices import best_precision, find_device, peak_memory
@@ -31,13 +29,12 @@ from lorat_plugin.speed.rounds import (
     compute_threads,
     in_process,
     synchronize,
+    write_clips,
 )
-from lorat_plugin.synthetic.material import procedural_cutout, procedural_photo
-from lorat_plugin.synthetic.rendering import Look, Pose, degrade, draw, object_box
-from lorat_plugin.training.config import TrainConfig
+from lorat_plugin.training.config import TrainConfig, training_variant
 from lorat_plugin.training.device.pairs import DevicePairs
 from lorat_plugin.training.launch import checkpoint_activations, compiled
-from lorat_plugin.training.methods import MODES, training_network, training_variant
+from lorat_plugin.training.methods import MODES, training_network
 from lorat_plugin.training.pairs import sample_generator
 from lorat_plugin.training.recipe import Batch, PairDataset, make_optimizer, train_step
 from lorat_plugin.training.stochastic_depth import add_stochastic_depth
@@ -164,29 +161,6 @@ def benchmark_data(
             costs, trial.reference or next(iter(opened)), "training pairs", "pairs/s per core", lambda s: 1 / s
         )
         return Report("data", shown, rows)
-
-
-def write_clips(folder: Path, size: tuple[int, int], clips: int = 4, frames: int = 8) -> None:
-    """Write clips of an object that crosses a noisy scene, `size` (width, height) pixels.
-
-    A frame of 1280x720 takes about 80 kB as JPEG.
-    """
-    rng = np.random.default_rng(0)
-    for clip in range(clips):
-        home = folder / f"clip{clip}"
-        home.mkdir(parents=True)
-        scene = cv2.resize(procedural_photo(rng), size, interpolation=cv2.INTER_CUBIC)
-        cutout, extent = procedural_cutout(rng), rng.uniform(0.08, 0.35) * size[1]
-        start, end = rng.uniform(0.25, 0.75, (2, 2)) * size
-        boxes = []
-        for number, (x, y) in enumerate(np.linspace(start, end, frames)):
-            canvas, pose = scene.copy(), Pose(x, y, extent)
-            draw(canvas, cutout, pose)
-            canvas = degrade(canvas, Look(noise=2.0), rng)
-            _, packed = cv2.imencode(".jpg", canvas, [cv2.IMWRITE_JPEG_QUALITY, 85])
-            (home / f"{number:04d}.jpg").write_bytes(packed.tobytes())
-            boxes.append(xyxy_to_xywh(clip_to_image(object_box(cutout, pose), size[::-1])))
-        np.savetxt(home / "groundtruth.txt", boxes, fmt="%.3f", delimiter=",")
 
 
 def _batch(dataset: PairDataset, indices: Sequence[int]) -> Batch:

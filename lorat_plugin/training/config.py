@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -14,6 +14,7 @@ from typing_extensions import Doc
 
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import parse_yaml, read_plain_text
+from lorat_plugin.variants import Variant, baseline, get_variant
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -184,3 +185,21 @@ def _sentence(error: ValidationError) -> str:
     if first["type"] == "literal_error":
         wanted = "one of " + limits["expected"].replace(" or ", ", ")
     return f"setting {name} must be {wanted}; got {first['input']!r}"
+
+
+def training_variant(config: TrainConfig) -> Variant:
+    """The variant that a run trains: the one it names, with the run's backbone, rank, alpha, drop path and mode."""
+    variant = get_variant(config.variant)
+    if config.backbone_model:
+        from lorat_plugin.backbones import with_backbone
+
+        variant = with_backbone(variant, config.backbone_model)
+    if config.mode == "baseline":
+        variant = baseline(variant)
+    return replace(
+        variant,
+        lora_rank=config.rank or variant.lora_rank,
+        lora_alpha=config.alpha or variant.lora_alpha,
+        rslora=variant.rslora or config.adapter == "rslora",
+        drop_path=variant.drop_path if config.drop_path < 0 else config.drop_path,
+    )

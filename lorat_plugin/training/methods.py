@@ -6,11 +6,9 @@ network with a position table for each image and a convolutional head.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorat_plugin.backbones import with_backbone
 from lorat_plugin.checkpoints.adapters import (
     TARGETS,
     adapter_config,
@@ -26,10 +24,10 @@ from lorat_plugin.errors import InputError, first_line
 from lorat_plugin.files import parse_yaml
 from lorat_plugin.models import create_model, load_pretrained
 from lorat_plugin.network import LoRATNetwork
-from lorat_plugin.training.config import TrainConfig
+from lorat_plugin.training.config import TrainConfig, training_variant
 from lorat_plugin.training.state import STATE_NAME
 from lorat_plugin.training.stochastic_depth import add_stochastic_depth
-from lorat_plugin.variants import Variant, baseline, get_variant, is_variant
+from lorat_plugin.variants import Variant, is_variant
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -50,22 +48,6 @@ def check_method(config: TrainConfig) -> None:
         raise InputError(f"unknown layer '{unknown[0]}' in targets: use some of {', '.join(TARGETS)}")
     elif _by_peft(config):
         _peft_config(config, training_variant(config))
-
-
-def training_variant(config: TrainConfig) -> Variant:
-    """The variant that a run trains: the one it names with the run's backbone, rank, alpha, rate and mode."""
-    variant = get_variant(config.variant)
-    if config.backbone_model:
-        variant = with_backbone(variant, config.backbone_model)
-    if config.mode == "baseline":
-        variant = baseline(variant)
-    return replace(
-        variant,
-        lora_rank=config.rank or variant.lora_rank,
-        lora_alpha=config.alpha or variant.lora_alpha,
-        rslora=variant.rslora or config.adapter == "rslora",
-        drop_path=variant.drop_path if config.drop_path < 0 else config.drop_path,
-    )
 
 
 def training_network(config: TrainConfig) -> LoRATNetwork:

@@ -30,8 +30,7 @@ from lorat_plugin.errors import InputError
 from lorat_plugin.network import LoRATNetwork, Prediction
 from lorat_plugin.synthetic.pairs import FramePair
 from lorat_plugin.training.augment import Changes, Jitter, augment, jittered_parameters
-from lorat_plugin.training.config import TrainConfig
-from lorat_plugin.training.methods import training_variant
+from lorat_plugin.training.config import TrainConfig, training_variant
 from lorat_plugin.training.pairs import sample_generator
 from lorat_plugin.training.schedule import parameter_groups
 from lorat_plugin.training.sources import Unreadable, training_source, validation_source

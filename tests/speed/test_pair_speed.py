@@ -9,8 +9,8 @@ import pytest
 
 from lorat_plugin.cli.main import run
 from lorat_plugin.errors import InputError
-from lorat_plugin.speed.rounds import SpeedTrial
-from lorat_plugin.speed.train import benchmark_data, write_clips
+from lorat_plugin.speed.rounds import SpeedTrial, write_clips
+from lorat_plugin.speed.train import benchmark_data
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.training.recipe import PairDataset
 
