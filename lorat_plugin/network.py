@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from lorat_plugin.backbones import build
+from lorat_plugin.presence import PresenceRule
 from lorat_plugin.variants import Variant
 
 SEARCH_TYPE = 2  # row of the token type table; rows 0 and 1 are template background and foreground
@@ -107,6 +108,8 @@ class LoRATNetwork(nn.Module):
 
     It is the `eager` inference engine as it stands: `encode_template` once for each target, `predict` for each frame.
     """
+
+    presence = PresenceRule()  # thresholds of the score that are stored with the weights
 
     def __init__(self, variant: Variant) -> None:
         super().__init__()

@@ -34,8 +34,10 @@ class TrackerSettings:
     device: str = _described("auto", "auto, cpu, cuda, cuda:1, mps.")
     engine: str = _described("auto", f"Inference engine: auto, {', '.join(list_engines())}.")
     precision: str = _described("auto", f"auto, {', '.join(list_precisions())}.")
-    absent_below: float = _described(
-        0.0, "Score below which the target counts as absent and is searched for, e.g. 0.5; 0: never."
+    absent_below: float | None = _described(
+        0.0,
+        "Score below which the target counts as absent and is searched for, e.g. 0.5; 0: never. Left out: the weights'"
+        " own in track, app and annotate, never elsewhere.",
     )
 
     @classmethod
@@ -63,10 +65,10 @@ class TrackerSettings:
     def check(self) -> None:
         """Raise InputError for a device, engine, precision or threshold that cannot be used, before weights load."""
         from lorat_plugin.engines import check_options
-        from lorat_plugin.tracking import check_threshold
+        from lorat_plugin.presence import check_threshold
 
         check_options(self.device, self.engine, self.precision)
-        check_threshold(self.absent_below)
+        check_threshold(self.absent_below or 0.0)
 
     def absolute(self) -> Self:
         """The same, checked, with absolute paths: toolkits start trackers in folders of their own.

@@ -14,8 +14,9 @@ from numpy.typing import ArrayLike
 from lorat_plugin.engines import check_options, prepare
 from lorat_plugin.errors import InputError
 from lorat_plugin.network import LoRATNetwork
+from lorat_plugin.presence import check_threshold
 from lorat_plugin.processes import check_process
-from lorat_plugin.tracking import Target, TrackResult, check_frame, check_threshold, start, step
+from lorat_plugin.tracking import Target, TrackResult, check_frame, start, step
 from lorat_plugin.video.calibration import calibration_tracks
 
 if TYPE_CHECKING:
@@ -31,10 +32,10 @@ class _Tracker:
         device: str = "auto",
         engine: str = "auto",
         precision: str = "auto",
-        absent_below: float = 0.0,
+        absent_below: float | None = 0.0,
     ) -> None:
         """Track with a network (adapters merged or not); the names are those of `from_pretrained`."""
-        self.absent_below = check_threshold(absent_below)
+        self.presence = network.presence.below(absent_below)
         self.engine, self.device = prepare(network, device, engine, precision, calibration_tracks)
         self._process = os.getpid()
         self._targets: dict[int, Target] = {}
@@ -67,7 +68,7 @@ class _Tracker:
         device: str = "auto",
         engine: str = "auto",
         precision: str = "auto",
-        absent_below: float = 0.0,
+        absent_below: float | None = 0.0,
         revision: str | None = None,
     ) -> Self:
         """Make a tracker from trained weights.
@@ -81,14 +82,14 @@ class _Tracker:
             precision: "auto" (bf16, else fp16, on a CUDA GPU; fp32 elsewhere), "fp32", "bf16", "fp16", or "int8" of
                 engine "openvino".
             absent_below: score in [0, 1) below which a target counts as absent and is searched for, see
-                `tracking.step`; 0 never, as in published results.
+                `presence`; 0 never, as in published results; None for what the weights store.
             revision: branch, tag or commit of a hub id; a commit pins the weights for good.
         Raises InputError (CheckpointError for weights) with one sentence that names the remedy.
         """
         from lorat_plugin.models import load_pretrained
 
         check_options(device, engine, precision)  # before the weights take their time
-        check_threshold(absent_below)
+        check_threshold(absent_below or 0.0)
         return cls(load_pretrained(model, weights, backbone, revision), device, engine, precision, absent_below)
 
     def start(self, frame: np.ndarray, box: ArrayLike | Iterable[float]) -> Target:
@@ -117,7 +118,7 @@ class _Tracker:
             images = [check_frame(frame) for frame in frames]
         else:
             images = [check_frame(frames)] * len(targets)
-        return step(self.engine, self.device, targets, images, self.absent_below) if targets else []
+        return step(self.engine, self.device, targets, images, self.presence) if targets else []
 
 
 class MultiObjectTracker(_Tracker):

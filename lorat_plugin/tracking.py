@@ -8,7 +8,7 @@ Source: LoRAT's tracker (arXiv 2403.05231, section 3): the template never change
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
@@ -17,15 +17,14 @@ import torch
 from numpy.typing import ArrayLike
 
 from lorat_plugin.boxes import area, clip_to_image, xywh_to_xyxy, xyxy_to_xywh
-from lorat_plugin.crop import Crop, cells_on_target, cut_all, mean_colour, normalize
+from lorat_plugin.crop import Crop, cells_on_target, crop_parameters, cut_all, mean_colour, normalize
 from lorat_plugin.errors import InputError
 from lorat_plugin.frames import conversion
 from lorat_plugin.network import Prediction
+from lorat_plugin.presence import NEVER_ABSENT, Presence, PresenceRule, Status, colours
 from lorat_plugin.variants import Variant
 
-PATIENCE = 2  # frames in a row with a low score before a target counts as absent
 LEAST_SIDE = 1e-3  # pixels; a crop around a smaller box has a scale past what its pixels can be numbered with
-GROWTH, LARGEST = 1.05, 2.0  # of an absent target's search region: area factor for each frame, and in all
 
 
 class Engine(Protocol):
@@ -51,7 +50,14 @@ class TrackResult(NamedTuple):
 
     box: np.ndarray  # (4,) float64: x, y, w, h in frame pixels, 0-based top-left, clipped to the frame
     score: float  # in [0, 1]; how sure the network is at the chosen cell
-    absent: bool = False  # scores are too low, see `step`: the box is the last one that was believed
+    absent: bool = False  # scores are too low, see `presence`: the box is the last one that was believed
+    uncertain: bool = False  # the score is low, or the target has just returned
+    probability: float | None = None  # that the box is on target; None for weights without a calibration
+
+    @property
+    def status(self) -> Status:
+        """Presence of the target in a word."""
+        return "absent" if self.absent else "uncertain" if self.uncertain else "tracking"
 
 
 @dataclass
@@ -61,12 +67,7 @@ class Target:
     box: np.ndarray  # (4,) float64 xyxy, frame pixels; always with area
     fill: np.ndarray  # (3,) float32, mean colour of its first frame
     memory: Any  # of the engine: what `Engine.encode_template` and `remember` return
-    low: int = 0  # frames in a row whose score was below the threshold, see `step`
-    believed: np.ndarray = field(init=False)  # (4,) float64 xyxy, the box before them
-
-    def __post_init__(self) -> None:
-        """Believe the given box."""
-        self.believed = self.box
+    presence: Presence
 
 
 @torch.inference_mode()
@@ -87,7 +88,7 @@ def start(engine: Engine, device: torch.device, frame: np.ndarray, box_xywh: Arr
     cells = cells_on_target(crop.to_crop(box), variant.template_size, variant.template_grid)
     mask = torch.from_numpy(cells[None].astype(np.int64)).to(device)
     z = normalize(cut_all([crop], [frame], [fill], device), variant.normalization)
-    target = Target(box, fill, engine.encode_template(z, mask))
+    target = Target(box, fill, engine.encode_template(z, mask), Presence(box, colours(frame, box)))
     if hasattr(engine, "remember"):
         _remember(engine, [target], [frame], [TrackResult(xyxy_to_xywh(box), 1.0)])
     return target
@@ -99,47 +100,55 @@ def step(
     device: torch.device,
     targets: Sequence[Target],
     frames: Sequence[np.ndarray],
-    absent_below: float = 0.0,
+    rule: PresenceRule = NEVER_ABSENT,
 ) -> list[TrackResult]:
     """Advance each target by its frame; the targets' states are updated in place.
 
-    A target is absent after more than `PATIENCE` frames in a row with a score below `absent_below`. Its box goes back
-    to where it was before them and is held, and its search region grows (`_search_region`), where the window has no
-    say, until a score reaches the threshold again.
+    Which targets are absent and how they are searched for: see `presence`. The search region of an absent one grows,
+    a second one sweeps over the frame, and the window has no say in either.
 
     Args:
         engine: with its weights on `device`.
         device: where crops are sent.
         targets: at least one, from `start` with the same engine.
         frames: one for each target, (H, W, 3) uint8 RGB; sizes may differ and may change from frame to frame.
-        absent_below: score in [0, 1); 0 means that no target is ever absent.
+        rule: thresholds of the score; by default no target is ever absent.
     Returns one result for each target. Raises InputError for a frame of another kind.
     """
     variant = engine.variant
-    crops = [_search_region(variant, t, f.shape[:2]) for t, f in zip(targets, frames, strict=True)]
-    x = normalize(cut_all(crops, frames, [t.fill for t in targets], device), variant.normalization)
-    prediction = engine.predict([t.memory for t in targets], x)
+    owners, crops = _search_regions(variant, targets, frames)  # targets' numbers; one or two regions for each target
+    searched = [targets[n] for n in owners]
+    x = normalize(
+        cut_all(crops, [frames[n] for n in owners], [t.fill for t in searched], device), variant.normalization
+    )
+    prediction = engine.predict([t.memory for t in searched], x)
     window = hann_window(prediction.score_map.shape[-1], device)
     weight: float | torch.Tensor = variant.window_weight
-    if any(t.low > PATIENCE for t in targets):  # who comes back may do so anywhere
-        weight = window.new_tensor([[0.0 if t.low > PATIENCE else variant.window_weight] for t in targets])
+    if any(t.presence.status == "absent" for t in targets):  # a lost target may reappear anywhere
+        weight = window.new_tensor(
+            [[0.0 if t.presence.status == "absent" else variant.window_weight] for t in searched]
+        )
     boxes, scores = peak(prediction, window, weight)
     in_crop = (boxes * variant.search_size).double().cpu().numpy()
-    results = []
-    for target, frame, crop, box, score in zip(targets, frames, crops, in_crop, scores.tolist(), strict=True):
-        box = clip_to_image(crop.to_frame(box), frame.shape[:2])
+    best: dict[int, tuple[float, np.ndarray]] = {}  # of each target's regions, by score: the first unless one is higher
+    for number, crop, box, score in zip(owners, crops, in_crop, scores.tolist(), strict=True):
         score = score if np.isfinite(score) else 0.0
-        if target.low == 0:
-            target.believed = target.box
-        target.low = target.low + 1 if score < absent_below else 0
-        absent = target.low > PATIENCE
-        if absent:
-            target.box = box = target.believed
+        if number not in best or score > best[number][0]:
+            best[number] = score, clip_to_image(crop.to_frame(box), frames[number].shape[:2])
+    results = []
+    for number, (target, frame) in enumerate(zip(targets, frames, strict=True)):
+        score, box = best[number]
+        if rule.absent_below:
+            target.presence = target.presence.observe(rule, frame, target.box, box, score)
+        status = target.presence.status
+        if status == "absent":
+            target.box = box = target.presence.believed
         elif not np.isfinite(box).all():  # the crop missed a frame that has shrunk, or fp16 overflowed
             box = target.box
         elif (box[2:] > box[:2]).all():
             target.box = box
-        results.append(TrackResult(xyxy_to_xywh(box), score, absent))
+        probability = None if rule.calibration is None else rule.probability(score)
+        results.append(TrackResult(xyxy_to_xywh(box), score, status == "absent", status == "uncertain", probability))
     if hasattr(engine, "remember"):
         _remember(engine, targets, frames, results)
     return results
@@ -219,21 +228,29 @@ def check_box(box_xywh: ArrayLike | Iterable[float], frame_size: tuple[int, int]
     return box
 
 
-def check_threshold(absent_below: float) -> float:
-    """The threshold itself if it is in [0, 1); else InputError says what to do."""
-    if not 0 <= absent_below < 1:
-        raise InputError(f"absent_below is {absent_below}: give a score from 0 (never absent) to below 1, e.g. 0.5")
-    return absent_below
+def _search_regions(
+    variant: Variant, targets: Sequence[Target], frames: Sequence[np.ndarray]
+) -> tuple[list[int], list[Crop]]:
+    """Where targets are looked for: around their boxes, and absent ones also along a sweep over their frames.
 
-
-def _search_region(variant: Variant, target: Target, frame_size: tuple[int, int]) -> Crop:
-    """Where a target is looked for in a frame of (height, width) pixels: around its box.
-
-    The area factor is the variant's, times `GROWTH` for each frame of absence, at most times `LARGEST`; the crop keeps
-    its pixels.
+    The area factor is the variant's, times the growth of an absent target's; the crop keeps its pixels. Returns the
+    targets' numbers and their regions.
     """
-    centre = (target.box[:2] + target.box[2:]) / 2
-    half = np.maximum(target.box[2:] - target.box[:2], variant.min_object_size) / 2
-    growth = GROWTH ** min(max(target.low - PATIENCE, 0), 99)  # no overflow
-    factor = variant.search_area_factor * min(growth, LARGEST)
-    return Crop.around(np.concatenate([centre - half, centre + half]), factor, variant.search_size, frame_size)
+    owners, crops = [], []
+    for number, (target, frame) in enumerate(zip(targets, frames, strict=True)):
+        size = frame.shape[:2]
+        centre = (target.box[:2] + target.box[2:]) / 2
+        half = np.maximum(target.box[2:] - target.box[:2], variant.min_object_size) / 2
+        absent = target.presence.status == "absent"
+        factor = variant.search_area_factor * (target.presence.growth if absent else 1.0)
+        owners.append(number)
+        crops.append(Crop.around(np.concatenate([centre - half, centre + half]), factor, variant.search_size, size))
+        if absent:
+            side = (
+                variant.search_size / crop_parameters(np.concatenate([-half, half]), factor, variant.search_size)[0][0]
+            )
+            spot = target.presence.sweep(float(side), size)
+            if spot is not None:
+                owners.append(number)
+                crops.append(Crop.around(np.concatenate([spot - half, spot + half]), factor, variant.search_size, size))
+    return owners, crops

@@ -13,8 +13,9 @@ from lorat_plugin.cli.main import run
 from lorat_plugin.crop import Crop
 from lorat_plugin.errors import InputError
 from lorat_plugin.network import Prediction
+from lorat_plugin.presence import GROWTH, LARGEST, PATIENCE, Presence, PresenceRule, colours
 from lorat_plugin.synthetic.material import Material
-from lorat_plugin.tracking import GROWTH, LARGEST, PATIENCE, Target, step
+from lorat_plugin.tracking import Target, step
 from lorat_plugin.variants import get_variant
 from tests.helpers.leaving_clips import leaving_clip, track
 from tests.helpers.sequences import square_sequence, write_frames
@@ -42,9 +43,19 @@ class Scripted:
         return Prediction(maps, (centre + torch.tensor([-0.125, -0.125, 0.125, 0.125])).expand(len(x), grid, grid, 4))
 
 
+def new_target(low=0, status="tracking"):
+    return Target(
+        FIRST, np.zeros(3, np.float32), torch.zeros(1, 1, 1), Presence(FIRST, colours(FRAME, FIRST), status, low)
+    )
+
+
+def rule(absent_below):
+    return PresenceRule(absent_below, absent_below)
+
+
 def follow(engine, absent_below):
     """Results of each frame, state boxes after it, and how often the usual search region's width was looked at."""
-    target = Target(FIRST, np.zeros(3, np.float32), torch.zeros(1, 1, 1))
+    target = new_target()
     results, states, widths = [], [], []
     for _ in range(len(engine.scores)):
         box, taken = target.box, []
@@ -57,7 +68,7 @@ def follow(engine, absent_below):
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Crop, "around", classmethod(note))
-            results += step(engine, CPU, [target], [FRAME], absent_below)
+            results += step(engine, CPU, [target], [FRAME], rule(absent_below))
         states.append(target.box)
         widths.append(usual / taken[0].scale[0])
     return results, states, widths
@@ -89,8 +100,8 @@ def test_a_short_dip_changes_nothing():
 def test_the_region_stops_growing():
     _, _, widths = follow(Scripted([0.1] * 40), 0.4)
     assert widths[-1] == pytest.approx(LARGEST, rel=0.02) and max(widths) < LARGEST * 1.02
-    target = Target(FIRST, np.zeros(3, np.float32), torch.zeros(1, 1, 1), low=10**6)
-    assert step(Scripted([0.1]), CPU, [target], [FRAME], 0.4)[0].absent
+    target = new_target(10**6, "absent")
+    assert step(Scripted([0.1]), CPU, [target], [FRAME], rule(0.4))[0].absent
 
 
 def test_nothing_is_absent_unless_asked():
@@ -102,16 +113,16 @@ def test_nothing_is_absent_unless_asked():
 def test_who_comes_back_may_do_so_at_the_border():
     """The window would prefer the middle's 0.3 to the corner's 0.6."""
     corner = Scripted([0.6], cell=(0, 0), others=float(torch.logit(torch.tensor(0.3))))
-    target = Target(FIRST, np.zeros(3, np.float32), torch.zeros(1, 1, 1))
-    assert step(corner, CPU, [target], [FRAME], 0.2)[0].score == pytest.approx(0.3)
-    corner.scores, target.low = [0.6], 5
-    assert step(corner, CPU, [target], [FRAME], 0.2)[0].score == pytest.approx(0.6)
-    assert target.low == 0
+    target = new_target()
+    assert step(corner, CPU, [target], [FRAME], rule(0.2))[0].score == pytest.approx(0.3)
+    corner.scores, target.presence = [0.6], new_target(5, "absent").presence
+    assert step(corner, CPU, [target], [FRAME], rule(0.2))[0].score == pytest.approx(0.6)
+    assert target.presence.low == 0
 
 
 def test_a_prediction_that_is_no_number_is_absent():
-    target = Target(FIRST, np.zeros(3, np.float32), torch.zeros(1, 1, 1), low=PATIENCE)
-    result = step(Scripted([float("nan")]), CPU, [target], [FRAME], 0.4)[0]
+    target = new_target(PATIENCE, "uncertain")
+    result = step(Scripted([float("nan")]), CPU, [target], [FRAME], rule(0.4))[0]
     assert result.absent and result.score == 0
     np.testing.assert_array_equal(target.box, FIRST)
 

@@ -21,7 +21,7 @@ HEAVY = {"vot", "trax", "got10k", "peft", "accelerate", "transformers", "matplot
 LAYERS = [
     {"errors"},
     {"boxes", "files", "devices", "variants", "plugins"},
-    {"digests", "images", "box_files", "frames", "processes", "crop", "score_rows"},
+    {"digests", "images", "box_files", "frames", "processes", "crop", "score_rows", "presence"},
     {"backbones", "synthetic"},
     {"network", "datasets", "interchange"},
     {"networks"},

@@ -14,6 +14,7 @@ from lorat_plugin.checkpoints.loading import load_checkpoint
 from lorat_plugin.crop import Crop
 from lorat_plugin.errors import InputError
 from lorat_plugin.network import Prediction
+from lorat_plugin.presence import Presence, colours
 from lorat_plugin.tracking import Target, check_box, hann_window, peak, start, step
 from lorat_plugin.variants import get_variant
 from tests.helpers.small_variants import variant_of
@@ -106,7 +107,8 @@ def test_state_updates_equal_the_reference(golden):
     width, height = data["image_wh"]
     variant = replace(get_variant("lorat_b_224"), window_weight=0.0)
     frame = np.zeros((height, width, 3), np.uint8)
-    target = Target(data["init"], np.zeros(3, np.float32), torch.zeros(1, 1, 1))
+    presence = Presence(data["init"], colours(frame, data["init"]))
+    target = Target(data["init"], np.zeros(3, np.float32), torch.zeros(1, 1, 1), presence)
 
     class Scripted:
         def predict(self, template, x):

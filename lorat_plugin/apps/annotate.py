@@ -115,7 +115,7 @@ def follow_gaps(
         target, run = start(tracker.engine, tracker.device, frame.image, key.box), [_given(key)]
         for frame in frames:  # forwards only, so no frame has to wait
             advance()
-            run += step(tracker.engine, tracker.device, [target], [frame.image], tracker.absent_below)
+            run += step(tracker.engine, tracker.device, [target], [frame.image], tracker.presence)
     return [*gaps, Gap(key.frame, run, None)]
 
 
@@ -195,7 +195,7 @@ def _follow(tracker: MultiObjectTracker, frames: _Spool, key: Row | None, after:
     runs = [[_given(box)] for box, _ in ways]
     for i in range(1, last + 1):
         images = [frames[order[i]] for _, order in ways]
-        results = step(tracker.engine, tracker.device, targets, images, tracker.absent_below)
+        results = step(tracker.engine, tracker.device, targets, images, tracker.presence)
         for run, result in zip(runs, results, strict=True):
             run.append(result)
     return Gap(frames.first, None if key is None else runs[0], runs[-1][::-1])

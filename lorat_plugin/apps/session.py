@@ -191,7 +191,7 @@ class Session:
                 with turn:
                     images = [frame.image] * len(targets)
                     found = step(tracker.engine, tracker.device, list(targets.values()), images,
-                                 tracker.absent_below) if targets else []  # fmt: skip
+                                 tracker.presence) if targets else []  # fmt: skip
                     results = dict(zip(targets, found, strict=True))
                     for number, track in due.items():
                         if track.drawn <= frame.number and number not in targets:

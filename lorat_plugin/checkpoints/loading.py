@@ -31,6 +31,7 @@ from lorat_plugin.errors import CheckpointError, InputError, first_line
 from lorat_plugin.files import parse_json, read_plain_text
 from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.networks import make_network, shapes
+from lorat_plugin.presence import PresenceRule
 from lorat_plugin.processes import check_process
 from lorat_plugin.variants import Variant, get_variant, is_variant, list_variants
 
@@ -124,6 +125,7 @@ def load_checkpoint(
         with torch.device("meta"):  # random start values would only be thrown away
             network = make_network(variant)
         network.load_state_dict(merge_tensors(tensors, weights.scaling), assign=True)
+    network.presence = PresenceRule.from_header(weights.metadata)
     logger.info("%s: %s loaded from %s%s", variant.name, weights.layout, source, base)
     return network.requires_grad_(False).eval()
 

@@ -63,15 +63,16 @@ def save_checkpoint(
     Returns the path. Written to a temporary name and renamed. Raises CheckpointError if there are no adapters to write.
     """
     variant, config = network.variant, adapters(network)
+    metadata = network.presence.header() | (metadata or {})
     if config is not None and needs_peft(network):
         if target == "peft":
             tensors = adapter_tensors(network)
-            weights = Weights(variant.name, "LoRAT adapters (peft, not LoRA)", tensors, metadata=metadata or {})
+            weights = Weights(variant.name, "LoRAT adapters (peft, not LoRA)", tensors, metadata=metadata)
             return _save_peft(tensors, config, variant, Path(path), _header(weights, variant), dtype)
         network = merge(network)
     split = any(isinstance(block.attn.qkv, SplitQKV) for block in network.blocks)
     alpha = {"": variant.lora_alpha} if split else {}
-    weights = Weights(variant.name, "LoRAT merged", network_tensors(network), alpha, variant.rslora, metadata or {})
+    weights = Weights(variant.name, "LoRAT merged", network_tensors(network), alpha, variant.rslora, metadata)
     return write_weights(weights, variant, path, target, dtype)
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lorat_plugin.tracker import MultiObjectTracker
 
 
-@settings_options()
+@settings_options(absent_below=None)
 def annotate_command(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="Video or folder of frames.")],
     labels: Annotated[

@@ -17,7 +17,7 @@ from lorat_plugin.cli.options import (
 from lorat_plugin.settings import TrackerSettings
 
 
-@settings_options()
+@settings_options(absent_below=None)
 def app_command(
     settings: TrackerSettings = DEFAULTS,
     host: Annotated[str, typer.Option("--host", help="Address to serve; 0.0.0.0 for the network.")] = "127.0.0.1",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional, get_type_hints
 
 import typer
 
@@ -24,20 +24,20 @@ DeviceOption = Annotated[str, typer.Option("--device", help=_FIELDS["device"].me
 PrecisionOption = Annotated[str, typer.Option("--precision", help=_FIELDS["precision"].metadata["help"])]
 
 
-def settings_options(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def settings_options(*without: str, **defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for each field of `TrackerSettings` in place of its parameter `settings`.
 
-    `without`: names of fields for which the command has no option.
+    `without`: names of fields for which the command has no option; `defaults`: of its own, by name.
     """
+    hints = get_type_hints(TrackerSettings)
     names = [name for name in _FIELDS if name not in without]
     options = [
         Parameter(
             name,
             Parameter.KEYWORD_ONLY,
-            default=_FIELDS[name].default,
+            default=defaults.get(name, _FIELDS[name].default),
             annotation=Annotated[
-                type(_FIELDS[name].default) if _FIELDS[name].default is not None else Optional[str],
-                typer.Option(f"--{name.replace('_', '-')}", help=_FIELDS[name].metadata["help"]),
+                hints[name], typer.Option(f"--{name.replace('_', '-')}", help=_FIELDS[name].metadata["help"])
             ],
         )
         for name in names

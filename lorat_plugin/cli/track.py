@@ -44,7 +44,7 @@ class Summary(NamedTuple):
     closed: bool  # a live source ended by itself
 
 
-@settings_options()
+@settings_options(absent_below=None)
 def track_command(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="Video, folder of frames, img_%04d.png, camera index or stream URL.")
@@ -72,7 +72,7 @@ def track_command(
 
     Boxes are x,y,w,h in pixels, 0-based from the top left corner. Writes
     boxes.txt (GOT-10k text, a row a frame; boxes_ID.txt for each of several
-    objects) and track.jsonl (frame, id, box_xywh, score, absent, time_ms); with
+    objects) and track.jsonl (frame, id, box_xywh, score, absent, status, time_ms); with
     --format also track_NAME in other tools' formats; with --masks also
     masks/000012.png, a picture a frame (masks_ID/ for each of several
     objects). Ctrl-C stops and keeps what is done; so does the end of a camera or

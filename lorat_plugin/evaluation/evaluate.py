@@ -32,7 +32,6 @@ from lorat_plugin.evaluation.provenance import Reusable, settle_settings
 from lorat_plugin.evaluation.results import notes_folder, result_files, save_rows
 from lorat_plugin.evaluation.runner import Run, track_sequences
 from lorat_plugin.network import LoRATNetwork
-from lorat_plugin.tracking import check_threshold
 from lorat_plugin.video.calibration import BUNDLED, calibration_digest, calibration_tracks, named_source
 
 logger = logging.getLogger(__name__)
@@ -57,7 +56,7 @@ class Evaluation:
         device: str = "auto",
         engine: str = "auto",
         precision: str = "auto",
-        absent_below: float = 0.0,
+        absent_below: float | None = 0.0,
         batch: int = 1,
         style: str = "got10k",
         repetitions: int = 1,
@@ -82,7 +81,8 @@ class Evaluation:
         self.notes = notes_folder(benchmark, results, tracker)
         self.failures: dict[str, InputError] = {}
         self.frames, self.seconds = 0, 0.0
-        self.batch, self.repetitions, self.absent_below = batch, repetitions, check_threshold(absent_below)
+        self.batch, self.repetitions = batch, repetitions
+        self.rule = network.presence.below(absent_below)
         if repetitions > 1 and self.files.layout != "nested":
             raise InputError(f"{repetitions} repetitions: {benchmark.name} in format {style} has files for one only")
         if device == "auto" and torch.cuda.is_available():
@@ -99,7 +99,7 @@ class Evaluation:
             "precision": choose_precision(engine, self.device, precision),
             "format": style,
             "repetitions": repetitions,
-            "absent_below": absent_below,
+            "absent_below": self.rule.absent_below,
             "rasterize": self.files.rasterize,
             "device": self.device.type,
             "engine": engine,
@@ -141,7 +141,7 @@ class Evaluation:
             try:
                 track_sequences(
                     self.engine, self.device, self._take, slots, self._done, self._failed, one_frame,
-                    self.repetitions, self.absent_below,
+                    self.repetitions, self.rule,
                 )  # fmt: skip
             except torch.cuda.OutOfMemoryError as error:
                 raise InputError(f"{slots} sequences at once do not fit on {self.device}; lower --batch") from error

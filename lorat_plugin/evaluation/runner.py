@@ -25,6 +25,7 @@ from lorat_plugin.datasets.sequences import VideoSequence
 from lorat_plugin.digests import Record
 from lorat_plugin.errors import InputError
 from lorat_plugin.images import read_image
+from lorat_plugin.presence import NEVER_ABSENT, PresenceRule
 from lorat_plugin.tracking import Engine, Target, TrackResult, start, step
 from lorat_plugin.video.source import Frame, FrameSource
 
@@ -56,7 +57,7 @@ def track_sequences(
     on_failure: Callable[[VideoSequence, InputError], None],
     on_frame: Callable[[], None] = lambda: None,
     repetitions: int = 1,
-    absent_below: float = 0.0,
+    rule: PresenceRule = NEVER_ABSENT,
 ) -> None:
     """Track sequences until there are no more.
 
@@ -69,7 +70,7 @@ def track_sequences(
         on_failure: called with a sequence that cannot be tracked on, and why; the others go on.
         on_frame: called after each frame of a sequence.
         repetitions: runs through each sequence.
-        absent_below: as for `tracking.step`.
+        rule: as for `tracking.step`.
     """
     with ThreadPoolExecutor(min(batch, os.cpu_count() or 1), "decode") as pool:
         slots: list[_Slot] = []
@@ -78,7 +79,7 @@ def track_sequences(
                 slots.append(_Slot(sequence, pool))
             if not slots:
                 return
-            _advance(engine, device, slots, on_frame, absent_below)
+            _advance(engine, device, slots, on_frame, rule)
             for slot in slots:
                 if slot.failure is not None:
                     on_failure(slot.sequence, slot.failure)
@@ -90,7 +91,7 @@ def track_sequences(
 
 
 def _advance(
-    engine: Engine, device: torch.device, slots: list[_Slot], on_frame: Callable[[], None], absent_below: float
+    engine: Engine, device: torch.device, slots: list[_Slot], on_frame: Callable[[], None], rule: PresenceRule
 ) -> None:
     """Give every slot one more frame: those at their first frame start their target, the others take one step."""
     frames = [slot.next_frame() for slot in slots]
@@ -113,7 +114,7 @@ def _advance(
     if not moving:
         return
     began = time.perf_counter()
-    results = step(engine, device, [slot.target for slot in moving if slot.target is not None], images, absent_below)
+    results = step(engine, device, [slot.target for slot in moving if slot.target is not None], images, rule)
     seconds = time.perf_counter() - began
     for slot, result in zip(moving, results, strict=True):
         slot.note(result, seconds)

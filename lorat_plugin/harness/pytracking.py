@@ -96,7 +96,7 @@ class Follower:
         if self._targets:
             targets, tracker = list(self._targets.values()), self._tracker
             frames = [check_frame(image)] * len(targets)
-            results = step(tracker.engine, tracker.device, targets, frames, tracker.absent_below)
+            results = step(tracker.engine, tracker.device, targets, frames, tracker.presence)
             found = dict(zip(self._targets, results, strict=True))
         if info and isinstance(info.get("init_bbox"), Mapping):  # pytracking: an object enters, or the webcam's user
             self._many = True

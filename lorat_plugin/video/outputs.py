@@ -126,7 +126,7 @@ def json_lines(frame: Frame, results: Mapping[int, TrackResult], seconds: float)
     """One JSON object for each object in a frame; every line can be read by itself.
 
     Keys: `frame` (0-based number in the source), `id`, `box_xywh` (pixels), `score` (0 to 1; 1 for the given box),
-    `absent` (see `tracking.step`) and `time_ms` (tracking of this frame, all its objects together).
+    `absent` and `status` (see `presence`) and `time_ms` (tracking of this frame, all its objects together).
     """
     for object_id, result in results.items():
         line = {
@@ -135,6 +135,7 @@ def json_lines(frame: Frame, results: Mapping[int, TrackResult], seconds: float)
             "box_xywh": [round(float(value), 4) for value in result.box],
             "score": round(float(result.score), 6),
             "absent": result.absent,
+            "status": result.status,
             "time_ms": round(1000 * seconds, 3),
         }
         yield json.dumps(line)

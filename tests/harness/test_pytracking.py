@@ -96,7 +96,7 @@ def test_a_sequence_that_starts_from_a_mask_is_refused(frames):
 
 def test_settings_reach_the_tracker_and_the_tree():
     params = set_parameters(SimpleNamespace(), absent_below=0.4)
-    assert Follower(params)._tracker.absent_below == 0.4
+    assert Follower(params)._tracker.presence.absent_below == 0.4
     assert params.object_presence_score_threshold == 0.4 and params.save_all_boxes is False
     with pytest.raises(InputError, match="no setting 'colour'"):
         set_parameters(SimpleNamespace(), colour="red")

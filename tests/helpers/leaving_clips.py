@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lorat_plugin.boxes import area, clip_to_image, iou, success_auc, xywh_to_xyxy, xyxy_to_xywh
+from lorat_plugin.presence import PresenceRule
 from lorat_plugin.synthetic.material import Material
 from lorat_plugin.synthetic.rendering import Look, Pose, degrade, draw, object_box, view, warp_matrix
 from lorat_plugin.tracker import LoRATTracker
@@ -110,12 +111,13 @@ def main(folders: list[str], seeds: int = 6) -> None:
     clips = [leaving_clip(material, seed, vanishes) for vanishes in (False, True) for seed in range(seeds)]
     tracker = LoRATTracker.from_pretrained("lorat_tiny", device="cpu")
     print("threshold  AUC  told absent  false alarms  found: left  vanished  median wait")
-    for tracker.absent_below in (0.0, 0.5, 0.6):
+    for absent_below in (0.0, 0.5, 0.6):
+        tracker.presence = PresenceRule(absent_below, absent_below)
         done = [track(tracker, clip) for clip in clips]
         left, vanished = (np.mean([o.found for o in part]) for part in (done[:seeds], done[seeds:]))
         waits = [o.wait for o in done if o.wait is not None]
         print(
-            f"{tracker.absent_below:9.1f} {np.mean([o.auc for o in done]):.3f} {np.mean([o.told for o in done]):11.2f}"
+            f"{absent_below:9.1f} {np.mean([o.auc for o in done]):.3f} {np.mean([o.told for o in done]):11.2f}"
             f" {sum(o.false for o in done):12d} {left:12.2f} {vanished:9.2f} {np.median(waits):8.0f}",
             flush=True,
         )

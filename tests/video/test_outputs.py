@@ -45,7 +45,15 @@ def test_text_and_json_files(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.loadtxt(tmp_path / "boxes.txt", delimiter=","), [[0.3333, 30, 20, 15]] * 3)
     rows = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()]
     box = [0.3333, 30.0, 20.0, 15.0]
-    assert rows[3] == {"frame": 8, "id": 1, "box_xywh": box, "score": 0.5, "absent": False, "time_ms": 12.5}
+    assert rows[3] == {
+        "frame": 8,
+        "id": 1,
+        "box_xywh": box,
+        "score": 0.5,
+        "absent": False,
+        "status": "tracking",
+        "time_ms": 12.5,
+    }
     assert sorted(path.name for path in tmp_path.iterdir()) == ["boxes.txt", "t.jsonl"]
 
 
