@@ -1,14 +1,14 @@
 """Vision transformers of timm as LoRAT's backbone: `with_backbone(variant, timm_name) -> Variant`.
 
-Any plain ViT of timm's `VisionTransformer` or `Eva` classes serves: DINOv2 (with or without registers), MAE, CLIP,
-SigLIP, EVA-02, DINOv3 and their like. Three rules carry what LoRAT (arXiv 2403.05231) does with DINOv2 over to them:
+Any plain ViT of timm's `VisionTransformer` or `Eva` classes works: DINOv2 (with or without registers), MAE, CLIP,
+SigLIP, EVA-02, DINOv3 and similar models. Three rules extend LoRAT's use of DINOv2 (arXiv 2403.05231) to them:
 
-- Tokens: the class token is left out. Registers stay, since their blocks were trained to keep global information
-  there: they stand before the template tokens, without position and token type.
+- Tokens: the class token is left out. Registers stay, since the blocks were trained to keep global information in
+  them: they precede the template tokens, without position and token type.
 - Positions: an absolute table is resized to the search grid and the template takes its top-left window; rotary
   embeddings are those of the search grid, and the template again has those of its top-left window.
 - Layers: query, key and value are one layer `attn.qkv` with bias, and the halves of a SwiGLU one layer `mlp.fc1`, also
-  where timm keeps them apart or has no bias, so that adapters, weights files and engines meet one kind of block. All
+  where timm has separate layers or no bias, so that adapters, weights files and engines see one layout of blocks. All
   other names are timm's.
 """
 
@@ -53,16 +53,16 @@ def with_backbone(variant: Variant, timm_name: str) -> Variant:
     """The variant with another backbone: its sizes, patch size and input normalisation, the variant's grids of cells.
 
     Args:
-        variant: gives everything else. If it uses only its backbone's first blocks, so does the new one.
-        timm_name: such as `vit_base_patch16_224.mae`; without a tag, timm's default weights are meant.
-    Raises InputError if timm has no such model or it cannot serve.
+        variant: source of all other fields. If it uses only its backbone's first blocks, so does the new one.
+        timm_name: such as `vit_base_patch16_224.mae`; without a tag, the name stands for timm's default weights.
+    Raises InputError if timm has no such model or it cannot be a backbone.
     """
     model = reference(timm_name)
     block, depth, patch = model.blocks[0], _depth(timm_name), model.patch_embed.patch_size[0]
     if variant.depth < _depth(variant.backbone):
         depth = min(variant.depth, depth)
     config = timm.get_pretrained_cfg(timm_name)
-    colours: list[Any] = [kind for kind, known in NORMALIZATIONS.items() if known == (config.mean, config.std)]
+    colours: list[Any] = [name for name, values in NORMALIZATIONS.items() if values == (config.mean, config.std)]
     if not colours:
         raise InputError(f"backbone '{timm_name}': its input normalisation is none of {', '.join(NORMALIZATIONS)}")
     return replace(
@@ -97,7 +97,7 @@ def reference(timm_name: str) -> Any:
         with torch.device("meta"):
             model = timm.create_model(timm_name, num_classes=0, depth=1)
         lacking = _lacking(model)
-    except Exception as error:  # timm raises many kinds
+    except Exception as error:  # timm raises errors of many classes
         lacking = f"since it is no row of equal blocks with attention over all tokens ({first_line(error)})"
     if lacking:
         raise InputError(
@@ -113,7 +113,7 @@ def _depth(timm_name: str) -> int:
 
 
 def _lacking(model: Any) -> str:
-    """What keeps a timm model from serving, or nothing."""
+    """The reason that a timm model cannot be a backbone, "" if there is none."""
     if not isinstance(model, (VisionTransformer, Eva)):
         return f"since {type(model).__name__} lacks attention over all tokens, without windows or position biases"
     if type(model.patch_embed) is not PatchEmbed or len({*model.patch_embed.patch_size}) > 1:
@@ -129,7 +129,7 @@ def _lacking(model: Any) -> str:
 
 
 def build(variant: Variant) -> Backbone:
-    """The backbone of a variant with random weights. Raises InputError if timm's model cannot serve."""
+    """The backbone of a variant with random weights. Raises InputError if timm's model cannot be used."""
     try:
         known = reference(variant.backbone)
     except InputError as error:
@@ -140,7 +140,7 @@ def build(variant: Variant) -> Backbone:
         embed_dim=variant.dim,
         depth=variant.depth,
         num_heads=variant.heads,
-        mlp_ratio=(variant.ffn_dim * (2 if packed else 1) + 0.5) / variant.dim,  # timm cuts the product off
+        mlp_ratio=(variant.ffn_dim * (2 if packed else 1) + 0.5) / variant.dim,  # timm truncates the product
         num_classes=0,
     )
     registers = getattr(model, "reg_token", None)
@@ -167,7 +167,7 @@ def _rotary_table(timm_name: str, head_dim: int, grid: int, patch: int) -> torch
 
 
 def _standardize(block: Any, prefix: int) -> None:
-    """One qkv layer with bias, one fc1 layer, and how many tokens have no rotary position; in place."""
+    """Give a block one qkv layer with bias, one fc1 layer and the number of tokens without rotary position."""
     attention, mlp = block.attn, block.mlp
     if hasattr(attention, "num_prefix_tokens"):
         attention.num_prefix_tokens = prefix
@@ -186,7 +186,7 @@ def _standardize(block: Any, prefix: int) -> None:
 
 
 def _joined(layers: Sequence[nn.Linear]) -> nn.Linear:
-    """One layer that gives the outputs of several side by side; a bias that is missing is 0."""
+    """One layer with the concatenated outputs of several; a missing bias is 0."""
     weight = torch.cat([layer.weight.data for layer in layers])
     zeros = [layer.weight.new_zeros(layer.out_features) for layer in layers]
     with torch.device("meta"):
@@ -198,7 +198,7 @@ def _joined(layers: Sequence[nn.Linear]) -> nn.Linear:
 
 
 def hub_id(variant: Variant) -> str:
-    """Where timm keeps the backbone's weights on the hub. Raises CheckpointError if it has none."""
+    """The hub id of timm's weights of the backbone. Raises CheckpointError if timm has none."""
     config = timm.get_pretrained_cfg(variant.backbone)
     if not config or not config.hf_hub_id:
         raise CheckpointError(f"timm has no weights of '{variant.backbone}' on the hub: give a file by --backbone")
@@ -206,10 +206,10 @@ def hub_id(variant: Variant) -> str:
 
 
 def network_names(tensors: dict[str, torch.Tensor], variant: Variant) -> dict[str, torch.Tensor]:
-    """A timm state dict as the network has it: its names, its number of blocks, its position table.
+    """A timm state dict in the layout of the network: its names, its number of blocks, its position table.
 
-    What the network does not use is left out, the table of a backbone that has none is zero; tensors that are missing
-    stay missing. See the top of this file for what is joined.
+    Unused tensors are left out, the table of a backbone without one is zero, and missing tensors stay missing. The
+    rules at the top of this file define which layers are joined.
     """
     known = reference(variant.backbone)
     kept: dict[str, torch.Tensor] = {}
@@ -247,7 +247,7 @@ def network_names(tensors: dict[str, torch.Tensor], variant: Variant) -> dict[st
 
 
 def resize_position_table(table: torch.Tensor, grid: int) -> torch.Tensor:
-    """(1, n * n, dim) -> (1, grid * grid, dim): bicubic, no antialias, no offset; the official LoRAT's way."""
+    """(1, n * n, dim) -> (1, grid * grid, dim): bicubic, no antialias, no offset, as in official LoRAT."""
     side = round(table.shape[1] ** 0.5)
     if side == grid:
         return table

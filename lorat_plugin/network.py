@@ -24,7 +24,7 @@ SEARCH_TYPE = 2  # row of the token type table; rows 0 and 1 are template backgr
 
 
 class Prediction(NamedTuple):
-    """What the network says about a batch of search regions."""
+    """Output of the network for a batch of B search regions of G x G cells."""
 
     score_map: torch.Tensor  # (B, G, G) float32 logits
     boxes: torch.Tensor  # (B, G, G, 4) float32 xyxy, fractions of the search region; may leave [0, 1]
@@ -78,16 +78,16 @@ class ConvHead(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> Prediction:
         """As `Head`."""
-        maps = tokens.transpose(1, 2).unflatten(2, (self.grid, self.grid))
+        maps = tokens.transpose(1, 2).unflatten(2, (self.grid, self.grid))  # (B, dim, G, G)
         scores, sides = (branch(maps).flatten(2).transpose(1, 2) for branch in (self.cls_convs, self.reg_convs))
         return _prediction(scores, sides, self.grid)
 
 
 def _prediction(scores: torch.Tensor, sides: torch.Tensor, grid: int) -> Prediction:
     """(B, G * G, 1) logits and (B, G * G, 4) distances to left, top, right, bottom before the sigmoid -> Prediction."""
-    sides = sides.float().sigmoid().view(-1, grid, grid, 4)
-    centres = cell_centres(grid, sides.device)
-    boxes = torch.cat([centres - sides[..., :2], centres + sides[..., 2:]], -1)
+    sides = sides.float().sigmoid().view(-1, grid, grid, 4)  # fractions of the search region
+    centres = cell_centres(grid, sides.device)  # (G, G, 2)
+    boxes = torch.cat([centres - sides[..., :2], centres + sides[..., 2:]], -1)  # (B, G, G, 4) xyxy
     return Prediction(scores.float().view(-1, grid, grid), boxes)
 
 
@@ -96,7 +96,7 @@ def _prediction(scores: torch.Tensor, sides: torch.Tensor, grid: int) -> Predict
 def cell_centres(grid: int, device: torch.device) -> torch.Tensor:
     """Centres of the score map's cells, (grid, grid, 2) float32, x and y in fractions of the search region.
 
-    No buffer of the network: its half precision would move the boxes by up to a pixel.
+    Not a buffer of the network, whose half precision would move the boxes by up to a pixel.
     """
     line = (torch.arange(grid, dtype=torch.float32, device=device) + 0.5) / grid
     y, x = torch.meshgrid(line, line, indexing="ij")
@@ -106,7 +106,7 @@ def cell_centres(grid: int, device: torch.device) -> torch.Tensor:
 class LoRATNetwork(nn.Module):
     """LoRAT of one variant. Its blocks are timm's; weights are random until a checkpoint is loaded.
 
-    It is the `eager` inference engine as it stands: `encode_template` once for each target, `predict` for each frame.
+    It also is the `eager` inference engine: `encode_template` once for each target, `predict` for each frame.
     """
 
     presence = PresenceRule()  # thresholds of the score that are stored with the weights
@@ -127,7 +127,7 @@ class LoRATNetwork(nn.Module):
         self.initialize()
 
     def initialize(self) -> None:
-        """Start values of what DINOv2 does not have: truncated normal 0.02, biases 0; of convolutions torch's own."""
+        """Initialise what DINOv2 lacks: truncated normal 0.02, biases 0; convolutions keep torch's initial values."""
         for name, parameter in self.named_parameters():
             if ("pos_embed" in name and self.has_table) or name == "token_type_embed.weight":
                 nn.init.trunc_normal_(parameter, std=0.02)
@@ -148,7 +148,8 @@ class LoRATNetwork(nn.Module):
             tokens = self._patches(z, self.template_pos_embed)
         else:
             grid, whole = self.variant.template_grid, self.variant.search_grid
-            position = self.pos_embed.view(1, whole, whole, -1)[:, :grid, :grid].reshape(1, grid * grid, -1)
+            position = self.pos_embed.view(1, whole, whole, -1)[:, :grid, :grid]  # (1, gt, gt, dim)
+            position = position.reshape(1, grid * grid, -1)
             tokens = self._patches(z, position) + self.token_type_embed(z_mask.flatten(1))
         if self.reg_token is None:
             return tokens
@@ -162,10 +163,10 @@ class LoRATNetwork(nn.Module):
             x: (B, 3, search_size, search_size) normalised RGB.
         """
         template = memories[0] if len(memories) == 1 else torch.cat(list(memories))
-        search = self._patches(x, self.pos_embed)
+        search = self._patches(x, self.pos_embed)  # (B, Ns, dim)
         if self.variant.position == "shared":
             search = search + self.token_type_embed(torch.full((1, 1), SEARCH_TYPE, device=x.device))
-        tokens = torch.cat([template, search], 1)
+        tokens = torch.cat([template, search], 1)  # (B, Nt + Ns, dim)
         for block in self.blocks:
             tokens = block(tokens) if self.rope is None else block(tokens, rope=self.rope)
         return self.head(self.norm(tokens[:, template.shape[1] :]))
@@ -175,5 +176,6 @@ class LoRATNetwork(nn.Module):
         return self.predict([self.encode_template(z, z_mask)], x)
 
     def _patches(self, images: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-        patches = self.patch_embed.proj(images.to(self.pos_embed.dtype)).flatten(2).transpose(1, 2)
+        patches = self.patch_embed.proj(images.to(self.pos_embed.dtype))  # (B, dim, grid, grid)
+        patches = patches.flatten(2).transpose(1, 2)  # (B, grid * grid, dim)
         return self.norm_pre(self.patch_embed.norm(patches) + position)
