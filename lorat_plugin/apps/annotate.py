@@ -19,18 +19,24 @@ no run and no box.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
 
 from lorat_plugin.boxes import iou, xywh_to_xyxy
 from lorat_plugin.errors import InputError
-from lorat_plugin.interchange.tracks import Row
+from lorat_plugin.images import list_images
+from lorat_plugin.interchange import Row, Tracks, read_tracks, write_tracks
+from lorat_plugin.interchange.tracks import UNBOUNDED
 from lorat_plugin.tracker import MultiObjectTracker
-from lorat_plugin.tracking import TrackResult, start, step
-from lorat_plugin.video.source import Frame, FrameSource, without_gaps
+from lorat_plugin.tracking import TrackResult, check_box, start, step
+from lorat_plugin.video.outputs import AnnotatedVideo, TrackFiles
+from lorat_plugin.video.source import Frame, FrameSource, open_source, without_gaps
 
 PRIOR = 2.0  # arrivals without correction that are averaged in
 SPOOL_BYTES = 1 << 28  # of a gap's frames in memory; more go to a temporary file
@@ -45,6 +51,79 @@ class Gap(NamedTuple):
     first: int
     forward: list[TrackResult] | None
     backward: list[TrackResult] | None
+
+
+def read_hand_boxes(source: Path, labels: Path, start: int, end: int | None) -> tuple[Tracks, range]:
+    """Read the boxes that a person drew in frames `start` to before `end`; returns them and these frames.
+
+    The video is read once, up to `end`, for its size; boxes beyond `end` are not looked at. Raises InputError for a
+    file that does not fit the video, a box that misses its frame, or frames without a box.
+    """
+    with open_source(source, 0, end) as frames:
+        about = TrackFiles({}, frames.name, frames.fps)
+        for frame in frames:
+            about.write(frame, {}, 0.0)
+        about.fps = frames.mean_fps or about.fps  # known when all is read
+        frames.check_end(frame)
+    video = about.tracks().video
+    wanted = range(start, video.frames.stop)
+    if not wanted or start < 0:
+        raise InputError(f"--start {start}: {source} is read up to frame {video.frames.stop - 1}; start before that")
+    whole_video = video
+    if source.is_dir():
+        names = tuple(path.name for path in list_images(source))
+        whole_video = video._replace(frames=range(len(names)), file_names=names)
+    elif video.frames.stop == end:  # there may be more frames
+        whole_video = video._replace(frames=UNBOUNDED)
+    given = read_tracks(labels, whole_video)
+    keys = replace(given, video=video, rows=tuple(row for row in given.rows if row.key and row.frame in video.frames))
+    for row in keys.rows:
+        try:
+            check_box(row.box, (video.height, video.width))
+        except InputError as error:
+            raise InputError(f"{labels}: frame {row.frame} (counted from 0), object {row.id}: {error}") from error
+    if not any(row.frame in wanted for row in keys.rows):
+        raise InputError(f"{labels}: no box is drawn in frames {start} to {wanted[-1]} of {video.name}")
+    return keys, wanted
+
+
+def annotate(
+    source: Path,
+    keys: Tracks,
+    frames: range,
+    tracker: MultiObjectTracker,
+    progress: Callable[[int], AbstractContextManager[Callable[[], None]]],
+) -> Tracks:
+    """Fill in the boxes of all objects in `frames` between hand boxes, see `annotate_object`.
+
+    `progress` takes the number of frames to read, and gives what is called for each.
+    """
+    spans = {
+        number: spans_seen(frames, drawn, [frame for frame, who in keys.gone if who == number])
+        for number, drawn in keys.objects().items()
+    }
+    with progress(sum(len(span) for seen in spans.values() for span in seen)) as advance:
+        rows = [
+            row
+            for number, drawn in keys.objects().items()
+            for row in annotate_object(partial(open_source, source), spans[number], drawn, tracker, advance)
+        ]
+    names = keys.video.file_names[frames.start :]
+    return Tracks.checked(keys.video._replace(frames=frames, file_names=names), rows, str(source))
+
+
+def write_annotation(source: Path, tracks: Tracks, paths: Mapping[str, Path], video_path: Path | None) -> None:
+    """Write tracks to `paths`, format -> path, and the video with the boxes drawn if a path is given for it."""
+    for name, path in paths.items():
+        write_tracks(tracks, path, name)
+    if video_path is not None:
+        results: dict[int, dict[int, TrackResult]] = {}
+        for row in tracks.rows:
+            results.setdefault(row.frame, {})[row.id] = TrackResult(np.array(row.box), row.score)
+        span = tracks.video.frames
+        with open_source(source, span.start, span.stop) as frames, AnnotatedVideo(video_path, frames.fps) as video:
+            for frame in frames:
+                video.write(frame, results.get(frame.number, {}), 0.0)
 
 
 def annotate_object(

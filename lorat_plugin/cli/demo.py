@@ -5,22 +5,14 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from lorat_plugin.cli.console import progress
-from lorat_plugin.cli.options import (
-    DEFAULTS,
-    BaselineModelsOption,
-    JsonOption,
-    settings_options,
-)
+from lorat_plugin.cli.options import DEFAULTS, BaselineModelsOption, JsonOption, settings_options
 from lorat_plugin.errors import InputError
 from lorat_plugin.settings import TrackerSettings
-
-if TYPE_CHECKING:
-    from lorat_plugin.apps.demo import DemoReport
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +44,7 @@ def demo_command(
         import got10k.experiments  # noqa: F401
     except ModuleNotFoundError as error:
         raise InputError(f"the GOT-10k toolkit is not complete here ({error}): pip install got10k six") from error
-    from lorat_plugin.apps.demo import FOLDER, as_dict, prepare_sequences, run_tracker, summarize
+    from lorat_plugin.apps.demo import FOLDER, prepare_sequences, run_tracker, summarize
     from lorat_plugin.evaluation.baselines import choose_baselines
     from lorat_plugin.harness.got10k import TrackerLoRAT
     from lorat_plugin.tracker import LoRATTracker
@@ -72,37 +64,28 @@ def demo_command(
     logger.info("report, plot and video")
     report = summarize(folder, [LORAT, *(tracker.name for tracker in baselines)], settings.model)
     if as_json:
-        typer.echo(json.dumps({**as_dict(report), "left_out": left_out}, indent=2))
+        typer.echo(json.dumps({**report, "left_out": left_out}, indent=2))
     else:
         _print(report, left_out)
 
 
-def _print(report: DemoReport, left_out: dict[str, str]) -> None:
-    from rich.table import Table
+def _print(report: dict[str, Any], left_out: dict[str, str]) -> None:
+    from lorat_plugin.evaluation.tables import make_table, wide_console
 
-    from lorat_plugin.evaluation.tables import wide_console
-
-    console = wide_console()
-    frames = sum(report.lengths.values())
-    table = Table(title=f"{report.model}, {len(report.lengths)} sequences, {frames} frames, GOT-10k toolkit")
-    for heading in ("tracker", "AO", "SR 0.5", "SR 0.75", "success AUC", "frames/s"):
-        table.add_column(heading, justify="left" if heading == "tracker" else "right")
-    for name, score in report.scores.items():
-        values = (score.ao, score.sr50, score.sr75, score.auc)
-        speed = f"{score.fps:.0f}" if score.fps < MEANINGLESS_SPEED else "-"
-        table.add_row(name, *(f"{value:.3f}" for value in values), speed, style="bold" if name == LORAT else "")
-    console.print(table)
-    details = Table(title="success AUC by sequence")
-    details.add_column("sequence")
-    details.add_column("frames", justify="right")
-    for name in report.scores:
-        details.add_column(name, justify="right")
-    for sequence, length in report.lengths.items():
-        aucs = [score.sequence_auc[sequence] for score in report.scores.values()]
-        details.add_row(sequence, str(length), *(f"{auc:.3f}" for auc in aucs))
-    console.print(details)
-    console.print(f"best success AUC on these frames: {next(iter(report.scores))}", highlight=False)
+    console, trackers, lengths = wide_console(), report["trackers"], report["sequences"]
+    rows = []
+    for name, score in trackers.items():
+        speed = f"{score['fps']:.0f}" if score["fps"] < MEANINGLESS_SPEED else "-"
+        rows.append([name, *(f"{score[measure]:.3f}" for measure in ("ao", "sr50", "sr75", "auc")), speed])
+    title = f"{report['model']}, {len(lengths)} sequences, {sum(lengths.values())} frames, GOT-10k toolkit"
+    console.print(make_table(("tracker", "AO", "SR 0.5", "SR 0.75", "success AUC", "frames/s"), rows, title))
+    rows = []
+    for sequence, length in lengths.items():
+        rows.append([sequence, str(length), *(f"{score['sequence_auc'][sequence]:.3f}" for score in trackers.values())])
+    console.print(make_table(("sequence", "frames", *trackers), rows, "success AUC by sequence"))
+    console.print(f"best success AUC on these frames: {next(iter(trackers))}", highlight=False)
     for name, reason in left_out.items():
         console.print(f"{name} left out: {reason}", style="dim", soft_wrap=True, highlight=False)
-    for what, path in (("success plot", report.success_plot), ("video", report.video), ("scores", report.results)):
-        console.print(f"{what:13}{path}", soft_wrap=True, highlight=False)
+    for what in ("success_plot", "video"):
+        console.print(f"{what.replace('_', ' '):13}{report[what]}", soft_wrap=True, highlight=False)
+    console.print(f"{'scores':13}{Path(report['video']).with_name('results.json')}", soft_wrap=True, highlight=False)

@@ -1,4 +1,4 @@
-"""`lorat track`: follow objects through a video, a folder of frames, a camera or a stream."""
+"""`lorat track`, `lorat annotate`, `lorat app`: follow objects through a video, fill in hand boxes, serve the page."""
 
 from __future__ import annotations
 
@@ -9,18 +9,14 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from lorat_plugin.cli.console import Box, parse_box, progress, quiet_opencv
-from lorat_plugin.cli.options import (
-    DEFAULTS,
-    MasksOption,
-    TrackFormatOption,
-    settings_options,
-)
+from lorat_plugin.cli.options import DEFAULTS, MasksOption, TrackFormatOption, settings_options
 from lorat_plugin.errors import InputError
 from lorat_plugin.settings import TrackerSettings
 
@@ -158,7 +154,7 @@ def _track(
                 for rows in outputs[: len(ids)]:
                     rows.write(frame, results, 0.0)
             if following is None:
-                check_end(source, frame)
+                source.check_end(frame)
                 break
             frame = following
             began = time.perf_counter()
@@ -186,15 +182,6 @@ def _first(source: FrameSource, frames: Iterator[Frame]) -> Frame:
             f" --start {frame.number}"
         )
     return frame
-
-
-def check_end(source: FrameSource, last: Frame) -> None:
-    """Raise InputError if a video file lacks frames behind the last one."""
-    if source.missing:
-        raise InputError(
-            f"{last.origin}: its last {source.missing} frames cannot be read; copy it again, or leave them out with"
-            f" --end {last.number + 1}"
-        )
 
 
 def _damaged_between(source: FrameSource, frame: Frame, following: Frame | None) -> list[int]:
@@ -281,3 +268,96 @@ def _spare_source(source: str, folder: Path, save: bool) -> None:
     target = folder / "video.mp4"
     if save and target.exists() and Path(source).exists() and target.samefile(source):
         raise InputError(f"{source}: --save would overwrite it with {target}; choose another folder with --output")
+
+
+@settings_options(absent_below=None)
+def annotate_command(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Video or folder of frames.")],
+    labels: Annotated[
+        Path, typer.Option("--labels", help="Boxes in some frames: a file of any format, or track.jsonl.")
+    ],
+    formats: TrackFormatOption = None,
+    settings: TrackerSettings = DEFAULTS,
+    start: Annotated[int, typer.Option("--start", help="First frame to fill in, 0-based.")] = 0,
+    end: Annotated[int | None, typer.Option("--end", help="Frame to stop before (exclusive).")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Folder for the results; lorat_annotate/NAME_OF_SOURCE if left out.")
+    ] = None,
+    save: Annotated[bool, typer.Option("--save", help="Write video.mp4 with the boxes drawn.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Fill in the boxes between those that were drawn by hand.
+
+    Example: lorat annotate video.mp4 --labels boxes.xml --format cvat --format coco
+
+    Tracks each object from its hand boxes forwards and backwards and blends
+    what was found. Hand boxes stay as they are; an object that is marked as
+    gone (CVAT's outside) has no box until its next one. Writes CVAT's XML if no
+    --format is named.
+    """
+    quiet_opencv()
+    from lorat_plugin.apps.annotate import annotate, read_hand_boxes, write_annotation
+    from lorat_plugin.interchange.formats import track_paths
+    from lorat_plugin.tracker import MultiObjectTracker
+    from lorat_plugin.video.outputs import output_folder
+
+    path = Path(source).expanduser()
+    if not path.is_file() and not path.is_dir():
+        if path.exists() or source.isdecimal() or "://" in source:
+            raise InputError("a camera or stream cannot be annotated, as its frames come only once; record it first")
+        raise InputError(f"{source}: no such video or folder of frames")
+    folder = Path("lorat_annotate") / path.resolve().stem if output is None else output
+    paths = track_paths(folder, formats or ["cvat"])
+    video_path = folder / "video.mp4" if save else None
+    for file in (*paths.values(), *([video_path] if video_path else [])):
+        if any(file.exists() and given.exists() and file.samefile(given) for given in (labels, path)):
+            raise InputError(f"{file}: would be overwritten; choose another folder with --output")
+    keys, frames = read_hand_boxes(path, labels, start, end)
+    tracker = settings.load(MultiObjectTracker)
+    tracks = annotate(path, keys, frames, tracker, partial(progress, "tracking"))
+    with output_folder(folder):
+        write_annotation(path, tracks, paths, video_path)
+    files = [str(file) for file in (*paths.values(), video_path) if file]
+    drawn = sum(row.frame in frames for row in keys.rows)
+    boxes, objects = len(tracks.rows), len(tracks.objects())
+    if as_json:
+        typer.echo(json.dumps({"drawn": drawn, "boxes": boxes, "objects": objects, "files": files}))
+    else:
+        typer.echo(f"{boxes} boxes of {objects} objects from {drawn} drawn ones in {len(frames)} frames")
+        for name in files:
+            typer.echo(name)
+
+
+@settings_options(absent_below=None)
+def app_command(
+    settings: TrackerSettings = DEFAULTS,
+    host: Annotated[str, typer.Option("--host", help="Address to serve; 0.0.0.0 for the network.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option("--port", help="The first free one from 7860 if left out.")] = None,
+    max_frames: Annotated[int, typer.Option("--max-frames", min=1, help="Longer videos are refused.")] = 3000,
+    max_megabytes: Annotated[int, typer.Option("--max-megabytes", min=1, help="Larger files are refused.")] = 500,
+) -> None:
+    """Serve a page to track objects with the mouse; open the address that it prints in a browser.
+
+    Example: lorat app --model lorat_tiny --port 7860
+
+    Only this machine reaches the page unless --host says otherwise; then
+    visitors cannot name weights. Uploads and results lie in a temporary
+    folder, which Ctrl-C removes. Needs the extra `app`.
+    """
+    quiet_opencv()
+    from lorat_plugin.processes import no_proxies
+
+    with no_proxies():
+        from lorat_plugin.apps.page import SIGN_SECONDS, PageOptions, served
+
+    settings.check()
+    options = PageOptions(settings, host, port, max_frames, max_megabytes)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up as Ctrl-C does
+    with served(options) as page, contextlib.suppress(KeyboardInterrupt):
+        if not options.local:
+            typer.echo("Everyone who reaches this machine can use the page, without a password and unencrypted: see who"
+                       " that is, or leave out --host", err=True)  # fmt: skip
+        typer.echo(f"{page.address} (Ctrl-C ends it)")
+        while True:
+            time.sleep(SIGN_SECONDS)
+            page.sweep()

@@ -11,13 +11,7 @@ from lorat_plugin.files import read_plain_text, whole_file, whole_folder
 from lorat_plugin.interchange.coco import read_coco, write_coco
 from lorat_plugin.interchange.cvat import read_cvat, write_cvat
 from lorat_plugin.interchange.label_studio import read_label_studio, write_label_studio
-from lorat_plugin.interchange.text import (
-    read_got10k,
-    read_json_lines,
-    read_mot,
-    write_got10k,
-    write_mot,
-)
+from lorat_plugin.interchange.text import read_got10k, read_json_lines, read_mot, write_got10k, write_mot
 from lorat_plugin.interchange.tracks import Tracks, VideoInfo, read_json
 from lorat_plugin.interchange.yolo import is_yolo, read_yolo, write_yolo
 

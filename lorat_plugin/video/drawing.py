@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from lorat_plugin.tracker import TrackResult
 
 MIN_SIDE = 360  # pixels; smaller frames are enlarged so that a label can be read
-FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def object_colour(number: int) -> tuple[int, int, int]:
@@ -44,9 +43,9 @@ def outline_boxes(
             x1, y1, x2, y2 = (round(float(v)) for v in np.clip(xywh_to_xyxy(box) * zoom, -1e6, 1e6))
             corners.append(((x1, y1), (x2 - 1, y2 - 1), colour))
     for corner, opposite, _ in corners:  # first, so that no box blackens another
-        cv2.rectangle(image, corner, opposite, (0, 0, 0), line + 2, cv2.LINE_AA)
+        cv2.rectangle(image, corner, opposite, (0, 0, 0), line + 2)
     for corner, opposite, colour in corners:
-        cv2.rectangle(image, corner, opposite, colour, line, cv2.LINE_AA)
+        cv2.rectangle(image, corner, opposite, colour, line)
 
 
 def to_detections(
@@ -80,14 +79,18 @@ def to_detections(
 
 
 def draw_results(
-    image: np.ndarray, results: Mapping[int, TrackResult], masks: Mapping[int, np.ndarray] | None = None
+    image: np.ndarray,
+    results: Mapping[int, TrackResult],
+    masks: Mapping[int, np.ndarray] | None = None,
+    names: Mapping[int, str] | None = None,
 ) -> np.ndarray:
-    """Draw each object's box, id and score, and its mask as a veil with an outline, by supervision's annotators.
+    """Draw each object's box, label and score, and its mask as a veil with an outline, by supervision's annotators.
 
     Args:
         image: (H, W, 3) uint8 RGB; it is not changed.
         results: id -> result with box x, y, w, h in frame pixels. A box that is not finite is left out.
         masks: id -> (H, W) bool, for all objects or some.
+        names: id -> label, the id itself for those left out.
 
     Returns a (k H, k W, 3) uint8 RGB picture, k >= 1 an integer: frames with a side below 360 pixels are enlarged.
     """
@@ -108,17 +111,18 @@ def draw_results(
     ink = supervision.ColorPalette([supervision.Color.BLACK if bright else supervision.Color.WHITE for bright in light])
     index = supervision.ColorLookup.INDEX  # not TRACK, which takes colours modulo the palette and no id below 0
     line, scale = supervision.calculate_optimal_line_thickness(size), max(0.4, min(size) / 1400)
-    found = to_detections({number: result._replace(absent=False) for number, result in shown.items()})
-    found.xyxy = np.clip(found.xyxy * zoom, -1e6, 1e6).round() - (0, 0, 1, 1)  # OpenCV's rectangles hold their last row
+    detections = to_detections({number: result._replace(absent=False) for number, result in shown.items()})
+    detections.xyxy = np.clip(detections.xyxy * zoom, -1e6, 1e6).round() - (0, 0, 1, 1)
     if masks:
         veils = [masks.get(number, np.zeros(image.shape[:2], bool)).astype(np.uint8) for number in shown]
-        found.mask = np.stack([cv2.resize(veil, size, interpolation=cv2.INTER_NEAREST) for veil in veils]).astype(bool)
-        canvas = supervision.MaskAnnotator(ground, 0.4, index).annotate(canvas, found)
-        canvas = supervision.PolygonAnnotator(ground, 1, index).annotate(canvas, found)
-    canvas = supervision.BoxAnnotator(ground, line, index).annotate(canvas, found)
+        veils = [cv2.resize(veil, size, interpolation=cv2.INTER_NEAREST) for veil in veils]
+        detections.mask = np.stack(veils).astype(bool)
+        canvas = supervision.MaskAnnotator(ground, 0.4, index).annotate(canvas, detections)
+        canvas = supervision.PolygonAnnotator(ground, 1, index).annotate(canvas, detections)
+    outline_boxes(canvas, zip((result.box for result in shown.values()), colours, strict=True), line, zoom)
     labels = supervision.LabelAnnotator(
         color=ground, color_lookup=index, text_color=ink, text_scale=scale, text_thickness=max(1, round(1.5 * scale)),
         text_padding=round(8 * scale), smart_position=True,
     )  # fmt: skip
-    texts = [f"{n}  {'absent' if result.absent else format(result.score, '.2f')}" for n, result in shown.items()]
-    return labels.annotate(canvas, found, texts)
+    scores = {n: "absent" if result.absent else format(result.score, ".2f") for n, result in shown.items()}
+    return labels.annotate(canvas, detections, [f"{(names or {}).get(n, n)}  {score}" for n, score in scores.items()])

@@ -222,15 +222,16 @@ class AnnotatedVideo(_File):
     Frames that a live source dropped are filled with the frame after them, so that the video keeps its pace.
     """
 
-    def __init__(self, path: Path, fps: float | None) -> None:
+    def __init__(self, path: Path, fps: float | None, names: Mapping[int, str] | None = None) -> None:
+        """Write to `path`; `names`, id -> label, the id itself for those left out."""
         super().__init__(path)
-        self.fps = fps or DEFAULT_FPS
+        self.fps, self.names = fps or DEFAULT_FPS, names
         self._writer: cv2.VideoWriter | None = None
         self._last: int | None = None
 
     def write(self, frame: Frame, results: Mapping[int, TrackResult], seconds: float, masks: Masks = NO_MASKS) -> None:
         """Draw and encode one frame. Raises InputError if this OpenCV cannot write videos."""
-        picture = cv2.cvtColor(draw_results(frame.image, results, masks), cv2.COLOR_RGB2BGR)
+        picture = cv2.cvtColor(draw_results(frame.image, results, masks, self.names), cv2.COLOR_RGB2BGR)
         if self._writer is None:
             size = (picture.shape[1], picture.shape[0])
             self._writer = cv2.VideoWriter(str(self.part), cv2.VideoWriter.fourcc(*"mp4v"), self.fps, size)

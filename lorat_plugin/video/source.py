@@ -97,6 +97,14 @@ class FrameSource:
         """Stop decoding and wait for the thread, at most two seconds: a camera may block."""
         _end(self._stopped, self._thread)
 
+    def check_end(self, last: Frame) -> None:
+        """Raise InputError if a video file lacks frames behind the last one."""
+        if self.missing:
+            raise InputError(
+                f"{last.origin}: its last {self.missing} frames cannot be read; copy it again, or leave them out with"
+                f" --end {last.number + 1}"
+            )
+
     def __enter__(self) -> FrameSource:
         return self
 

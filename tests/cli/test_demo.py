@@ -12,13 +12,17 @@ import numpy as np
 import pytest
 
 from lorat_plugin.cli.main import run
+from lorat_plugin.datasets.clips import write_sequences
 from tests.helpers.sequences import write_clip
 
 pytest.importorskip("got10k.experiments")
 from lorat_plugin.apps import demo
-from lorat_plugin.apps.demo_video import write_video
+from lorat_plugin.evaluation.registry import open_benchmark
+from lorat_plugin.evaluation.results import result_files
 
 pytestmark = pytest.mark.toolkit
+
+SIZES = {"small": (41, 61), "wide": (60, 1301), "tall": (1500, 30)}
 
 
 @pytest.fixture(autouse=True)
@@ -140,15 +144,16 @@ def test_clips_in_the_demos_own_folder_are_refused(tiny_weights: Path, capsys: p
 
 
 def test_the_video_holds_frames_of_different_sizes(tmp_path: Path) -> None:
-    sequences = {}
-    for name, size in (("small", (41, 61)), ("wide", (60, 1301)), ("tall", (1500, 30))):
-        image = np.full((*size, 3), 90, np.uint8)
-        cv2.imwrite(str(tmp_path / f"{name}.png"), image)
-        sequences[name] = ([str(tmp_path / f"{name}.png")] * 2, np.array([[5.0, 5, 20, 20], [0, 0, 0, 0]]))
-    boxes = {name: np.array([[6.0, 6, 20, 20], [np.nan] * 4]) for name in sequences}
-    write_video(tmp_path / "out.mp4", sequences, {"LoRAT": boxes})
+    boxes = np.array([[5.0, 5, 20, 20], [6, 6, 20, 20], [np.nan] * 4])
+    images = {name: [np.full((*size, 3), 90, np.uint8)] * 3 for name, size in SIZES.items()}
+    write_sequences({name: (frames, boxes) for name, frames in images.items()}, tmp_path / "sequences")
+    benchmark = open_benchmark("got10k", tmp_path / "sequences", "val")
+    files = result_files(benchmark, tmp_path / "results", "LoRAT")
+    for name in SIZES:
+        files.write(name, [np.nan_to_num(boxes)], np.full((3, 1), 0.1))
+    demo.write_video(tmp_path / "out.mp4", benchmark, {"LoRAT": files})
     capture = cv2.VideoCapture(str(tmp_path / "out.mp4"))
-    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 6
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 9
     assert capture.get(cv2.CAP_PROP_FRAME_HEIGHT) % 2 == 0
     assert [path.name for path in tmp_path.glob("*.mp4")] == ["out.mp4"]
 

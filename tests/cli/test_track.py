@@ -246,7 +246,7 @@ def test_no_display_ends_before_anything_else(lorat, folder: Path, monkeypatch: 
 
 
 def test_import_is_light() -> None:
-    code = "import sys, lorat_plugin.cli.track, lorat_plugin.cli.doctor; print(*sys.modules)"
+    code = "import sys, lorat_plugin.cli.track, lorat_plugin.cli.toolkits; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "cv2", "numpy", "timm"} & set(loaded)
 

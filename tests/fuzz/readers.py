@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from lorat_plugin import create_model, load_checkpoint, save_checkpoint
+from lorat_plugin.apps.annotate import read_hand_boxes
 from lorat_plugin.checkpoints.adapters import inject
 from lorat_plugin.checkpoints.hub import model_card, read_scores, save_pretrained
 from lorat_plugin.checkpoints.loading import HUB_CONFIG, HUB_WEIGHTS, backbone_tensors
-from lorat_plugin.cli.annotate import _hand_boxes
 from lorat_plugin.datasets.clips import find_clips
 from lorat_plugin.datasets.got10k import read_list
 from lorat_plugin.datasets.index import IndexedDataset, clean, index_dataset
@@ -364,7 +364,7 @@ def _tracks(root: Path) -> Iterator[tuple[str, Reader]]:
     gone = root / "gone.xml"
     write_tracks(Tracks(video, (rows[0], rows[-2])), gone, "cvat")  # one object, gone between its two boxes
     write_clip(root / "clip")
-    yield "hand boxes", Reader(gone, lambda: _hand_boxes(root / "clip", gone, 0, 3))
+    yield "hand boxes", Reader(gone, lambda: read_hand_boxes(root / "clip", gone, 0, 3))
 
 
 def _media(root: Path) -> Iterator[tuple[str, Reader]]:

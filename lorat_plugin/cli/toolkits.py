@@ -1,10 +1,13 @@
-"""`lorat vot`: workspaces for the VOT toolkit, and its commands run in them."""
+"""`lorat vot`, `lorat pytracking` and `lorat doctor`: toolkits, and what of them and of this machine works."""
 
 from __future__ import annotations
 
+import json
+import platform
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Literal, Optional
@@ -12,11 +15,7 @@ from typing import Annotated, Literal, Optional
 import typer
 
 from lorat_plugin.cli.console import COLOURS
-from lorat_plugin.cli.options import (
-    DEFAULTS,
-    MasksOption,
-    settings_options,
-)
+from lorat_plugin.cli.options import DEFAULTS, JsonOption, MasksOption, settings_options
 from lorat_plugin.settings import TrackerSettings
 
 vot_app = typer.Typer(help="Workspaces for the VOT toolkit (vot-toolkit).", no_args_is_help=True)
@@ -133,7 +132,7 @@ def run_command(
 
 
 @vot_app.command("doctor")
-def doctor_command(
+def vot_doctor_command(
     workspace: Annotated[Optional[Path], typer.Argument(help="Folder of the workspace, to try its trackers.")] = None,
     repair: RepairOption = True,
 ) -> None:
@@ -191,3 +190,67 @@ def _show(line: str) -> None:
         typer.echo(f"\r  {line}", nl=PERCENT.fullmatch(line) is None, err=True)
     elif line:
         typer.echo(f"  {line}", err=True)
+
+
+def doctor_command(as_json: JsonOption = False) -> None:
+    """Say what is installed, what works, and how to mend the rest.
+
+    Example: lorat doctor --json > doctor.json
+
+    Exit code 0 if lorat can be used, 1 if something is broken.
+    """
+    from lorat_plugin.apps.doctor import examine, list_devices, this_installation
+
+    installation = this_installation()
+    findings = examine(installation)
+    devices = list_devices(installation)
+    broken = any(finding.level == "broken" for finding in findings)
+    versions = {"python": platform.python_version(), "platform": platform.platform(), **installation.versions}
+    if as_json:
+        report = {"versions": versions, "devices": devices, "findings": list(map(asdict, findings))}
+        typer.echo(json.dumps({**report, "usable": not broken}, indent=2))
+    else:
+        for name, version in versions.items():
+            typer.echo(f"{name:<32} {version}")
+        for device in devices:
+            typer.echo(f"{device['device']:<32} {', '.join(f'{k} {v}' for k, v in device.items() if k != 'device')}")
+        typer.echo()
+        for finding in findings:
+            typer.secho(f"{finding.level:<8} {finding.subject}: {finding.text}", fg=COLOURS[finding.level])
+            if finding.remedy:
+                typer.echo(f"         remedy: {finding.remedy}")
+    if broken:
+        raise typer.Exit(1)
+
+
+pytracking_app = typer.Typer(help="LoRAT in the trees of pytracking, OSTrack and their kin.", no_args_is_help=True)
+
+
+@pytracking_app.callback()
+def pytracking_group() -> None:
+    """LoRAT in the trees of pytracking, OSTrack and their kin."""
+
+
+@pytracking_app.command("install")
+@settings_options()
+def install_command(
+    path: Annotated[Path, typer.Argument(help="Folder of the tree: what git clone made.")],
+    settings: TrackerSettings = DEFAULTS,
+    name: Annotated[
+        Optional[str], typer.Option("--name", help="Of the parameter file; the weights' or the model's if left out.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that differ.")] = False,
+) -> None:
+    """Copy LoRAT's tracker and a parameter file into a tree; again with other weights for another parameter.
+
+    Example: lorat pytracking install OSTrack --model lorat_b_224 --weights base_224.bin
+    """
+    from lorat_plugin.harness.pytracking import install
+
+    written = install(path, settings.absolute(), name or "", force)
+    for kind, paths in written.items():
+        for file in paths:
+            typer.echo(file)
+        program = "pytracking/run_tracker.py" if kind == "pytracking" else "tracking/test.py"
+        parameter = next(p.stem for p in paths if p.stem not in ("lorat", "__init__"))
+        typer.echo(f"Next: cd {shlex.quote(str(path))} && python {program} lorat {parameter} --dataset_name lasot")
