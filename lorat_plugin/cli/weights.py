@@ -13,7 +13,6 @@ from lorat_plugin.cli.options import DEFAULTS, BackboneOption, settings_options
 from lorat_plugin.settings import TrackerSettings
 
 
-
 class Layout(str, Enum):
     """Layouts that can be written."""
 
