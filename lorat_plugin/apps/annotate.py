@@ -34,7 +34,7 @@ from lorat_plugin.images import list_images
 from lorat_plugin.interchange import Row, Tracks, read_tracks, write_tracks
 from lorat_plugin.interchange.tracks import UNBOUNDED
 from lorat_plugin.tracker import MultiObjectTracker
-from lorat_plugin.tracking import TrackResult, check_box, start, step
+from lorat_plugin.tracking import TrackResult, check_box
 from lorat_plugin.video.outputs import AnnotatedVideo, TrackFiles
 from lorat_plugin.video.source import Frame, FrameSource, open_source, without_gaps
 
@@ -139,7 +139,7 @@ def annotate_object(
         open_frames: opens the video from a frame to before another, numbers 0-based.
         spans: those frames, in order, as `spans_seen` gives them; each with one hand box or more.
         keys: hand boxes, by frame; at least one.
-        tracker: whose engine and threshold of absence are used; its own targets are left alone.
+        tracker: starts and steps targets; those that it follows itself are left alone.
         advance: called once for each frame that is read.
     Returns a row for each of those frames in which the object is not absent. The rule is in this module's text. Raises
     InputError for a frame that cannot be read, a box that misses its frame, or a gap whose frames do not fit on the
@@ -191,10 +191,10 @@ def follow_gaps(
                 break
         if key is None or waiting:
             raise InputError(f"frame {waiting[0].frame} has a box but {source.name} has no such frame")
-        target, run = start(tracker.engine, tracker.device, frame.image, key.box), [_given(key)]
+        target, run = tracker.start(frame.image, key.box), [_given(key)]
         for frame in frames:  # forwards only, so no frame has to wait
             advance()
-            run += step(tracker.engine, tracker.device, [target], [frame.image], tracker.presence)
+            run += tracker.step(frame.image, [target])
     return [*gaps, Gap(key.frame, run, None)]
 
 
@@ -270,11 +270,10 @@ def _follow(tracker: MultiObjectTracker, frames: _Spool, key: Row | None, after:
     """Run forwards from `key` and backwards from `after`, both in one batch a step, through the frames between."""
     last = len(frames) - 1
     ways = [(box, order) for box, order in ((key, range(last + 1)), (after, range(last, -1, -1))) if box is not None]
-    targets = [start(tracker.engine, tracker.device, frames[order[0]], box.box) for box, order in ways]
+    targets = [tracker.start(frames[order[0]], box.box) for box, order in ways]
     runs = [[_given(box)] for box, _ in ways]
     for i in range(1, last + 1):
-        images = [frames[order[i]] for _, order in ways]
-        results = step(tracker.engine, tracker.device, targets, images, tracker.presence)
+        results = tracker.step([frames[order[i]] for _, order in ways], targets)
         for run, result in zip(runs, results, strict=True):
             run.append(result)
     return Gap(frames.first, None if key is None else runs[0], runs[-1][::-1])

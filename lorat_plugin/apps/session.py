@@ -23,7 +23,7 @@ import numpy as np
 from lorat_plugin.errors import InputError
 from lorat_plugin.images import read_image
 from lorat_plugin.interchange import FORMATS
-from lorat_plugin.tracking import Target, TrackResult, check_box, start, step
+from lorat_plugin.tracking import Target, TrackResult, check_box
 from lorat_plugin.video.drawing import draw_results, object_colour
 from lorat_plugin.video.outputs import AnnotatedVideo, Output, TextFile, TrackFiles, box_lines, json_lines
 from lorat_plugin.video.source import Frame, open_source
@@ -174,7 +174,7 @@ class Session:
         """Follow each object that is not yet at the end of the video, from its last box by hand.
 
         Args:
-            tracker: gives engine, device and threshold; it may serve several sessions.
+            tracker: starts and steps targets; it may serve several sessions.
             turn: held while the engine computes.
         Yields the number of each frame when its results are there. Raises InputError if nothing is to be done.
         """
@@ -189,14 +189,10 @@ class Session:
             for frame in frames:
                 began = time.perf_counter()
                 with turn:
-                    images = [frame.image] * len(targets)
-                    found = step(tracker.engine, tracker.device, list(targets.values()), images,
-                                 tracker.presence) if targets else []  # fmt: skip
-                    results = dict(zip(targets, found, strict=True))
+                    results = dict(zip(targets, tracker.step(frame.image, list(targets.values())), strict=True))
                     for number, track in due.items():
                         if track.drawn <= frame.number and number not in targets:
-                            box = track.results[-1].box
-                            targets[number] = start(tracker.engine, tracker.device, frame.image, box)
+                            targets[number] = tracker.start(frame.image, track.results[-1].box)
                 with self._lock:
                     if run != self._run:
                         return

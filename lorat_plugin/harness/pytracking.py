@@ -90,25 +90,17 @@ class Follower:
         Returns `target_bbox`, a list x, y, w, h in frame pixels, and `object_presence_score`, in [0, 1]; each is a
         dict by object id where the sequence has several objects.
         """
-        from lorat_plugin.tracking import check_frame, step
-
-        found: dict[Any, TrackResult] = {}
-        if self._targets:
-            targets, tracker = list(self._targets.values()), self._tracker
-            frames = [check_frame(image)] * len(targets)
-            results = step(tracker.engine, tracker.device, targets, frames, tracker.presence)
-            found = dict(zip(self._targets, results, strict=True))
+        results = dict(zip(self._targets, self._tracker.step(image, list(self._targets.values())), strict=True))
         if info and isinstance(info.get("init_bbox"), Mapping):  # pytracking: an object enters, or the webcam's user
             self._many = True
-            found |= self._add(image, info["init_bbox"])
-        return self._answer(found)
+            results |= self._add(image, info["init_bbox"])
+        return self._answer(results)
 
     def _add(self, image: np.ndarray, given: Any) -> dict[Any, TrackResult]:
-        from lorat_plugin.tracking import TrackResult, start
+        from lorat_plugin.tracking import TrackResult
 
         boxes = given if isinstance(given, Mapping) else {None: given}
-        new = {key: start(self._tracker.engine, self._tracker.device, image, box) for key, box in boxes.items()}
-        self._targets |= new
+        self._targets |= {key: self._tracker.start(image, box) for key, box in boxes.items()}
         return {key: TrackResult(np.asarray(box, np.float64), 1.0) for key, box in boxes.items()}
 
     def _answer(self, results: dict[Any, TrackResult]) -> dict[str, Any]:
@@ -126,8 +118,7 @@ def _load(settings: TrackerSettings) -> LoRATTracker:
 
     tracker = settings.load(LoRATTracker)
     frame = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
-    tracker.init(frame, (60, 40, 40, 40))
-    tracker.update(frame)
+    tracker.step(frame, [tracker.start(frame, (60, 40, 40, 40))])
     return tracker
 
 
