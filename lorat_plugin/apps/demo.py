@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from lorat_plugin.evaluation.registry import open_benchmark
 from lorat_plugin.evaluation.results import ResultFiles, result_files
 from lorat_plugin.evaluation.runner import FrameTracker
 from lorat_plugin.evaluation.scoring import score_tracker
-from lorat_plugin.files import whole_file
+from lorat_plugin.files import write_json
 from lorat_plugin.images import read_image
 from lorat_plugin.tracking import TrackResult
 from lorat_plugin.video.demo_clips import CLIPS, read_demo_clip
@@ -115,8 +115,7 @@ def summarize(folder: Path, trackers: Sequence[str], model: str) -> dict[str, An
         "success_plot": str(Path(experiment.report_dir) / trackers[0] / "success_plot.png"),
         "video": str(video),
     }
-    with whole_file(folder.resolve() / "results.json") as part:
-        part.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(folder.resolve() / "results.json", report)
     return report
 
 
@@ -148,7 +147,7 @@ def write_video(path: Path, benchmark: Benchmark, files: Mapping[str, ResultFile
             if written and written + len(sequence) > MAX_FRAMES:
                 break
             tracks = [sequence.boxes, *(read_boxes(one.boxes_path(sequence.name)) for one in files.values())]
-            for index, file in enumerate(sequence.frames[:MAX_FRAMES]):
+            for index, file in enumerate(islice(sequence.frames, MAX_FRAMES)):
                 image = cv2.resize(read_image(Path(file)), None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)
                 image = image[:height, :width]
                 padding = ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0))
