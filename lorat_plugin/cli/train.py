@@ -64,7 +64,7 @@ def train_command(
     Example: lorat train --recipe paper --dataset got10k:datasets/got10k --dataset lasot:datasets/lasot_lmdb --dry-run
     """
     if replay:
-        from lorat_plugin.training.failure import replay as replay_step
+        from lorat_plugin.training.dry_run import replay as replay_step
 
         typer.echo("\n".join(replay_step(replay, str(settings["device"] or "cpu"))))
         return

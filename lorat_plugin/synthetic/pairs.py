@@ -99,8 +99,8 @@ class Tools(Protocol):
     degrade: Callable[..., Any]
 
 
-class ObjectPairs:
-    """Cut-outs on photos: a target, look-alikes and other objects around it, occluders before it."""
+class RenderedPairs:
+    """Pairs of rendered frames."""
 
     tools: Tools = rendering  # of the class, since a module cannot be sent to worker processes
 
@@ -109,6 +109,10 @@ class ObjectPairs:
         self.material = material
         if tools:
             self.tools = tools
+
+
+class ObjectPairs(RenderedPairs):
+    """Cut-outs on photos: a target, look-alikes and other objects around it, occluders before it."""
 
     def sample(self, rng: Generator) -> FramePair | None:
         """Render one pair; None if the target came to lie (nearly) outside a frame."""
@@ -227,16 +231,8 @@ class ObjectPairs:
         self.tools.draw(canvas, self.tools.opaque_patch(photo, patch_x, patch_y), pose)
 
 
-class PatchPairs:
+class PatchPairs(RenderedPairs):
     """A patch of a photo is the target, the rest of the photo the distractor; the photo moves under a warp."""
-
-    tools: Tools = rendering  # of the class, since a module cannot be sent to worker processes
-
-    def __init__(self, material: Material, tools: Tools | None = None) -> None:
-        """Draw from `material`'s photos."""
-        self.material = material
-        if tools:
-            self.tools = tools
 
     def sample(self, rng: Generator) -> FramePair | None:
         """Render one pair; None if the patch is flat or left the frame."""

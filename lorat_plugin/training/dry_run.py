@@ -1,4 +1,4 @@
-"""What a run would do, found out without training: its data, schedule, sizes, memory and first batch."""
+"""A run looked at without training: its data, schedule, sizes, memory and first batch, and a failed step again."""
 
 from __future__ import annotations
 
@@ -9,21 +9,26 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.modules.module import register_module_forward_hook
 
 from lorat_plugin.crop import NORMALIZATIONS
 from lorat_plugin.datasets.sequences import VideoSequence
-from lorat_plugin.devices import best_precision, find_device
+from lorat_plugin.devices import PRECISIONS, best_precision, find_device
+from lorat_plugin.errors import InputError
 from lorat_plugin.files import whole_file
 from lorat_plugin.synthetic.pairs import ObjectPairs, PatchPairs
-from lorat_plugin.training.config import TrainConfig
+from lorat_plugin.training.config import TrainConfig, load_config
 from lorat_plugin.training.device.pairs import DevicePairs
 from lorat_plugin.training.methods import check_method, training_network
 from lorat_plugin.training.pairs import ClipPairs, DatasetPairs, WithAbsent, read_clips
-from lorat_plugin.training.recipe import Batch, PairDataset, collate, compute_loss
+from lorat_plugin.training.recipe import Batch, PairDataset, collate, compute_loss, step_seed
 from lorat_plugin.training.schedule import learning_rate
 from lorat_plugin.training.sources import MadePairs, Mix, PairSource
+from lorat_plugin.training.state import STATE_NAME, read_state, spread_state
 from lorat_plugin.variants import Variant
 
 SHOWN = 8  # pairs in the picture
@@ -166,10 +171,9 @@ def kept_bytes(network: nn.Module, batch: Batch, precision: str) -> int:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    with saved_tensors_hooks(note, lambda tensor: tensor), torch.autocast("cpu", half, enabled=half is not None):
+    with saved_tensors_hooks(note, lambda tensor: tensor), autocast("cpu", precision):
         loss = compute_loss(network, batch).total  # alive here, so that no storage is freed and its address used again
-        return sum(size for place, size in kept.items() if place not in own) if loss.requires_grad else 0
+        return sum(size for address, size in kept.items() if address not in own) if loss.requires_grad else 0
 
 
 def draw_batch(batch: Batch, variant: Variant) -> np.ndarray:
@@ -227,3 +231,65 @@ def _clips(use: str, clips: Sequence[VideoSequence], share: float) -> Source:
 
 def _gigabytes(size: int) -> str:
     return f"{size / 2**30:.2f} GiB"
+
+
+def replay(folder: Path, device: str = "cpu") -> list[str]:
+    """Do a written step again, on one process, and say where it goes wrong.
+
+    Args:
+        folder: from `launch.write_dump`.
+        device: torch's name of the device.
+    Returns one line for each share of the batch: its loss, and the first input, layer or gradient that is not finite.
+    Raises InputError if the folder is none of `launch.write_dump`.
+    """
+    shares = sorted(folder.glob("batch_*.safetensors"))
+    if not shares or not (folder / STATE_NAME).is_file():
+        raise InputError(f"{folder} holds no step to replay; name a not_finite_step_* folder of a run")
+    config = load_config(str(folder / "config.yaml"))
+    network = training_network(config)
+    spread_state(network, None, read_state(folder / STATE_NAME)[0], folder)
+    network.to(device)
+    lines = []
+    for rank, path in enumerate(shares):
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata()
+            step, count = int(metadata["step"]), float(metadata["count"])
+            batch = Batch(**load_file(path, device=device))
+        except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
+            raise InputError(f"{path} cannot be read ({error}); it belongs to a step that was not finite") from error
+        torch.manual_seed(step_seed(config.seed, step, rank))
+        with autocast(torch.device(device).type, metadata.get("precision", "no")):
+            lines.append(f"share {rank}: {_inspect(network, batch, count)}")
+    return lines
+
+
+def autocast(device: str, precision: str) -> torch.autocast:
+    """Autocast on a device type to "bf16" or "fp16"; any other precision computes as it is."""
+    return torch.autocast(device, PRECISIONS.get(precision), enabled=precision in ("bf16", "fp16"))
+
+
+def _inspect(network: nn.Module, batch: Batch, count: float) -> str:
+    for field, value in batch._asdict().items():
+        if not torch.isfinite(value).all():
+            return f"the {field} of pair {int((~torch.isfinite(value)).nonzero()[0, 0])} is not finite"
+    names = {module: name for name, module in network.named_modules() if not any(module.children())}
+    broken: list[str] = []
+
+    def watch(module: nn.Module, inputs: object, output: object) -> None:
+        parts = output if isinstance(output, tuple) else (output,)
+        if module in names and any(isinstance(t, torch.Tensor) and not torch.isfinite(t).all() for t in parts):
+            broken.append(names[module])
+
+    with register_module_forward_hook(watch):
+        losses = compute_loss(network, batch, count)
+    total, cls, box = (float(loss.detach()) for loss in losses[:3])
+    text = f"loss {total:.6g} (cls {cls:.6g}, giou {box:.6g})"
+    if broken:
+        return f"{text}; the first layer whose output is not finite is {broken[0]}"
+    network.zero_grad(set_to_none=True)
+    losses.total.backward()
+    for name, parameter in network.named_parameters():
+        if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+            return f"{text}; the gradient of {name} is not finite"
+    return f"{text}; everything is finite here"

@@ -21,6 +21,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
+from safetensors.torch import save_file
 from torch.utils.checkpoint import checkpoint
 
 from lorat_plugin.checkpoints.adapters import merge
@@ -31,14 +32,14 @@ from lorat_plugin.files import whole_file
 from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.training.device.pairs import open_pairs
-from lorat_plugin.training.failure import NotFinite, write_dump
 from lorat_plugin.training.journal import Journal, check_loggers
 from lorat_plugin.training.methods import check_method, save_trained, starts_from_weights, training_network
-from lorat_plugin.training.recipe import Batch, make_loader, make_optimizer, step_seed, train_step
+from lorat_plugin.training.recipe import Batch, NotFinite, make_loader, make_optimizer, step_seed, train_step
 from lorat_plugin.training.schedule import learning_rate
 from lorat_plugin.training.sources import data_record
 from lorat_plugin.training.state import (
     DATA_NAME,
+    STATE_NAME,
     WeightAverage,
     changed_settings,
     check_data,
@@ -47,6 +48,7 @@ from lorat_plugin.training.state import (
     gather_state,
     read_state,
     save_state,
+    save_tensors,
     spread_state,
     trained_parameters,
 )
@@ -237,6 +239,41 @@ class _Run:
     def metadata(self) -> dict[str, str]:
         """What goes into the header of weights."""
         return {"steps": str(self.done), "recipe": self.config.portable()}
+
+
+def write_dump(
+    out: Path,
+    error: NotFinite,
+    step: int,
+    batch: Batch,
+    tensors: dict[str, torch.Tensor],
+    config: TrainConfig,
+    accelerator: Accelerator,
+) -> Path:
+    """Write the weights before a step and every process's share of its batch; every process must call it.
+
+    Args:
+        out: the run's folder.
+        error: what was not finite.
+        step: 0-based.
+        batch: this process's share.
+        tensors: from `gather_state`, on the first process.
+        config: settings of the run.
+        accelerator: of the run.
+    Returns the folder, `not_finite_step_<step>`.
+    """
+    folder = out / f"not_finite_step_{step:07d}"
+    if accelerator.is_main_process:
+        with whole_file(folder / "config.yaml") as part:
+            config.save(part)
+        save_tensors(folder / STATE_NAME, tensors, {"steps_done": step}, config)
+    accelerator.wait_for_everyone()
+    values = {name: value.cpu().contiguous() for name, value in batch._asdict().items()}
+    metadata = {"step": str(step), "count": repr(error.count), "precision": str(accelerator.mixed_precision)}
+    with whole_file(folder / f"batch_{accelerator.process_index:04d}.safetensors") as part:
+        save_file(values, part, metadata=metadata)
+    accelerator.wait_for_everyone()
+    return folder
 
 
 def checkpoint_activations(network: LoRATNetwork) -> None:

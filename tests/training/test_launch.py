@@ -19,7 +19,7 @@ from lorat_plugin import load_checkpoint
 from lorat_plugin.errors import CheckpointError, InputError
 from lorat_plugin.training import launch
 from lorat_plugin.training.config import load_config
-from lorat_plugin.training.failure import replay
+from lorat_plugin.training.dry_run import replay
 from lorat_plugin.training.journal import read_journal
 from lorat_plugin.training.launch import train
 from lorat_plugin.training.methods import training_network
