@@ -13,7 +13,7 @@ from lorat_plugin.checkpoints.loading import load_backbone, load_checkpoint
 from lorat_plugin.errors import CheckpointError
 from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.networks import make_network
-from lorat_plugin.variants import Variant, get_variant, is_variant
+from lorat_plugin.variants import Variant, find_variant, get_variant
 
 
 def create_model(variant: Variant | str, backbone: str = "random", lora: bool = False) -> LoRATNetwork:
@@ -56,20 +56,19 @@ def load_pretrained(
         if Path(model).exists() or weights is not None or not HUB_ID.fullmatch(f"{model}@{revision}"):
             raise CheckpointError(f"revision '{revision}': '{model}' is no hub id; revisions are of owner/name")
         model = f"{model}@{revision}"
-    if weights is not None:
-        return load_checkpoint(weights, get_variant(model), backbone)
-    if is_weights(model):
+    variant = find_variant(model)
+    if variant is None and weights is None and is_weights(model):
         return load_checkpoint(model, None, backbone)
-    variant = get_variant(model)
-    bundled = bundled_weights(variant)
-    if bundled is None:
+    variant = variant or get_variant(model)
+    source = weights or bundled_weights(variant)
+    if source is None:
         raise CheckpointError(f"{variant.name} has no bundled weights: give its file by weights= (--weights)")
-    return load_checkpoint(bundled, variant, backbone)
+    return load_checkpoint(source, variant, backbone)
 
 
 def is_weights(model: str) -> bool:
     """Whether a model's name is that of weights (file, folder or hub id) rather than a variant's."""
-    return not is_variant(model) and ("/" in model or model.endswith(SUFFIXES) or Path(model).exists())
+    return not find_variant(model) and ("/" in model or model.endswith(SUFFIXES) or Path(model).exists())
 
 
 def bundled_weights(variant: Variant) -> Path | None:
@@ -83,6 +82,6 @@ def bundled_weights(variant: Variant) -> Path | None:
 
 def weights_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of `LoRATTracker.from_pretrained` with the file of bundled weights, where these are what they name."""
-    model = str(options.get("model", "lorat_tiny"))
-    bundled = None if options.get("weights") or not is_variant(model) else bundled_weights(get_variant(model))
+    variant = find_variant(str(options.get("model", "lorat_tiny")))
+    bundled = None if options.get("weights") or variant is None else bundled_weights(variant)
     return dict(options) if bundled is None else {**options, "weights": bundled}

@@ -37,7 +37,13 @@ def make_network(variant: Variant) -> LoRATNetwork:
 
 
 @lru_cache(maxsize=8)
+def skeleton(variant: Variant) -> LoRATNetwork:
+    """A variant's plain network on the meta device, without memory for values; it is shared, so copy it."""
+    with torch.device("meta"):
+        return make_network(variant)
+
+
+@lru_cache(maxsize=8)
 def shapes(variant: Variant) -> dict[str, torch.Tensor]:
     """Tensors of a variant's plain network by name, on the meta device: shapes and types without memory for values."""
-    with torch.device("meta"):
-        return make_network(variant).state_dict()
+    return skeleton(variant).state_dict()

@@ -72,6 +72,12 @@ class Variant:
         """Factor of B A in an adapted layer: alpha / r, or alpha / sqrt(r) with rsLoRA (arXiv 2312.03732)."""
         return self.lora_alpha / (self.lora_rank**0.5 if self.rslora else self.lora_rank)
 
+    @property
+    def trained_modules(self) -> list[str]:
+        """Names of the modules that are trained whole, beside adapters."""
+        types = ["token_type_embed"] if self.position == "shared" else []
+        return [*types, "head", *(["norm"] if self.train_norm else [])]
+
     def to_json(self) -> str:
         """All fields as JSON; `from_json` reads it back."""
         return json.dumps(asdict(self))
@@ -97,6 +103,7 @@ _SIZES = {  # letter: (timm's name, dim, depth, heads, ffn, ffn_dim); DINOv2, ar
     "l": ("vit_large_patch14_dinov2", 1024, 24, 16, "mlp", 4096),
     "g": ("vit_giant_patch14_dinov2", 1536, 40, 24, "swiglu", 4096),
 }
+_SEPARATORS = str.maketrans("", "", "-_")  # do not count in names
 _DROP_PATH = {"l": 0.1, "g": 0.4}
 _GEOMETRIES = {"224": (112, 224, 4.0), "378": (196, 378, 5.0)}  # template, search px; search area factor
 
@@ -137,17 +144,20 @@ def get_variant(name: str) -> Variant:
 
     `NAME_baseline` is `baseline` of the variant NAME.
     """
-    if not is_variant(name):
+    variant = find_variant(name)
+    if variant is None:
         raise InputError(f"unknown model '{name}': use one of {', '.join(_VARIANTS)}")
-    for variant in _VARIANTS.values():
-        if _plain(variant.name) == _plain(name):
-            return variant
-    return baseline(get_variant(_plain(name).removesuffix("baseline")))
+    return variant
 
 
-def is_variant(name: str) -> bool:
-    """Whether `get_variant` knows the name."""
-    return bool({_plain(name), _plain(name).removesuffix("baseline")} & set(map(_plain, _VARIANTS)))
+def find_variant(name: str) -> Variant | None:
+    """As `get_variant`, but None if the name is unknown."""
+    plain = name.lower().translate(_SEPARATORS)
+    known = {registered.lower().translate(_SEPARATORS): variant for registered, variant in _VARIANTS.items()}
+    if plain in known:
+        return known[plain]
+    variant = known.get(plain.removesuffix("baseline"))
+    return variant and baseline(variant)
 
 
 def baseline(variant: Variant) -> Variant:
@@ -159,10 +169,6 @@ def baseline(variant: Variant) -> Variant:
 
 def register_variant(variant: Variant) -> None:
     """Make a variant of another package known by its name. Raises InputError if the name is taken by another."""
-    if is_variant(variant.name) and get_variant(variant.name) != variant:
+    if find_variant(variant.name) not in (None, variant):
         raise InputError(f"variant '{variant.name}' exists already with other sizes: choose another name")
     _VARIANTS[variant.name] = variant
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("-", "").replace("_", "")

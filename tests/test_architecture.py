@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 import lorat_plugin
 from lorat_plugin import LoRATTracker
+from lorat_plugin.models import load_pretrained
 
 PACKAGE = Path(lorat_plugin.__file__).parent
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))
@@ -120,11 +122,8 @@ def test_public_names():
         _ = lorat_plugin.nothing
 
 
-def test_a_frame_passes_through_few_files_and_functions(tiny_network):
-    tracker = LoRATTracker(tiny_network, device="cpu")
-    frame = np.full((120, 160, 3), 90, np.uint8)
-    tracker.init(frame, [50, 40, 30, 20])
-    tracker.update(frame)
+def own_calls(call: Callable[[], object]) -> list[tuple[str, str]]:
+    """File and name of each function of the package that a call enters, in order; comprehensions do not count."""
     seen: list[tuple[str, str]] = []
 
     def note(code_frame, event, argument):
@@ -135,9 +134,25 @@ def test_a_frame_passes_through_few_files_and_functions(tiny_network):
 
     sys.setprofile(note)
     try:
-        tracker.update(frame)
+        call()
     finally:
         sys.setprofile(None)
     files, functions = {f for f, _ in seen}, set(seen)
-    print(f"\none frame: {len(files)} files, {len(functions)} functions, {len(seen)} calls: {sorted(files)}")
+    print(f"\n{len(files)} files, {len(functions)} functions, {len(seen)} calls: {sorted(files)}")
+    return seen
+
+
+def test_a_frame_passes_through_few_files_and_functions(tiny_network):
+    tracker = LoRATTracker(tiny_network, device="cpu")
+    frame = np.full((120, 160, 3), 90, np.uint8)
+    tracker.init(frame, [50, 40, 30, 20])
+    tracker.update(frame)
+    seen = own_calls(lambda: tracker.update(frame))
+    files, functions = {f for f, _ in seen}, set(seen)
     assert len(files) <= 5 and len(functions) <= 20 and len(seen) <= 30, sorted(functions)
+
+
+def test_weights_are_loaded_in_a_line_of_few_steps():
+    load_pretrained("lorat_tiny")  # from here on the skeleton of the network is there
+    seen = own_calls(lambda: load_pretrained("lorat_tiny"))
+    assert len({f for f, _ in seen}) <= 6 and len(set(seen)) <= 25 and len(seen) <= 30, sorted(set(seen))

@@ -84,7 +84,7 @@ def inject(
         for name, parameter in network.named_parameters():
             if "lora_A" in name or "lora_B" in name:
                 nn.init.trunc_normal_(parameter, std=0.02)
-    for name in trained_modules(variant):
+    for name in variant.trained_modules:
         network.get_submodule(name).requires_grad_(True)
     return network
 
@@ -100,19 +100,13 @@ def adapter_config(
         lora_alpha=int(alpha) if float(alpha).is_integer() else alpha,
         use_rslora=rslora,
         target_modules=target_pattern(targets),
-        modules_to_save=trained_modules(variant),
+        modules_to_save=variant.trained_modules,
     )
 
 
 def target_pattern(targets: Iterable[str]) -> str:
     """Regular expression of the full names of all blocks' layers out of `TARGETS`."""
     return rf"blocks\.\d+\.(attn\.qkv|attn|mlp)\.({'|'.join(targets)})"
-
-
-def trained_modules(variant: Variant) -> list[str]:
-    """Names of the modules that LoRAT trains whole."""
-    types = ["token_type_embed"] if variant.position == "shared" else []
-    return [*types, "head", *(["norm"] if variant.train_norm else [])]
 
 
 def adapters(network: LoRATNetwork) -> PeftConfig | None:
@@ -165,7 +159,7 @@ def adapter_tensors(network: LoRATNetwork) -> dict[str, torch.Tensor]:
     """Adapters of any kind, by peft's names in files, and the modules that are trained whole."""
     from peft import get_peft_model_state_dict
 
-    modules = tuple(f"{module}." for module in trained_modules(network.variant))
+    modules = tuple(f"{module}." for module in network.variant.trained_modules)
     whole = {name: tensor for name, tensor in network.state_dict().items() if name.startswith(modules)}
     return get_peft_model_state_dict(network) | whole
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import pickle
 import re
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,6 +22,7 @@ from lorat_plugin.digests import file_digest
 from lorat_plugin.errors import CheckpointError, InputError, first_line
 from lorat_plugin.files import parse_json, read_plain_text
 
+T = TypeVar("T")
 Layout = Literal[
     "DINOv2 (Meta)",
     "DINOv2 (timm)",
@@ -70,6 +72,7 @@ _TRANSFORMERS = (  # name in transformers' Dinov2Model, Dinov2WithRegistersModel
     (re.compile(r"\.layernorm_after\."), ".norm2."),
     (re.compile(r"^(?:\w+\.)?layernorm\."), "norm."),
 )
+_OF_BACKBONE = ("blocks.", "norm.", "patch_embed.", "pos_embed", "cls_token", "mask_token", "register_")
 _CHUNK = re.compile(r"^blocks\.\d+\.(?=\d+\.)")  # of blocks, in checkpoints of DINOv2's training
 _ADAPTED = re.compile(r"^(blocks\.\d+\.(?:attn\.qkv\.[qkv]|attn\.proj|mlp\.fc[12]))\.(weight|bias)$")
 
@@ -131,9 +134,10 @@ def recognise(source: str, raw: dict[str, object], metadata: dict[str, str]) -> 
     peft_names = any(".lora_A." in name for name in tensors)
     origin = "Meta" if {"mask_token", "blocks.0.mlp.w12.weight"} & tensors.keys() else "timm"
     if any("embeddings.patch_embeddings.projection." in name for name in tensors):
-        origin, tensors = "transformers", _from_transformers(tensors)
+        origin = "transformers"
+        tensors = {n: t for n, t in _renamed(tensors, _TRANSFORMERS).items() if n.startswith(_OF_BACKBONE)}
     alpha, rslora = _lora_settings(tensors, metadata)
-    tensors = {_common(name): tensor for name, tensor in tensors.items()}
+    tensors = _renamed(tensors, _OFFICIAL)
     weights = Weights(source, "LoRAT merged", tensors, alpha, rslora, metadata)
     layout: str
     if metadata.get("peft_type"):
@@ -196,17 +200,6 @@ def _backbone_part(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {_CHUNK.sub("blocks.", name): tensor for name, tensor in tensors.items()}
 
 
-def _from_transformers(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Names of transformers -> timm's; what lies around the backbone, such as a classifier, is left out."""
-    renamed = {}
-    for name, tensor in tensors.items():
-        for pattern, replacement in _TRANSFORMERS:
-            name = pattern.sub(replacement, name)
-        if name.startswith(("blocks.", "norm.", "patch_embed.", "pos_embed", "cls_token", "mask_token", "register_")):
-            renamed[name] = tensor
-    return renamed
-
-
 def _lora_settings(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> tuple[dict[str, float], bool]:
     """Take alpha and the rsLoRA flag out of the tensors or the metadata."""
     alpha = {"": float(metadata["lora_alpha"])} if "lora_alpha" in metadata else {}
@@ -215,16 +208,20 @@ def _lora_settings(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -
         if name == "lora_alpha":
             alpha[""] = float(tensors.pop(name))
         elif name.endswith(".lora.alpha"):
-            alpha[_common(name.removesuffix(".lora.alpha") + ".").removesuffix(".")] = float(tensors.pop(name))
+            alpha[f"{name.removesuffix('.lora.alpha')}."] = float(tensors.pop(name))
         elif name == "use_rslora" or name.endswith(".lora.use_rslora"):
             rslora = bool(tensors.pop(name))
-    return alpha, rslora
+    return {layer.removesuffix("."): value for layer, value in _renamed(alpha, _OFFICIAL).items()}, rslora
 
 
-def _common(name: str) -> str:
-    for pattern, replacement in _OFFICIAL:
-        name = pattern.sub(replacement, name)
-    return name
+def _renamed(values: Mapping[str, T], table: Sequence[tuple[re.Pattern[str], str]]) -> dict[str, T]:
+    """The same values, with every pattern of a table replaced in their names."""
+    renamed = {}
+    for name, value in values.items():
+        for pattern, replacement in table:
+            name = pattern.sub(replacement, name)
+        renamed[name] = value
+    return renamed
 
 
 HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")

@@ -6,6 +6,7 @@ the other or both; `load_checkpoint` puts together what it is given and merges a
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -23,17 +24,16 @@ from lorat_plugin.checkpoints.adapters import (
     merge_tensors,
     plain_lora,
     refused_option,
-    trained_modules,
 )
 from lorat_plugin.checkpoints.layouts import Weights, locate, read_tensors, recognise, weights_file
 from lorat_plugin.digests import file_digest
 from lorat_plugin.errors import CheckpointError, InputError, first_line
 from lorat_plugin.files import parse_json, read_plain_text
 from lorat_plugin.network import LoRATNetwork
-from lorat_plugin.networks import make_network, shapes
+from lorat_plugin.networks import make_network, shapes, skeleton
 from lorat_plugin.presence import PresenceRule
 from lorat_plugin.processes import check_process
-from lorat_plugin.variants import Variant, get_variant, is_variant, list_variants
+from lorat_plugin.variants import Variant, find_variant, get_variant, list_variants
 
 logger = logging.getLogger(__name__)
 
@@ -120,11 +120,10 @@ def load_checkpoint(
     if weights.by_peft:
         network = _load_by_peft(weights, variant, str(backbone or "pretrained"))
     else:
-        tensors = complete(weights, variant, backbone).tensors
-        tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
-        with torch.device("meta"):  # random start values would only be thrown away
-            network = make_network(variant)
-        network.load_state_dict(merge_tensors(tensors, weights.scaling), assign=True)
+        whole = complete(weights, variant, backbone).tensors
+        floats = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in whole.items()}
+        network = copy.deepcopy(skeleton(variant))
+        network.load_state_dict(merged_tensors(weights, floats, variant), assign=True)
     network.presence = PresenceRule.from_header(weights.metadata)
     logger.info("%s: %s loaded from %s%s", variant.name, weights.layout, source, base)
     return network.requires_grad_(False).eval()
@@ -142,24 +141,32 @@ def read_trained(source: str | Path) -> Weights:
 
 
 def check(weights: Weights, variant: Variant) -> None:
-    """Raise CheckpointError unless LoRAT's own parts are there, and all that is there fits the variant."""
-    plain = shapes(variant)
-    absent = [name for name in plain if name.startswith(trained_names(variant)) and name not in weights.tensors]
+    """Raise CheckpointError unless LoRAT's own parts are there, and adapters without a backbone fit the variant."""
+    plain, trained = shapes(variant), tuple(f"{module}." for module in variant.trained_modules)
+    absent = [name for name in plain if name.startswith(trained) and name not in weights.tensors]
     if absent:
         raise CheckpointError(
             f"{weights.source}: holds no {absent[0]}: adapters alone do not track; save head and token types with them"
         )
-    if weights.by_peft:
-        return  # peft alone knows their shapes
-    tensors = {name: tensor.to("meta") for name, tensor in weights.tensors.items()}
+    if not weights.by_peft and not weights.has_backbone:  # before a backbone is fetched; peft knows its own shapes
+        shapeless = {name: tensor.to("meta") for name, tensor in weights.tensors.items()}
+        merged_tensors(weights, _split_qkv(plain) | shapeless, variant)
+
+
+def merged_tensors(weights: Weights, tensors: dict[str, torch.Tensor], variant: Variant) -> dict[str, torch.Tensor]:
+    """State dict of a plain network: tensors with the adapters of `weights` folded in.
+
+    Raises CheckpointError if they do not fit each other or the variant.
+    """
     try:
-        merged = merge_tensors(tensors if weights.has_backbone else _split_qkv(plain) | tensors, weights.scaling)
+        merged = merge_tensors(tensors, weights.scaling)
     except (KeyError, ValueError) as error:
         raise CheckpointError(
             f"{weights.source}: its adapters do not fit the backbone ({error}): give the variant and backbone that "
             "they were made for"
         ) from error
     check_fit(variant, merged, weights.source)
+    return merged
 
 
 def complete(weights: Weights, variant: Variant, backbone: str | Path | None = None) -> Weights:
@@ -232,11 +239,6 @@ def _split_qkv(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return split
 
 
-def trained_names(variant: Variant) -> tuple[str, ...]:
-    """How the names of tensors begin that LoRAT trains, adapters aside."""
-    return tuple(f"{module}." for module in trained_modules(variant))
-
-
 def infer_variant(weights: Weights) -> Variant:
     """The variant that weights belong to, by metadata, else by shapes. CheckpointError if none or several fit."""
     tensors = weights.tensors
@@ -253,8 +255,8 @@ def infer_variant(weights: Weights) -> Variant:
                 f"{weights.source}: has {depth} blocks, but its header says {variant.depth}: copy it again"
             )
         return variant
-    if is_variant(name := weights.metadata.get("variant", "")):
-        return get_variant(name)
+    if named := find_variant(weights.metadata.get("variant", "")):
+        return named
     cells = tensors["pos_embed"].shape[1] if "pos_embed" in tensors else None
     fitting = [
         v

@@ -19,10 +19,8 @@ from lorat_plugin.checkpoints.adapters import (
     adapter_tensors,
     adapters,
     merge,
-    merge_tensors,
     needs_peft,
     network_tensors,
-    trained_modules,
 )
 from lorat_plugin.checkpoints.layouts import Weights, to_official
 from lorat_plugin.checkpoints.loading import (
@@ -30,8 +28,8 @@ from lorat_plugin.checkpoints.loading import (
     complete,
     infer_variant,
     load_checkpoint,
+    merged_tensors,
     read_trained,
-    trained_names,
 )
 from lorat_plugin.errors import CheckpointError
 from lorat_plugin.files import whole_file, whole_folder
@@ -92,8 +90,9 @@ def write_weights(
     header = _header(weights, variant)
     swiglu = variant.ffn == "swiglu"
     if target == "merged":
-        return _save(to_official(merge_tensors(weights.tensors, weights.scaling), swiglu), path, header, dtype)
-    trained = {n: t for n, t in weights.tensors.items() if ".lora_" in n or n.startswith(trained_names(variant))}
+        return _save(to_official(merged_tensors(weights, weights.tensors, variant), swiglu), path, header, dtype)
+    whole = tuple(f"{module}." for module in variant.trained_modules)
+    trained = {n: t for n, t in weights.tensors.items() if ".lora_" in n or n.startswith(whole)}
     extra = [n for n in weights.tensors if n.endswith(".lora_B.bias") or not (weights.has_backbone or n in trained)]
     if extra:
         raise CheckpointError(
@@ -149,7 +148,7 @@ def _save_peft(
     dtype: torch.dtype | None,
 ) -> Path:
     config = copy.copy(config)
-    config.modules_to_save = trained_modules(variant)
+    config.modules_to_save = variant.trained_modules
     with whole_folder(folder) as part:
         _save(
             {f"base_model.model.{n}": t for n, t in tensors.items()}, part / "adapter_model.safetensors", header, dtype
@@ -195,6 +194,8 @@ def convert(
         return weights, variant, target or "merged"
     target = target or ("merged" if Path(destination).suffix else "peft")
     whole = complete(weights, variant, backbone) if target in ("merged", "official-full") else weights
+    if whole.has_backbone and target != "merged":
+        merged_tensors(whole, {name: tensor.to("meta") for name, tensor in whole.tensors.items()}, variant)
     write_weights(whole, variant, destination, target, dtype)
     return weights, variant, target
 

@@ -27,7 +27,7 @@ from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.training.config import TrainConfig, training_variant
 from lorat_plugin.training.state import STATE_NAME
 from lorat_plugin.training.stochastic_depth import add_stochastic_depth
-from lorat_plugin.variants import Variant, is_variant
+from lorat_plugin.variants import Variant, find_variant
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -63,7 +63,7 @@ def training_network(config: TrainConfig) -> LoRATNetwork:
     variant = training_variant(config)
     tuned = starts_from_weights(config)
     if tuned:
-        bundled = is_variant(config.init_from)
+        bundled = find_variant(config.init_from) is not None
         network = load_pretrained(variant.name, None if bundled else config.init_from, config.backbone)
         network.variant = variant
     else:

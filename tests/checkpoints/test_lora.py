@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lorat_plugin import create_model, load_checkpoint, register_variant
-from lorat_plugin.checkpoints.adapters import merge, split_qkv, trained_modules
+from lorat_plugin.checkpoints.adapters import merge, split_qkv
 from lorat_plugin.checkpoints.loading import read_weights
 from lorat_plugin.checkpoints.saving import convert
 from lorat_plugin.errors import CheckpointError
@@ -34,7 +34,7 @@ def save_adapter(folder: Path, backbone: str, **options: Any) -> Any:
 
     torch.manual_seed(0)
     variant = variant_of(CASE)
-    settings = {"r": 4, "lora_alpha": 12, "target_modules": ALL, "modules_to_save": trained_modules(variant)} | options
+    settings = {"r": 4, "lora_alpha": 12, "target_modules": ALL, "modules_to_save": variant.trained_modules} | options
     model = get_peft_model(split_qkv(create_model(variant, backbone)), LoraConfig(**settings)).eval()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
