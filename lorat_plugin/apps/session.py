@@ -25,7 +25,7 @@ from lorat_plugin.images import read_image
 from lorat_plugin.interchange import FORMATS
 from lorat_plugin.tracking import Target, TrackResult, check_box
 from lorat_plugin.video.drawing import draw_results, object_colour
-from lorat_plugin.video.outputs import AnnotatedVideo, Output, TextFile, TrackFiles, box_lines, json_lines
+from lorat_plugin.video.outputs import TextFile, result_outputs
 from lorat_plugin.video.source import Frame, open_source
 
 if TYPE_CHECKING:
@@ -257,7 +257,11 @@ class Session:
         if not formats or not tracks:
             raise InputError("choose at least one format" if tracks else "there are no results yet: draw a box first")
         folder = Path(tempfile.mkdtemp(dir=self._home, prefix="results_"))
-        outputs = list(_outputs(folder, formats, list(tracks), self._source.stem, self._fps))
+        others = {OTHERS[name]: folder / FORMATS[OTHERS[name]].file_name for name in formats if name in OTHERS}
+        _, outputs = result_outputs(
+            folder, list(tracks), self._source.stem, self._fps, others,
+            boxes=GOT10K in formats, lines=JSON_LINES in formats, video=VIDEO in formats,
+        )  # fmt: skip
         with contextlib.ExitStack() as stack:
             for output in outputs:
                 stack.enter_context(output)
@@ -273,19 +277,6 @@ class Session:
                             output.write(frame, seen, seconds.get(number, 0.0))
                 following = frame.number + 1
         return sorted(folder.iterdir())
-
-
-def _outputs(folder: Path, formats: Sequence[str], ids: list[int], name: str, fps: float | None) -> Iterator[Output]:
-    """The outputs of `lorat track` for a video of this name."""
-    if GOT10K in formats:
-        for number in ids:
-            yield TextFile(folder / ("boxes.txt" if len(ids) == 1 else f"boxes_{number}.txt"), box_lines(number))
-    if JSON_LINES in formats:
-        yield TextFile(folder / "track.jsonl", json_lines)
-    if VIDEO in formats:
-        yield AnnotatedVideo(folder / "video.mp4", fps)
-    others = {OTHERS[shown]: folder / FORMATS[OTHERS[shown]].file_name for shown in formats if shown in OTHERS}
-    yield TrackFiles(others, name, fps)
 
 
 def _keep(source: Path, home: Path) -> Path:

@@ -28,11 +28,6 @@ def _picture(path: Optional[Path]) -> Optional[Path]:
 benchmark_app = typer.Typer(help="Speed and memory beside a baseline.", no_args_is_help=True)
 
 
-@benchmark_app.callback()
-def benchmark_group() -> None:
-    """Speed and memory beside a baseline: contestants take turns, ratios are taken round by round."""
-
-
 VariantOption = Annotated[str, typer.Option(help="Variant, e.g. lorat_b_224.")]
 VariantModelOption = Annotated[str, typer.Option("--model", help="Variant, e.g. lorat_tiny, lorat_b_224.")]
 ModelsOption = Annotated[

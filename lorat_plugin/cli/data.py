@@ -19,11 +19,6 @@ SHOWN_PROBLEMS = 20
 data_app = typer.Typer(help="Training data: what is there, and whether it is whole.", no_args_is_help=True)
 
 
-@data_app.callback()
-def data_group() -> None:
-    """Training data: what is there, and whether it is whole."""
-
-
 @data_app.command("check")
 def check_command(
     root: Annotated[Path, typer.Argument(help="Folder or LMDB of a data set, or a folder of several.")],
@@ -86,11 +81,6 @@ def _show(reports: list[DatasetReport]) -> None:
 
 
 lmdb_app = typer.Typer(help="Data sets as LMDB, in the layout of the STARK and OSTrack family.", no_args_is_help=True)
-
-
-@lmdb_app.callback()
-def lmdb_group() -> None:
-    """Data sets as LMDB, in the layout of the STARK and OSTrack family."""
 
 
 @lmdb_app.command("build")

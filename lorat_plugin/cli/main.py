@@ -41,18 +41,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command("track")(track_command)
-app.command("annotate")(annotate_command)
-app.command("app")(app_command)
-app.command("demo")(demo_command)
-app.command("doctor")(doctor_command)
-app.command("compare")(compare_command)
-app.command("report")(report_command)
-app.command("submit")(submit_command)
-app.command("evaluate")(evaluate_command)
-app.command("train")(train_command)
-app.command("convert")(convert_command)
-app.command("export")(export_command)
+for command in (
+    track_command, annotate_command, app_command, demo_command, doctor_command, compare_command, report_command,
+    submit_command, evaluate_command, train_command, convert_command, export_command,
+):  # fmt: skip
+    app.command(command.__name__.removesuffix("_command"))(command)
 app.add_typer(benchmark_app, name="benchmark")
 app.add_typer(lmdb_app, name="lmdb")
 app.add_typer(data_app, name="data")

@@ -35,11 +35,6 @@ class ProtocolChoice(str, Enum):
     both = "both"
 
 
-@vot_app.callback()
-def vot_group() -> None:
-    """Workspaces for the VOT toolkit (vot-toolkit)."""
-
-
 @vot_app.command("init")
 @settings_options()
 def init_command(
@@ -224,11 +219,6 @@ def doctor_command(as_json: JsonOption = False) -> None:
 
 
 pytracking_app = typer.Typer(help="LoRAT in the trees of pytracking, OSTrack and their kin.", no_args_is_help=True)
-
-
-@pytracking_app.callback()
-def pytracking_group() -> None:
-    """LoRAT in the trees of pytracking, OSTrack and their kin."""
 
 
 @pytracking_app.command("install")

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from lorat_plugin.tracker import MultiObjectTracker, TrackResult
     from lorat_plugin.video.masks import MaskMaker
-    from lorat_plugin.video.outputs import Output
     from lorat_plugin.video.source import Frame, FrameSource
 
 
@@ -119,7 +118,7 @@ def _track(
 
     from lorat_plugin.interchange.formats import former_tracks
     from lorat_plugin.tracker import TrackResult
-    from lorat_plugin.video.outputs import former_masks, output_folder
+    from lorat_plugin.video.outputs import Window, former_masks, output_folder, result_outputs
 
     frames = iter(source)
     frame = _first(source, frames)
@@ -137,7 +136,11 @@ def _track(
         stopped = stack.enter_context(_stopped_by_signal(source))
         stack.enter_context(output_folder(folder))
         former_runs = former_masks(folder)  # before this run's track.jsonl makes any such folder look like one
-        files, outputs = _outputs(source, folder, ids, paths, save, show, maker is not None)
+        files, outputs = result_outputs(
+            folder, ids, source.name, source.fps, paths, masks=maker is not None, video=save
+        )
+        if show:
+            outputs.append(Window(source.stop))
         for output in outputs:
             stack.enter_context(output)
         advance = stack.enter_context(progress("tracking", source.length))
@@ -201,45 +204,6 @@ def _object_masks(
     seen = [number for number, result in results.items() if not result.absent]
     masks = {number: np.zeros(image.shape[:2], bool) for number in results}
     return masks | dict(zip(seen, maker(image, [results[number].box for number in seen]), strict=True))
-
-
-def _outputs(
-    source: FrameSource,
-    folder: Path,
-    ids: Sequence[int],
-    paths: Mapping[str, Path],
-    save: bool,
-    show: bool,
-    masks: bool,
-) -> tuple[list[Path], list[Output]]:
-    """The files that will be written, and the outputs in the order in which they are to be opened."""
-    from lorat_plugin.video.outputs import (
-        AnnotatedVideo,
-        MaskFolder,
-        TextFile,
-        TrackFiles,
-        Window,
-        box_lines,
-        json_lines,
-    )
-
-    names = {number: "boxes.txt" if len(ids) == 1 else f"boxes_{number}.txt" for number in ids}
-    outputs: list[Output] = [TextFile(folder / name, box_lines(number)) for number, name in names.items()]
-    outputs.append(TextFile(folder / "track.jsonl", json_lines))
-    files = [*(folder / name for name in names.values()), folder / "track.jsonl"]
-    if masks:
-        folders = {number: folder / ("masks" if len(ids) == 1 else f"masks_{number}") for number in ids}
-        outputs += [MaskFolder(path, number) for number, path in folders.items()]
-        files += folders.values()
-    if paths:
-        outputs.append(TrackFiles(paths, source.name, source.fps))
-        files += paths.values()
-    if save:
-        outputs.append(AnnotatedVideo(folder / "video.mp4", source.fps))
-        files.append(folder / "video.mp4")
-    if show:
-        outputs.append(Window(source.stop))
-    return files, outputs
 
 
 @contextlib.contextmanager

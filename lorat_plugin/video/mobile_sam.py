@@ -21,34 +21,24 @@ if TYPE_CHECKING:
 
 DIM = 320  # channels of TinyViT's last stage
 
+NECK = ("conv1", "layer_norm1", "conv2", "layer_norm2")
+MLP, MLP_LAYERS = r"(?:iou_prediction_head|output_hypernetworks_mlps\.\d)", ("proj_in", "layers.0", "proj_out")
 # Names in the checkpoint -> names in SamModel, applied in this order.
 RENAMES = [
-    (r"^image_encoder\.neck\.0", "vision_encoder.neck.conv1"),
-    (r"^image_encoder\.neck\.1", "vision_encoder.neck.layer_norm1"),
-    (r"^image_encoder\.neck\.2", "vision_encoder.neck.conv2"),
-    (r"^image_encoder\.neck\.3", "vision_encoder.neck.layer_norm2"),
     (r"^image_encoder\.patch_embed\.seq\.0", "image_encoder.patch_embed.conv1"),
     (r"^image_encoder\.patch_embed\.seq\.2", "image_encoder.patch_embed.conv2"),
-    (r"^image_encoder\.layers\.0\.downsample", "image_encoder.stages.1.downsample"),
-    (r"^image_encoder\.layers\.1\.downsample", "image_encoder.stages.2.downsample"),
-    (r"^image_encoder\.layers\.2\.downsample", "image_encoder.stages.3.downsample"),
+    *((rf"^image_encoder\.layers\.{n}\.downsample", f"image_encoder.stages.{n + 1}.downsample") for n in range(3)),
     (r"^image_encoder\.layers", "image_encoder.stages"),
     (r"^(image_encoder\..*)\.c\.", r"\1.conv."),
+    *((rf"^image_encoder\.neck\.{n}", f"vision_encoder.neck.{name}") for n, name in enumerate(NECK)),
     (r"^image_encoder", "vision_encoder.patch_embed.network"),
     (r"^prompt_encoder\.pe_layer.*", "prompt_encoder.shared_embedding.positional_embedding"),
     (r"\.point_embeddings", ".point_embed"),
-    (r"\.mask_downscaling\.0", ".mask_embed.conv1"),
-    (r"\.mask_downscaling\.1", ".mask_embed.layer_norm1"),
-    (r"\.mask_downscaling\.3", ".mask_embed.conv2"),
-    (r"\.mask_downscaling\.4", ".mask_embed.layer_norm2"),
+    *((rf"\.mask_downscaling\.{n}", f".mask_embed.{name}") for n, name in zip((0, 1, 3, 4), NECK, strict=True)),
     (r"\.mask_downscaling\.6", ".mask_embed.conv3"),
     (r"^(mask_decoder\.transformer.*)\.norm(\d|_final_attn)", r"\1.layer_norm\2"),
-    (r"\.output_upscaling\.0", ".upscale_conv1"),
-    (r"\.output_upscaling\.1", ".upscale_layer_norm"),
-    (r"\.output_upscaling\.3", ".upscale_conv2"),
-    (r"^(mask_decoder\.(?:iou_prediction_head|output_hypernetworks_mlps\.\d))\.layers\.0", r"\1.proj_in"),
-    (r"^(mask_decoder\.(?:iou_prediction_head|output_hypernetworks_mlps\.\d))\.layers\.1", r"\1.layers.0"),
-    (r"^(mask_decoder\.(?:iou_prediction_head|output_hypernetworks_mlps\.\d))\.layers\.2", r"\1.proj_out"),
+    *((rf"\.output_upscaling\.{n}", f".upscale_{name}") for n, name in ((0, "conv1"), (1, "layer_norm"), (3, "conv2"))),
+    *((rf"^(mask_decoder\.{MLP})\.layers\.{n}", rf"\1.{name}") for n, name in enumerate(MLP_LAYERS)),
 ]
 CLASSIFIER = re.compile(r"^image_encoder\.(head|norm_head)\.")  # of TinyViT's training; no part of SAM
 

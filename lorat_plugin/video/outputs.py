@@ -12,7 +12,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any, Protocol
@@ -261,6 +261,45 @@ class AnnotatedVideo(_File):
             return bool(capture.read()[0])
         finally:
             capture.release()
+
+
+def result_outputs(
+    folder: Path,
+    ids: Sequence[int],
+    name: str,
+    fps: float | None,
+    formats: Mapping[str, Path],
+    *,
+    boxes: bool = True,
+    lines: bool = True,
+    masks: bool = False,
+    video: bool = False,
+) -> tuple[list[Path], list[Output]]:
+    """Files and folders of a run's results, and the outputs that write them, in the order in which they are opened.
+
+    Args:
+        folder: of all but `formats`.
+        ids: of the objects; one object's files have no number in their names.
+        name, fps: of the video; None for 30 frames/s.
+        formats: paths of files for other tools, by format.
+        boxes, lines, masks, video: GOT-10k text, JSON lines, folders of masks, and the annotated video are wanted.
+    """
+    suffixes = {number: "" if len(ids) == 1 else f"_{number}" for number in ids}
+    written: list[TextFile | MaskFolder] = []
+    if boxes:
+        written += [TextFile(folder / f"boxes{suffix}.txt", box_lines(n)) for n, suffix in suffixes.items()]
+    if lines:
+        written.append(TextFile(folder / "track.jsonl", json_lines))
+    if masks:
+        written += [MaskFolder(folder / f"masks{suffix}", n) for n, suffix in suffixes.items()]
+    files = [*(output.path for output in written), *formats.values()]
+    outputs: list[Output] = [*written]
+    if formats:
+        outputs.append(TrackFiles(formats, name, fps))
+    if video:
+        files.append(folder / "video.mp4")
+        outputs.append(AnnotatedVideo(files[-1], fps))
+    return files, outputs
 
 
 class Window:
