@@ -7,9 +7,9 @@ The rule, for a frame between hand boxes at frames a and b, u = (frame - a) / (b
 - weights: (1 - u) * score_f * (1 - u + u * r_f) and u * score_g * (u + (1 - u) * r_g), so a run counts for less the
   further it is from its hand box, the less sure the tracker is, and the more it missed the other hand box; an absent
   target counts for nothing;
-- trackers frame an object in their own way: the shift and the scale from where runs arrive to the hand boxes there,
-  averaged over all arrivals of the object with their IoU as weight, and with two more that say "none" because few boxes
-  tell little, are applied to every tracked box.
+- trackers frame an object by another convention than a person: the shift and the scale from where runs arrive to the
+  hand boxes there, averaged over all arrivals of the object with their IoU as weight, and with two more that say "none"
+  because few boxes say little, are applied to every tracked box.
 
 Hand boxes stay as they are, with score 1; the score of a blended box is the weighted mean. Before the first hand box
 and after the last there is one run. From a frame in which the object is said to be gone to its next hand box there is
@@ -254,9 +254,9 @@ def _mean_correction(boxes: dict[int, np.ndarray], gaps: Sequence[Gap]) -> np.nd
         for frame, result in ((gap.first + len(gap.forward) - 1, gap.forward[-1]), (gap.first, gap.backward[0])):
             arrival = _arrival(result, boxes[frame])
             if arrival > 0:
-                hand, found = boxes[frame], np.asarray(result.box, np.float64)
-                shift = (hand[:2] + hand[2:] / 2 - found[:2] - found[2:] / 2) / found[2:]
-                total += arrival * np.concatenate([shift, np.log(hand[2:] / found[2:])])
+                hand, tracked = boxes[frame], np.asarray(result.box, np.float64)
+                shift = (hand[:2] + hand[2:] / 2 - tracked[:2] - tracked[2:] / 2) / tracked[2:]
+                total += arrival * np.concatenate([shift, np.log(hand[2:] / tracked[2:])])
                 weight += arrival
     return total / weight
 

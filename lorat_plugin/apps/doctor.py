@@ -1,4 +1,4 @@
-"""What `lorat doctor` looks at: versions, devices, toolkits, weights, and combinations known to break.
+"""The checks of `lorat doctor`: versions, devices, toolkits, weights, and combinations known to break.
 
 Every check takes an `Installation` and gives findings. What may crash is imported in an interpreter of its own.
 """
@@ -58,7 +58,7 @@ TOOLKITS = {"got10k": "got10k", "vot-toolkit": "vot"}  # and the extra that brin
 
 
 class Answer(NamedTuple):
-    """What a fresh interpreter said: the last line that it printed, or the error's last line."""
+    """Answer of a fresh interpreter: the last line that it prints, or the last line of its error."""
 
     good: bool
     text: str
@@ -76,7 +76,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Installation:
-    """What the checks look at; tests give made-up ones.
+    """Input of the checks.
 
     Attributes:
         versions: distribution -> version of what is installed, names as in `PACKAGES`.
@@ -123,7 +123,7 @@ def examine(installation: Installation) -> list[Finding]:
 
 
 def check_requirements(installation: Installation) -> Iterator[Finding]:
-    """Whether what lorat_plugin needs is there in a version that it takes; optional packages only if installed."""
+    """Check the versions of what lorat_plugin requires, of optional packages only where they are installed."""
     for text in installation.requirements:
         requirement = Requirement(text)
         name, specifier = requirement.name, requirement.specifier
@@ -139,7 +139,7 @@ def check_requirements(installation: Installation) -> Iterator[Finding]:
 
 
 def check_programs(installation: Installation) -> Iterator[Finding]:
-    """Whether the parts of `PROBES` work, each in a fresh interpreter; toolkits only if they are installed."""
+    """Run each of `PROBES` in a fresh interpreter, those of toolkits only where they are installed."""
     for subject, (code, remedy) in PROBES.items():
         if subject in TOOLKITS and subject not in installation.versions:
             yield Finding("ok", subject, f'not installed (optional: pip install "lorat_plugin[{TOOLKITS[subject]}]")')
@@ -154,7 +154,7 @@ def check_programs(installation: Installation) -> Iterator[Finding]:
 
 
 def check_gpu(installation: Installation) -> Iterator[Finding]:
-    """Whether torch sees the GPU that the machine seems to have."""
+    """Check that torch sees the GPU where an NVIDIA driver is installed."""
     devices = list_devices(installation)
     if devices and installation.nvidia_driver and not any(d["device"].startswith("cuda") for d in devices):
         text = f"{installation.versions.get('torch')} sees no GPU although an NVIDIA driver is installed"
@@ -162,7 +162,7 @@ def check_gpu(installation: Installation) -> Iterator[Finding]:
 
 
 def check_opencv(installation: Installation) -> Iterator[Finding]:
-    """Whether several builds of OpenCV share one folder."""
+    """Check that no two builds of OpenCV share one folder."""
     present = [name for name in OPENCV if name in installation.versions]
     if len(present) > 1:
         best = max(present, key=lambda name: ("contrib" in name, "headless" not in name))
@@ -175,7 +175,7 @@ CHECKS = (check_requirements, check_programs, check_gpu, check_opencv)
 
 
 def list_devices(installation: Installation) -> list[dict[str, Any]]:
-    """Devices that torch can use: kind, name and, where known, threads or memory in GiB. Empty if torch is broken."""
+    """Devices that torch can use, with name, threads or memory in GiB where torch states them; none if it is broken."""
     answer = installation.probe(TORCH)
     return json.loads(answer.text) if answer.good else []
 

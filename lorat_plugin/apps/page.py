@@ -1,4 +1,4 @@
-"""The page of `lorat app`: what is on it, and what happens when a visitor touches it."""
+"""The page of `lorat app`: its components and their events."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class PageOptions(NamedTuple):
 
     @property
     def local(self) -> bool:
-        """Whether only this machine can reach the page: then visitors may name files and hub ids."""
+        """True if only this machine can reach the page: then visitors may name files and hub ids."""
         try:
             return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
         except ValueError:
@@ -94,7 +94,7 @@ def served(options: PageOptions) -> Iterator[Page]:
             blocks.close(verbose=False)
 
 
-def _tell(error: InputError) -> str:
+def _warn(error: InputError) -> str:
     """Show a sentence on the page for a while; returns it. It may hold a file's name, so no markup survives.
 
     Unlike a raised `gr.Error`, a warning does not cover the component that was used.
@@ -104,17 +104,17 @@ def _tell(error: InputError) -> str:
     return sentence
 
 
-def _told(handler: Callable[..., dict[Any, Any]]) -> Callable[..., dict[Any, Any]]:
-    """What a visitor did, or else the sentence of the `InputError`, and the rest of the page as it is."""
+def _with_warning(handler: Callable[..., dict[Any, Any]]) -> Callable[..., dict[Any, Any]]:
+    """The handler, which on an `InputError` shows its sentence and leaves the rest of the page as it is."""
 
     @functools.wraps(handler)
-    def told(page: Page, *arguments: Any) -> dict[Any, Any]:
+    def run(page: Page, *arguments: Any) -> dict[Any, Any]:
         try:
             return handler(page, *arguments)
         except InputError as error:
-            return {page.status: _tell(error)}
+            return {page.status: _warn(error)}
 
-    return told
+    return run
 
 
 class Page:
@@ -215,12 +215,12 @@ class Page:
         try:
             session.open(Path(path), lambda done, total: progress((done, total), desc="reading", unit="frames"))
         except InputError as error:
-            return {self.upload: None, self.status: _tell(error)}
+            return {self.upload: None, self.status: _warn(error)}
         height, width = session.size
         status = f"{session.length} frames of {width}x{height}. {session.note} Click two opposite corners of an object."
         return {**self._view(session, 0, NEW, status), self.clip: None}
 
-    @_told
+    @_with_warning
     def _open_clip(self, name: str, request: gr.Request) -> dict[Any, Any]:
         session = self._session(request)
         session.open(CLIPS[name])
@@ -232,7 +232,7 @@ class Page:
         view.pop(self.files, None)  # who only looks keeps the files
         return view
 
-    @_told
+    @_with_warning
     def _click(self, event: gr.SelectData, frame: int, chosen: str, request: gr.Request) -> dict[Any, Any]:
         session, key = self._session(request), str(request.session_hash)
         point = session.to_frame(event.index)
@@ -246,7 +246,7 @@ class Page:
             raise InputError("two opposite corners must differ: click both again")
         return self._draw(session, frame, chosen, [x1, y1, x2 - x1, y2 - y1])
 
-    @_told
+    @_with_warning
     def _type(self, frame: int, chosen: str, text: str, request: gr.Request) -> dict[Any, Any]:
         try:
             box = [float(part) for part in text.split(",")]
@@ -291,7 +291,7 @@ class Page:
                         shown[self.curve] = self._curve(session)
                     yield shown
         except InputError as error:
-            yield {self.status: _tell(error)}
+            yield {self.status: _warn(error)}
             return
         end = "to the end" if frame == session.length - 1 else f"up to frame {frame}, where it was stopped"
         status = f"Tracked {end}: {frames} frames, {frames / (time.monotonic() - began):.0f} a second."
@@ -300,7 +300,7 @@ class Page:
     def _stop(self, request: gr.Request) -> None:
         self._session(request).stop()
 
-    @_told
+    @_with_warning
     def _write(self, formats: list[str], request: gr.Request) -> dict[Any, Any]:
         files = self._session(request).write(formats)
         return {self.files: gr.update(value=[str(path) for path in files], visible=True)}
@@ -312,12 +312,12 @@ class Page:
         if not session.length:
             return {self.status: "No video yet."}
         chosen = chosen if chosen == NEW or int(chosen) in session.tracks else NEW
-        known = session.results(frame).get(-1 if chosen == NEW else int(chosen))
+        result = session.results(frame).get(-1 if chosen == NEW else int(chosen))
         return {
             self.picture: session.picture(frame),
             self.frame: gr.update(value=frame, maximum=session.length - 1),
             self.object: gr.update(choices=[NEW, *map(str, session.tracks)], value=chosen),
-            self.box: "" if known is None else ", ".join(f"{value:.1f}" for value in known.box),
+            self.box: "" if result is None else ", ".join(f"{value:.1f}" for value in result.box),
             self.status: status,
             self.curve: self._curve(session),
             self.files: gr.update(value=None, visible=False),

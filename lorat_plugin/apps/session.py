@@ -1,7 +1,7 @@
-"""One visitor's work: a video, the objects drawn in it and their tracks. Nothing here knows of the page.
+"""One visitor's work: a video, the objects drawn in it and their tracks; independent of the page.
 
 An object is followed from the frame where its box was last drawn by hand to the end of the video. Drawing it anew in
-any frame forgets what was found from there on, and nothing else.
+any frame drops its results from there on, and nothing else.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Session:
 
         Args:
             source: a copy is kept for as long as the session.
-            advance: told the number of frames read and that expected, if known.
+            advance: called with the number of frames read and that expected, None if unknown.
         Raises InputError for what `open_source` refuses, and for too many frames.
         """
         self.stop()
@@ -121,7 +121,7 @@ class Session:
         self._scale = self.picture(0).shape[1] / size[1]
 
     def draw(self, frame: int, number: int | None, box: Iterable[float]) -> int:
-        """Set an object's box in a frame; what was found for it from there on is forgotten.
+        """Set an object's box in a frame; its results from there on are dropped.
 
         Args:
             frame: 0-based.
@@ -163,11 +163,11 @@ class Session:
 
     def due(self) -> dict[int, Track]:
         """The objects that are not yet at the end of the video, id -> track. Raises InputError if there is none."""
-        known = list(self.tracks.items())  # a box may be drawn meanwhile
-        due = {number: track for number, track in known if track.end < self.length}
+        tracks = list(self.tracks.items())  # a box may be drawn meanwhile
+        due = {number: track for number, track in tracks if track.end < self.length}
         if not due:
             done = "every object is tracked to the end: write the files, or draw a box in an earlier frame"
-            raise InputError(done if known else "draw a box first: click two opposite corners of an object")
+            raise InputError(done if tracks else "draw a box first: click two opposite corners of an object")
         return due
 
     def follow(self, tracker: MultiObjectTracker, turn: threading.Lock) -> Iterator[int]:
@@ -204,10 +204,10 @@ class Session:
                 yield frame.number
 
     def results(self, frame: int) -> dict[int, TrackResult]:
-        """What is known in a frame, id -> result, boxes in frame pixels."""
+        """The results in a frame, id -> result, boxes in frame pixels."""
         with self._lock:
-            found = {number: track.at(frame) for number, track in self.tracks.items()}
-        return {number: result for number, result in found.items() if result is not None}
+            results = {number: track.at(frame) for number, track in self.tracks.items()}
+        return {number: result for number, result in results.items() if result is not None}
 
     def scores(self) -> dict[str, list[float] | list[str]]:
         """The scores so far as columns `frame`, `score` and `object` (the id), for a plot."""
@@ -220,7 +220,7 @@ class Session:
         return {name: [row[column] for row in rows] for column, name in enumerate(("frame", "score", "object"))}  # type: ignore[misc]
 
     def picture(self, frame: int, corner: tuple[float, float] | None = None) -> np.ndarray:
-        """A frame with what is known in it, (h, w, 3) uint8 RGB, enlarged or shrunk to be seen well.
+        """A frame with its results drawn, (h, w, 3) uint8 RGB, enlarged or shrunk for the page.
 
         Args:
             frame: 0-based.

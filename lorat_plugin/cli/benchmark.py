@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from lorat_plugin.cli.console import parse_box, progress
 from lorat_plugin.cli.options import DeviceOption, JsonOption, PrecisionOption
 from lorat_plugin.engines import list_engines, list_precisions
 
@@ -45,7 +46,6 @@ PlotOption = Annotated[Optional[Path], typer.Option(help="Picture of the ratios,
 @contextmanager
 def _trial(what: str, warmup: int | None, rounds: int, contestants: list[str], *fields: Any) -> Iterator[SpeedTrial]:
     """A trial that shows its progress; `fields` are reference, precisions, device and threads."""
-    from lorat_plugin.cli.console import progress
     from lorat_plugin.speed.rounds import SpeedTrial
 
     with progress(what, None if warmup is None else rounds + warmup, "rounds") as advance:
@@ -105,7 +105,6 @@ def track_command(
 
     Without SOURCE and --dataset the frames are made up, 1280x720 JPEG.
     """
-    from lorat_plugin.cli.console import parse_box
     from lorat_plugin.speed.track import benchmark_track
 
     with _trial("clips", 1, rounds, _names([engine]), reference, _names([precision]), device, threads) as trial:

@@ -150,7 +150,7 @@ def vot_doctor_command(
 
     installed, broken = toolkit_version(), False
 
-    def tell(level: Literal["ok", "warning", "broken"], subject: str, text: str, details: Sequence[str] = ()) -> None:
+    def report(level: Literal["ok", "warning", "broken"], subject: str, text: str, details: Sequence[str] = ()) -> None:
         nonlocal broken
         broken = broken or level == "broken"
         typer.secho(f"{level:<8} {subject}: {text}", fg=COLOURS[level])
@@ -159,20 +159,20 @@ def vot_doctor_command(
 
     imported = toolkit_imports(repair)
     if imported.good:
-        tell("ok", f"vot-toolkit {installed}", imported.text)
+        report("ok", f"vot-toolkit {installed}", imported.text)
     else:
         remedy = f"remedy: {PROBES['vot-toolkit'][1]}"
-        tell("broken", f"vot-toolkit {installed}", imported.text, [*imported.traceback, remedy])
+        report("broken", f"vot-toolkit {installed}", imported.text, [*imported.traceback, remedy])
     if workspace is not None and imported.good:
         opened = open_workspace(workspace)
         names = choose_trackers(opened, [], installed)
         for problem in workspace_problems(opened, names, installed):
-            tell("warning" if problem.repaired and repair else "broken", "stack", str(problem))
+            report("warning" if problem.repaired and repair else "broken", "stack", str(problem))
         for text in sequence_problems(opened.folder / "sequences", opened.sequences):
-            tell("broken", "sequences", text)
+            report("broken", "sequences", text)
         for name in names:
             trial = try_tracker(opened, name, repair=repair)
-            tell("ok" if trial.good else "broken", name, trial.text, trial.traceback)
+            report("ok" if trial.good else "broken", name, trial.text, trial.traceback)
     if broken:
         raise typer.Exit(1)
 

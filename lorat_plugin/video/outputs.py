@@ -1,4 +1,4 @@
-"""Where tracking results go: box files, JSON lines, formats of other tools, masks, an annotated video, a window.
+"""Outputs of tracking results: box files, JSON lines, formats of other tools, masks, an annotated video, a window.
 
 Every output is a context manager with `write(frame, results, seconds, masks)`. Files are written under a temporary
 name in their own folder and get their name at the end of the `with` block; if the block raises, nothing stays.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -22,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from lorat_plugin.errors import InputError
-from lorat_plugin.files import whole_folder
+from lorat_plugin.files import whole_file, whole_folder
 from lorat_plugin.images import IMAGE_NAME
 from lorat_plugin.interchange import Row, Tracks, VideoInfo, write_tracks
 from lorat_plugin.video.drawing import draw_results
@@ -68,34 +67,19 @@ def output_folder(folder: Path) -> Iterator[Path]:
         raise
 
 
-class _File:
-    """A file under a temporary name, renamed at the end."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")  # the suffix names a video's format
-
-    def settle(self, keep: bool) -> None:
-        """Give the finished file its name, or remove it."""
-        if keep:
-            os.replace(self.part, self.path)
-        else:
-            self.part.unlink(missing_ok=True)
-
-
-class TextFile(_File):
+class TextFile:
     """A text file to which each frame adds the lines that `lines(frame, results, seconds)` gives."""
 
     def __init__(self, path: Path, lines: Callable[[Frame, Mapping[int, TrackResult], float], Iterator[str]]) -> None:
-        super().__init__(path)
-        self._lines = lines
+        self.path, self._lines = path, lines
+        self._stack = contextlib.ExitStack()
         self._stream: IO[str] | None = None
 
     def __enter__(self) -> TextFile:
-        try:
-            self._stream = self.part.open("w", encoding="utf-8", newline="\n")
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be written: {error.strerror}") from error
+        with contextlib.ExitStack() as stack:
+            part = stack.enter_context(whole_file(self.path))
+            self._stream = stack.enter_context(part.open("w", encoding="utf-8", newline="\n"))
+            self._stack = stack.pop_all()
         return self
 
     def write(self, frame: Frame, results: Mapping[int, TrackResult], seconds: float, masks: Masks = NO_MASKS) -> None:
@@ -103,14 +87,8 @@ class TextFile(_File):
         assert self._stream is not None, "write inside the with block"
         self._stream.writelines(line + "\n" for line in self._lines(frame, results, seconds))
 
-    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
-        assert self._stream is not None
-        try:
-            self._stream.close()
-        except OSError:  # a full disk may show only now
-            self.settle(keep=False)
-            raise
-        self.settle(keep=kind is None)
+    def __exit__(self, *details: Any) -> None:
+        self._stack.__exit__(*details)  # closing raises an error on a full disk: then no file appears
 
 
 def box_lines(object_id: int) -> Callable[[Frame, Mapping[int, TrackResult], float], Iterator[str]]:
@@ -161,7 +139,7 @@ class TrackFiles:
                 self._rows.append(Row(frame.number, number, (x, y, w, h), round(float(result.score), 6)))
 
     def tracks(self) -> Tracks:
-        """What has been taken so far; at least one frame."""
+        """The tracks of the frames so far, at least one."""
         (first, name), (last, _) = self._seen[0], self._seen[-1]
         names = tuple(name for _, name in self._seen)
         own_files = IMAGE_NAME.fullmatch(name) and len({*names}) == len(names)  # all frames of a video have its name
@@ -216,7 +194,7 @@ def former_masks(folder: Path) -> list[Path]:
     ]
 
 
-class AnnotatedVideo(_File):
+class AnnotatedVideo:
     """An mp4 (MPEG-4 part 2, which every OpenCV wheel writes) of the frames with boxes, ids and scores.
 
     Frames that a live source dropped are filled with the frame after them, so that the video keeps its pace.
@@ -224,8 +202,8 @@ class AnnotatedVideo(_File):
 
     def __init__(self, path: Path, fps: float | None, names: Mapping[int, str] | None = None) -> None:
         """Write to `path`; `names`, id -> label, the id itself for those left out."""
-        super().__init__(path)
-        self.fps, self.names = fps or DEFAULT_FPS, names
+        self.path, self.fps, self.names = path, fps or DEFAULT_FPS, names
+        self._stack, self._part = contextlib.ExitStack(), path
         self._writer: cv2.VideoWriter | None = None
         self._last: int | None = None
 
@@ -234,7 +212,8 @@ class AnnotatedVideo(_File):
         picture = cv2.cvtColor(draw_results(frame.image, results, masks, self.names), cv2.COLOR_RGB2BGR)
         if self._writer is None:
             size = (picture.shape[1], picture.shape[0])
-            self._writer = cv2.VideoWriter(str(self.part), cv2.VideoWriter.fourcc(*"mp4v"), self.fps, size)
+            self._part = self._stack.enter_context(whole_file(self.path))
+            self._writer = cv2.VideoWriter(str(self._part), cv2.VideoWriter.fourcc(*"mp4v"), self.fps, size)
             if not self._writer.isOpened():
                 raise InputError(
                     f"{self.path}: this OpenCV cannot write mp4 of {size[0]}x{size[1]}; leave out the video"
@@ -246,17 +225,19 @@ class AnnotatedVideo(_File):
     def __enter__(self) -> AnnotatedVideo:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
-        if self._writer is None:
-            return
-        self._writer.release()
-        readable = kind is None and self._is_readable()  # the writer reports no error, a full disk for one
-        self.settle(keep=readable)
-        if kind is None and not readable:
+    def __exit__(self, kind: type[BaseException] | None, *details: Any) -> None:
+        if self._writer is not None:
+            self._writer.release()
+            self._stack.callback(self._check, kind)
+        self._stack.__exit__(kind, *details)
+
+    def _check(self, kind: type[BaseException] | None) -> None:
+        """Raise OSError if the video cannot be read: the writer reports no error, on a full disk for one."""
+        if kind is None and not self._is_readable():
             raise OSError(f"{self.path}: the video could not be written; is the disk full?")
 
     def _is_readable(self) -> bool:
-        capture = cv2.VideoCapture(str(self.part))
+        capture = cv2.VideoCapture(str(self._part))
         try:
             return bool(capture.read()[0])
         finally:

@@ -1,4 +1,4 @@
-"""Where frames come from: a video file, images, a camera or a stream.
+"""Sources of frames: a video file, images, a camera or a stream.
 
 `open_source` gives a `FrameSource`, which decodes in a thread of its own. A file or folder is decoded a few frames
 ahead and every frame is delivered; of a camera or stream only the newest frame is kept, so that a slow tracker skips
@@ -74,7 +74,7 @@ class FrameSource:
         checked = _of_one_size(frames) if one_size else frames
         self._thread = threading.Thread(target=self._decode, args=(checked,), name=f"decode {name}", daemon=True)
         self._thread.start()
-        weakref.finalize(self, _end, self._stopped, self._thread)  # at exit: a thread amid decoding would abort it
+        weakref.finalize(self, _end, self._stopped, self._thread)  # at exit: a thread that decodes would abort it
 
     def __iter__(self) -> Iterator[Frame]:
         """Frames in order, until the source ends or `stop` is called."""
