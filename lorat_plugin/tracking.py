@@ -140,6 +140,7 @@ def step(
         score, box = best[number]
         if rule.absent_below:
             target.presence = target.presence.observe(rule, frame, target.box, box, score)
+            box = clip_to_image(target.presence.limited(target.box, box), frame.shape[:2])
         status = target.presence.status
         if status == "absent":
             target.box = box = target.presence.believed

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from lorat_plugin.datasets.sequences import VideoSequence
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark
+from lorat_plugin.evaluation.long_term import LONG_TERM
 from lorat_plugin.evaluation.plots import CALIBRATION, COLOURS, as_svg, colour, draw_calibration, draw_curves, rgb
 from lorat_plugin.evaluation.protocols import Score
 from lorat_plugin.evaluation.results import ResultFiles, read_confidences
@@ -105,6 +106,7 @@ def write_report(
         worst=_worst(benchmark, scores[: len(COLOURS)], files, worst),
         sequences=_parts("sequence", "frames", counted, scores, [score.sequences for score in scores]),
         reliability=_reliability(found) if found else None,
+        long_term=_long_term(scores),
         settings=_settings(scores, notes),
         version=version("lorat_plugin"),
         date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
@@ -177,6 +179,14 @@ def _reliability(found: Mapping[str, tuple[int, Reliability]]) -> Table:
         rows.append(TableRow(name, colour(number), [*_cells(values, mark=False), Cell(str(r.frames), r.frames)]))
     headings = ["AUROC", "calibration error", "score on target", "score when lost", "share on target", "frames"]
     return Table("Score against overlap", ["tracker", *headings], rows)
+
+
+def _long_term(scores: Sequence[TrackerScore]) -> Table | None:
+    """The long-term measures of trackers, where targets leave and return."""
+    measured = [(number, score) for number, score in enumerate(scores) if score.long_term is not None]
+    columns = [_cells([getattr(score.long_term, field) for _, score in measured], mark=False) for field in LONG_TERM]
+    rows = [TableRow(s.tracker, colour(n), [column[i] for column in columns]) for i, (n, s) in enumerate(measured)]
+    return Table("Targets that leave and return", ["tracker", *LONG_TERM.values()], rows) if rows else None
 
 
 def _settings(scores: Sequence[TrackerScore], notes: Mapping[str, Path]) -> Table | None:

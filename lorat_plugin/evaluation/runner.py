@@ -158,8 +158,8 @@ class _Slot:
             return None
 
     def note(self, result: TrackResult, seconds: float) -> None:
-        """Keep a frame's result; the last frame completes a run."""
-        self._found.append((result.box, result.score, seconds))
+        """Keep a frame's result, with confidence 0 if it is reported absent; the last frame completes a run."""
+        self._found.append((result.box, 0.0 if result.absent else result.score, seconds))
         if self.ended:
             boxes, scores, times = zip(*self._found, strict=True)
             self.runs.append(Run(np.array(boxes, np.float64), np.array(scores), np.array(times)))

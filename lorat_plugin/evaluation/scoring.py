@@ -13,8 +13,9 @@ import numpy as np
 from lorat_plugin.datasets.sequences import VideoSequence
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark, frames_omitted
+from lorat_plugin.evaluation.long_term import LongTerm, long_term_run, measure_long_term
 from lorat_plugin.evaluation.protocols import Score, check_protocol, combine, evaluate
-from lorat_plugin.evaluation.results import ResultFiles
+from lorat_plugin.evaluation.results import ResultFiles, read_confidences
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +24,7 @@ class TrackerScore:
 
     Fields: overall; sequences and attributes, scores by name; overlaps, by sequence the (N,) IoU of every frame of the
     first run with the truth, NaN where the protocol has none; fps, frames/s of single-target tracking, None if it was
-    not measured; skipped, names of sequences that were left out on request.
+    not measured; skipped, names of sequences that were left out on request; long_term, None if targets never leave.
     """
 
     tracker: str
@@ -35,6 +36,7 @@ class TrackerScore:
     overlaps: dict[str, np.ndarray]
     fps: float | None
     skipped: tuple[str, ...] = ()
+    long_term: LongTerm | None = None
 
 
 def score_tracker(benchmark: Benchmark, files: ResultFiles, protocol: str | None = None) -> TrackerScore:
@@ -73,7 +75,22 @@ def score_tracker(benchmark: Benchmark, files: ResultFiles, protocol: str | None
         {s.name: _first_run(overlaps[s.name], s, _counted(benchmark.name, s, protocol)) for s in benchmark.sequences},
         _speed(benchmark, files),
         benchmark.skipped,
+        _long_term(benchmark, files),
     )
+
+
+def _long_term(benchmark: Benchmark, files: ResultFiles) -> LongTerm | None:
+    """Long-term measures of the first runs; None if no target of the benchmark is ever absent."""
+    runs = []
+    for sequence in benchmark.sequences:
+        truth = sequence.boxes
+        with np.errstate(invalid="ignore"):
+            present = sequence.present & (truth[:, 2:] > 0).all(axis=1)
+        boxes = np.nan_to_num(files.read(sequence))
+        boxes = np.vstack([boxes, np.zeros((len(truth) - len(boxes), 4))])
+        confidences = None if files.records is None else read_confidences(files.records.parent, sequence)
+        runs.append(long_term_run(truth, present, boxes, confidences, sequence.size))
+    return None if all(run.present.all() for run in runs) else measure_long_term(runs)
 
 
 def _counted(benchmark: str, sequence: VideoSequence, protocol: str) -> VideoSequence:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorat_plugin.evaluation.long_term import LONG_TERM
 from lorat_plugin.evaluation.protocols import Score
 from lorat_plugin.evaluation.scoring import TrackerScore
 from lorat_plugin.files import whole_file, write_json
@@ -44,7 +46,7 @@ def make_table(headings: Iterable[str], rows: Iterable[Sequence[str]], title: st
 
 
 def write_tables(scores: Sequence[TrackerScore], folder: Path) -> list[Path]:
-    """Write scores.*, sequences.* and, if any sequence has attributes, attributes.*, each as csv, json and md.
+    """Write scores.*, sequences.* and, where there are any, attributes.* and long_term.*, each as csv, json and md.
 
     Measures are fractions, in CSV and JSON at full precision; scores.json has the curves too. What a protocol does not
     have, or was not measured, is empty, null or "-".
@@ -57,6 +59,7 @@ def write_tables(scores: Sequence[TrackerScore], folder: Path) -> list[Path]:
         "scores": overall,
         "sequences": [_row(s, part, sequence=name) for s in scores for name, part in s.sequences.items()],
         "attributes": [_row(s, part, attribute=name) for s in scores for name, part in s.attributes.items()],
+        "long_term": [_naming(s) | asdict(s.long_term) for s in scores if s.long_term is not None],
     }
     written = []
     for name, rows in tables.items():
@@ -84,6 +87,10 @@ def show_table(scores: Sequence[TrackerScore], console: Console) -> None:
         table = make_table(map(heading, rows[0]), cells, f"{benchmark}, protocol {protocol}")
         table.caption = f"{protocol}: {PROTOCOLS[protocol]}"
         console.print(table)
+    measured = [(score.tracker, score.long_term) for score in scores if score.long_term is not None]
+    if measured:
+        lines = [[name, *(format_value(f, getattr(found, f)) for f in LONG_TERM)] for name, found in measured]
+        console.print(make_table(["tracker", *LONG_TERM.values()], lines, "targets that leave and return"))
 
 
 def _overall(score: TrackerScore) -> Row:
@@ -91,8 +98,11 @@ def _overall(score: TrackerScore) -> Row:
 
 
 def _row(score: TrackerScore, values: Score, **part: str) -> Row:
-    named = {"tracker": score.tracker, "benchmark": score.benchmark, "protocol": score.protocol, **part}
-    return {**named, "frames": values.frames, **{field: getattr(values, field) for field in MEASURES}}
+    return {**_naming(score), **part, "frames": values.frames, **{field: getattr(values, field) for field in MEASURES}}
+
+
+def _naming(score: TrackerScore) -> Row:
+    return {"tracker": score.tracker, "benchmark": score.benchmark, "protocol": score.protocol}
 
 
 def _listed(curve: Any) -> list[float] | None:

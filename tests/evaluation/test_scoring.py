@@ -213,7 +213,7 @@ def scored(tmp_path: Path) -> list:
 def test_tables_hold_every_score_and_name_the_protocol(scored: list, tmp_path: Path) -> None:
     paths = write_tables(scored, tmp_path / "t")
     assert sorted(p.name for p in (tmp_path / "t").iterdir()) == sorted(p.name for p in paths)
-    assert len(paths) == 9
+    assert len(paths) == 12  # csv, json and md of scores, sequences, attributes and long_term
     for kind, count in (("scores", 3), ("sequences", 9), ("attributes", 6)):
         rows = json.loads((tmp_path / "t" / f"{kind}.json").read_text())
         with (tmp_path / "t" / f"{kind}.csv").open(newline="") as stream:
