@@ -35,7 +35,7 @@ MEASURES = {  # field of a score: heading
     "sr50": "SR 0.5",
     "sr75": "SR 0.75",
 }
-NAMING = ("benchmark", "protocol", "skipped")  # what tells one table from another
+NAMING = ("benchmark", "protocol", "skipped")  # columns that distinguish tables
 
 
 def group_rows(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:

@@ -1,4 +1,4 @@
-"""What a tracker runs, as one value that the command line, the toolkits and the app share."""
+"""The settings of a tracker, one class for the command line, the toolkits and the app."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class TrackerSettings:
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
-        """Settings by name, as configuration files hold them; an empty text counts as left out.
+        """Settings by name, as in configuration files; an empty text stands for the default.
 
-        Raises InputError for an unknown name, or a threshold that is no number.
+        Raises InputError for an unknown name, or a threshold that is not a number.
         """
         names = [field.name for field in fields(cls)]
         if unknown := values.keys() - set(names):
@@ -71,7 +71,7 @@ class TrackerSettings:
         check_threshold(self.absent_below or 0.0)
 
     def absolute(self) -> Self:
-        """The same, checked, with absolute paths: toolkits start trackers in folders of their own.
+        """These settings, checked, with absolute paths, since toolkits start trackers in other folders.
 
         Raises InputError as `check`, and for a model without weights or a file that does not exist.
         """

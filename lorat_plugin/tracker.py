@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class _Tracker:
-    """Base of both trackers: an engine with trained weights on a device, and the targets that it follows."""
+    """Base of both trackers: an engine with trained weights on a device, and the tracked targets."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class _Tracker:
         self._next_id = 0
 
     def __copy__(self) -> Self:
-        """A tracker that goes on by itself from where this one is; both share the engine, so use them in one thread."""
+        """An independent tracker with the same targets; both share the engine, so use them in one thread."""
         twin = type(self).__new__(type(self))
         twin.__dict__.update(self.__dict__)
         twin._targets = {number: copy.copy(target) for number, target in self._targets.items()}
@@ -88,7 +88,7 @@ class _Tracker:
         """
         from lorat_plugin.models import load_pretrained
 
-        check_options(device, engine, precision)  # before the weights take their time
+        check_options(device, engine, precision)  # before weights load
         check_threshold(absent_below or 0.0)
         return cls(load_pretrained(model, weights, backbone, revision), device, engine, precision, absent_below)
 
@@ -110,7 +110,7 @@ class _Tracker:
         Args:
             frames: one (H, W, 3) uint8 RGB frame for all targets, or a list with one frame for each target.
             targets: of this tracker; none gives no results.
-        Returns one result for each target. Raises InputError for a frame of another kind.
+        Returns one result for each target. Raises InputError for a frame of another type or shape.
         """
         if os.getpid() != self._process:  # forked
             check_process(self.device, self._process)
@@ -124,7 +124,7 @@ class _Tracker:
 class MultiObjectTracker(_Tracker):
     """Tracks any number of targets through one video, all of them in one forward pass a frame.
 
-    Each target is followed exactly as `LoRATTracker` would follow it alone. Targets may be added and dropped at any
+    Each target is tracked exactly as `LoRATTracker` would track it alone. Targets may be added and dropped at any
     frame.
     """
 
@@ -134,7 +134,7 @@ class MultiObjectTracker(_Tracker):
         Args:
             frame: (H, W, 3) uint8 RGB.
             boxes: (N, 4) x, y, w, h in frame pixels, 0-based top-left: an array, a tensor, or an iterable of rows.
-        Returns an id for each; ids are never used again. Raises InputError (nothing is added) as `tracking.start`.
+        Returns an id for each; ids are never reused. Raises the errors of `tracking.start`, and then adds nothing.
         """
         given: Any = boxes
         try:
@@ -150,13 +150,13 @@ class MultiObjectTracker(_Tracker):
         return ids
 
     def drop(self, target_id: int) -> None:
-        """Stop following a target. Raises InputError for an id that is not followed."""
+        """Stop tracking a target. Raises InputError for an id that is not tracked."""
         if target_id not in self._targets:
             raise InputError(f"target {target_id} is not tracked; tracked are {list(self._targets)}")
         del self._targets[target_id]
 
     def update(self, frame: np.ndarray) -> dict[int, TrackResult]:
-        """Follow all targets into the next frame, (H, W, 3) uint8 RGB: id -> result. Raises InputError for others."""
+        """Track all targets in a frame, (H, W, 3) uint8 RGB: id -> result. Raises InputError for other images."""
         results = self.step(frame, list(self._targets.values()))
         return dict(zip(self._targets, results, strict=True))
 
@@ -165,17 +165,17 @@ class LoRATTracker(_Tracker):
     """Tracks one target: `init` with its box in the first frame, then `update` with every further frame."""
 
     def init(self, frame: np.ndarray, box: ArrayLike | Iterable[float]) -> None:
-        """Start on a target, forgetting the one before.
+        """Start a target; it replaces the former one.
 
         Args:
             frame: (H, W, 3) uint8 RGB.
             box: x, y, w, h in frame pixels, 0-based top-left: an array, a tensor or another iterable.
-        Raises InputError for a frame of another kind, or a box that is not finite, has no area or misses the frame.
+        Raises InputError for a frame of another type, or a box that is not finite, has no area or misses the frame.
         """
         self._targets = {0: self.start(frame, box)}
 
     def update(self, frame: np.ndarray) -> TrackResult:
-        """Follow the target into the next frame, (H, W, 3) uint8 RGB. Raises InputError before `init`."""
+        """Track the target in the next frame, (H, W, 3) uint8 RGB. Raises InputError before `init`."""
         if not self._targets:
             raise InputError("no target yet: call init(frame, box) before update(frame)")
         return self.step([frame], list(self._targets.values()))[0]

@@ -1,5 +1,5 @@
-"""The core: how a batch of targets advances by one frame each. Read `step` from top to bottom: frame -> crop ->
-tokens -> score map -> peak -> box -> state. One target is a batch of one; the same frame may serve many targets.
+"""The core: a batch of targets advances by one frame each. Read `step` from top to bottom: frame -> crop -> tokens ->
+score map -> peak -> box -> state. One target is a batch of one; many targets may share a frame.
 
 Source: LoRAT's tracker (arXiv 2403.05231, section 3): the template never changes; the penalised score map
 (1 - w) * sigmoid(logits) + w * Hann window picks the cell, the raw score of that cell is reported.
@@ -24,7 +24,7 @@ from lorat_plugin.network import Prediction
 from lorat_plugin.presence import NEVER_ABSENT, Presence, PresenceRule, Status, colours
 from lorat_plugin.variants import Variant
 
-LEAST_SIDE = 1e-3  # pixels; a crop around a smaller box has a scale past what its pixels can be numbered with
+LEAST_SIDE = 1e-3  # pixels; the scale of a crop around a smaller box exceeds the range of its pixel coordinates
 
 
 class Engine(Protocol):
@@ -46,10 +46,10 @@ class Engine(Protocol):
 
 
 class TrackResult(NamedTuple):
-    """What is reported for one target in one frame."""
+    """Result for one target in one frame."""
 
     box: np.ndarray  # (4,) float64: x, y, w, h in frame pixels, 0-based top-left, clipped to the frame
-    score: float  # in [0, 1]; how sure the network is at the chosen cell
+    score: float  # in [0, 1]; confidence of the network at the chosen cell
     absent: bool = False  # scores are too low, see `presence`: the box is the last one that was believed
     uncertain: bool = False  # the score is low, or the target has just returned
     probability: float | None = None  # that the box is on target; None for weights without a calibration
@@ -79,15 +79,15 @@ def start(engine: Engine, device: torch.device, frame: np.ndarray, box_xywh: Arr
         device: where crops are sent.
         frame: (H, W, 3) uint8 RGB.
         box_xywh: (4,) numbers, x, y, w, h in frame pixels, 0-based top-left; may reach over the border.
-    Raises InputError for a frame of another kind, or a box that is not finite, has no area or misses the frame.
+    Raises InputError for a frame of another type, or a box that is not finite, has no area or misses the frame.
     """
     frame = check_frame(frame)
     box = check_box(box_xywh, frame.shape[:2])
     variant, fill = engine.variant, mean_colour(frame)
     crop = Crop.around(box, variant.template_area_factor, variant.template_size, frame.shape[:2])
     cells = cells_on_target(crop.to_crop(box), variant.template_size, variant.template_grid)
-    mask = torch.from_numpy(cells[None].astype(np.int64)).to(device)
-    z = normalize(cut_all([crop], [frame], [fill], device), variant.normalization)
+    mask = torch.from_numpy(cells[None].astype(np.int64)).to(device)  # (1, gt, gt)
+    z = normalize(cut_all([crop], [frame], [fill], device), variant.normalization)  # (1, 3, Ht, Wt)
     target = Target(box, fill, engine.encode_template(z, mask), Presence(box, colours(frame, box)))
     if hasattr(engine, "remember"):
         _remember(engine, [target], [frame], [TrackResult(xyxy_to_xywh(box), 1.0)])
@@ -104,8 +104,8 @@ def step(
 ) -> list[TrackResult]:
     """Advance each target by its frame; the targets' states are updated in place.
 
-    Which targets are absent and how they are searched for: see `presence`. The search region of an absent one grows,
-    a second one sweeps over the frame, and the window has no say in either.
+    `presence` defines which targets are absent and how they are searched for: the search region of an absent target
+    grows, a second one sweeps over the frame, and both are scored without the Hann window.
 
     Args:
         engine: with its weights on `device`.
@@ -113,7 +113,7 @@ def step(
         targets: at least one, from `start` with the same engine.
         frames: one for each target, (H, W, 3) uint8 RGB; sizes may differ and may change from frame to frame.
         rule: thresholds of the score; by default no target is ever absent.
-    Returns one result for each target. Raises InputError for a frame of another kind.
+    Returns one result for each target. Raises InputError for a frame of another type.
     """
     variant = engine.variant
     owners, crops = _search_regions(variant, targets, frames)  # targets' numbers; one or two regions for each target
@@ -128,8 +128,8 @@ def step(
         weight = window.new_tensor(
             [[0.0 if t.presence.status == "absent" else variant.window_weight] for t in searched]
         )
-    boxes, scores = peak(prediction, window, weight)
-    in_crop = (boxes * variant.search_size).double().cpu().numpy()
+    boxes, scores = peak(prediction, window, weight)  # (B, 4), (B,)
+    in_crop = (boxes * variant.search_size).double().cpu().numpy()  # (B, 4) xyxy, crop pixels
     best: dict[int, tuple[float, np.ndarray]] = {}  # of each target's regions, by score: the first unless one is higher
     for number, crop, box, score in zip(owners, crops, in_crop, scores.tolist(), strict=True):
         score = score if np.isfinite(score) else 0.0
@@ -158,7 +158,7 @@ def step(
 def _remember(
     engine: Any, targets: Sequence[Target], frames: Sequence[np.ndarray], results: Sequence[TrackResult]
 ) -> None:
-    """Let an engine renew what it remembers of targets, after their states and results are those of `frames`.
+    """Let an engine update its memory of targets, after their states and results are those of `frames`.
 
     `engine.remember(targets, frames, results)` returns one memory for each target, the same object if nothing changes.
     It is called for a start too, with the start box and the score 1.
@@ -178,8 +178,8 @@ def peak(
         window_weight: share of the window in the sum, 0 to 1; a number, or (B, 1) float32.
     Returns boxes (B, 4) xyxy in fractions of the search region, and scores (B,) in [0, 1], both float32.
     """
-    scores = prediction.score_map.sigmoid().flatten(1)
-    cells = (scores * (1 - window_weight) + window.flatten() * window_weight).argmax(1)
+    scores = prediction.score_map.sigmoid().flatten(1)  # (B, G * G)
+    cells = (scores * (1 - window_weight) + window.flatten() * window_weight).argmax(1)  # (B,)
     rows = torch.arange(len(cells), device=cells.device)
     return prediction.boxes.flatten(1, 2)[rows, cells], scores[rows, cells]
 
