@@ -237,10 +237,10 @@ def replay(folder: Path, device: str = "cpu") -> list[str]:
     """Do a written step again, on one process, and say where it goes wrong.
 
     Args:
-        folder: from `launch.write_dump`.
+        folder: `not_finite_step_*` of a run.
         device: torch's name of the device.
     Returns one line for each share of the batch: its loss, and the first input, layer or gradient that is not finite.
-    Raises InputError if the folder is none of `launch.write_dump`.
+    Raises InputError for any other folder.
     """
     shares = sorted(folder.glob("batch_*.safetensors"))
     if not shares or not (folder / STATE_NAME).is_file():

@@ -82,7 +82,33 @@ def train(
     """
     check_method(config)
     with _accelerator(config, out) as accelerator:
-        return _Run(config, out, accelerator, resume).play(on_step)
+        run = _Run(config, out, accelerator, resume)
+        first = accelerator.is_main_process
+        weights = out / f"{run.variant.name}.safetensors"
+        loader = make_loader(run.dataset, config, run.done, accelerator.process_index, accelerator.num_processes)
+        clock, since = time.perf_counter(), run.done
+        for batch in loader:
+            run.step(batch.to(accelerator.device))
+            done, last = run.done, run.done == config.steps
+            if first and (done % config.log_every == 0 or last):
+                speed = (done - since) * config.batch_size / (time.perf_counter() - clock)
+                on_step(done, run.journal.write(done, run.rate, speed))
+                clock, since = time.perf_counter(), done
+            paused = time.perf_counter()
+            if done % config.validate_every == 0 or last:
+                run.validate()
+            if done % config.checkpoint_every == 0 or last:
+                run.save()
+            clock += time.perf_counter() - paused
+        if message := loader.unreadable.summary():
+            logger.warning("process %d: %s", accelerator.process_index, message)
+        with run.average.applied():
+            network = run.plain_network()
+            if first and network is not None:
+                save_checkpoint(merge(network), weights, metadata=run.metadata())
+        accelerator.wait_for_everyone()
+        accelerator.end_training()
+        return weights
 
 
 class _Run:
@@ -135,52 +161,24 @@ class _Run:
                 accelerator.scaler.update(self.progress["loss_scale"])
             check_data(state, data_record(config, self.dataset.source))
             changes = changed_settings(former, config)
-            told = "; changed: " + ", ".join(changes) if changes else ""
-            logger.info("%s: going on after %d steps%s", state, self.done, told)
+            message = "; changed: " + ", ".join(changes) if changes else ""
+            logger.info("%s: going on after %d steps%s", state, self.done, message)
         self.average = WeightAverage(accelerator.unwrap_model(self.network), config.ema_decay, tensors if state else {})
         accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            with whole_file(out / "config.yaml") as part:
+                config.save(part)
+            with whole_file(out / DATA_NAME) as part:
+                part.write_text(json.dumps(data_record(config, self.dataset.source), indent=2) + "\n", encoding="utf-8")
+            self.journal = Journal(out, self.done, config, accelerator)
 
     @property
     def done(self) -> int:
         """Steps done."""
         return int(self.progress["steps_done"])
 
-    def play(self, on_step: Callable[[int, str], None]) -> Path:
-        """Go through the steps that are left."""
-        config, accelerator, first = self.config, self.accelerator, self.accelerator.is_main_process
-        weights = self.out / f"{self.variant.name}.safetensors"
-        if first:
-            with whole_file(self.out / "config.yaml") as part:
-                config.save(part)
-            with whole_file(self.out / DATA_NAME) as part:
-                part.write_text(json.dumps(data_record(config, self.dataset.source), indent=2) + "\n", encoding="utf-8")
-            self.journal = Journal(self.out, self.done, config, accelerator)
-        loader = make_loader(self.dataset, config, self.done, accelerator.process_index, accelerator.num_processes)
-        clock, since = time.perf_counter(), self.done
-        for batch in loader:
-            self._step(batch.to(accelerator.device))
-            done, last = self.done, self.done == config.steps
-            if first and (done % config.log_every == 0 or last):
-                speed = (done - since) * config.batch_size / (time.perf_counter() - clock)
-                on_step(done, self.journal.write(done, self.rate, speed))
-                clock, since = time.perf_counter(), done
-            paused = time.perf_counter()
-            if done % config.validate_every == 0 or last:
-                self._validate()
-            if done % config.checkpoint_every == 0 or last:
-                self._save()
-            clock += time.perf_counter() - paused
-        if told := loader.unreadable.summary():
-            logger.warning("process %d: %s", accelerator.process_index, told)
-        with self.average.applied():
-            network = self.plain_network()
-            if first and network is not None:
-                save_checkpoint(merge(network), weights, metadata=self.metadata())
-        accelerator.wait_for_everyone()
-        accelerator.end_training()
-        return weights
-
-    def _step(self, batch: Batch) -> None:
+    def step(self, batch: Batch) -> None:
+        """Do the next update."""
         step, config = self.done, self.config
         self.rate = learning_rate(
             step, peak=config.lr, warmup=config.warmup_steps, total=config.steps, final=config.final_lr
@@ -189,15 +187,32 @@ class _Run:
         try:
             losses = train_step(self.accelerator, self.compiled, self.optimizer, batch, self.rate, config)
         except NotFinite as error:
-            tensors = gather_state(self.network, self.optimizer.optimizer)
-            folder = write_dump(self.out, error, step, batch, tensors, config, self.accelerator)
+            folder = self._dump(error, batch)
             raise InputError(f"step {step}: {error}; {folder} reproduces it: lorat train --replay {folder}") from error
         self.average.update(step)
         self.progress["steps_done"] = step + 1
         if self.accelerator.is_main_process:
             self.journal.add(losses)
 
-    def _validate(self) -> None:
+    def _dump(self, error: NotFinite, batch: Batch) -> Path:
+        """Write the weights before a step and every process's share of its batch; every process must call it."""
+        folder = self.out / f"not_finite_step_{self.done:07d}"
+        tensors = gather_state(self.network, self.optimizer.optimizer)
+        if self.accelerator.is_main_process:
+            with whole_file(folder / "config.yaml") as part:
+                self.config.save(part)
+            save_tensors(folder / STATE_NAME, tensors, {"steps_done": self.done}, self.config)
+        self.accelerator.wait_for_everyone()
+        values = {name: value.cpu().contiguous() for name, value in batch._asdict().items()}
+        precision = str(self.accelerator.mixed_precision)
+        metadata = {"step": str(self.done), "count": repr(error.count), "precision": precision}
+        with whole_file(folder / f"batch_{self.accelerator.process_index:04d}.safetensors") as part:
+            save_file(values, part, metadata=metadata)
+        self.accelerator.wait_for_everyone()
+        return folder
+
+    def validate(self) -> None:
+        """Measure the network, and keep the best weights."""
         with self.average.applied():
             network = self.plain_network()
             if self.accelerator.is_main_process and network is not None:
@@ -208,7 +223,8 @@ class _Run:
                     self.save_weights(network, self.out / "best")
         self.accelerator.wait_for_everyone()
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write a checkpoint."""
         if self.accelerator.scaler:
             self.progress["loss_scale"] = self.accelerator.scaler.get_scale()
         tensors = gather_state(self.network, self.optimizer.optimizer) | self.average.tensors()
@@ -241,41 +257,6 @@ class _Run:
         return {"steps": str(self.done), "recipe": self.config.portable()}
 
 
-def write_dump(
-    out: Path,
-    error: NotFinite,
-    step: int,
-    batch: Batch,
-    tensors: dict[str, torch.Tensor],
-    config: TrainConfig,
-    accelerator: Accelerator,
-) -> Path:
-    """Write the weights before a step and every process's share of its batch; every process must call it.
-
-    Args:
-        out: the run's folder.
-        error: what was not finite.
-        step: 0-based.
-        batch: this process's share.
-        tensors: from `gather_state`, on the first process.
-        config: settings of the run.
-        accelerator: of the run.
-    Returns the folder, `not_finite_step_<step>`.
-    """
-    folder = out / f"not_finite_step_{step:07d}"
-    if accelerator.is_main_process:
-        with whole_file(folder / "config.yaml") as part:
-            config.save(part)
-        save_tensors(folder / STATE_NAME, tensors, {"steps_done": step}, config)
-    accelerator.wait_for_everyone()
-    values = {name: value.cpu().contiguous() for name, value in batch._asdict().items()}
-    metadata = {"step": str(step), "count": repr(error.count), "precision": str(accelerator.mixed_precision)}
-    with whole_file(folder / f"batch_{accelerator.process_index:04d}.safetensors") as part:
-        save_file(values, part, metadata=metadata)
-    accelerator.wait_for_everyone()
-    return folder
-
-
 def checkpoint_activations(network: LoRATNetwork) -> None:
     """Let every block keep only its input and compute the rest again in the backward pass, in place."""
     for block in network.blocks:
@@ -294,15 +275,15 @@ def _accelerator(config: TrainConfig, out: Path) -> Iterator[Accelerator]:
     check_loggers(config.loggers)
     if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:  # set by torchrun and accelerate launch
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    place = find_device(config.device)
-    precision = best_precision(place) if config.precision == "auto" else config.precision
-    if place.type == "cuda" and place.index is not None:
-        torch.cuda.set_device(place)  # accelerate takes the current one
+    device = find_device(config.device)
+    precision = best_precision(device) if config.precision == "auto" else config.precision
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # accelerate takes the current one
     cv2.setNumThreads(1)
     if config.threads:
         torch.set_num_threads(config.threads)
     accelerator = Accelerator(
-        cpu=place.type == "cpu",
+        cpu=device.type == "cpu",
         mixed_precision="no" if precision == "fp32" else precision,
         log_with=list(config.loggers) or None,
         project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out)),
