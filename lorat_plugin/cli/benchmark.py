@@ -85,7 +85,7 @@ def track_command(
     dataset: Annotated[
         Optional[str], typer.Option(metavar="NAME:FOLDER", help="A benchmark's longest clip, e.g. clips:DIR.")
     ] = None,
-    box: Annotated[Optional[str], typer.Option(metavar="X,Y,W,H", help="Target in SOURCE; a square amid it.")] = None,
+    box: Annotated[Optional[str], typer.Option(metavar="X,Y,W,H", help="Target in SOURCE; a central square.")] = None,
     model: VariantModelOption = "lorat_tiny",
     targets: Annotated[str, typer.Option(help="Targets in a frame, e.g. 1,4,16.")] = "1",
     engine: EnginesOption = "eager,fused",

@@ -38,8 +38,8 @@ PRODUCT = "matrix product"  # the contestant that shows what the machine can do
 
 
 @dataclass(frozen=True)
-class Way:
-    """A way to run a network: names of engine, precision and device, see `lorat_plugin.engines.prepare`."""
+class Setup:
+    """How a network is run: names of engine, precision and device, see `lorat_plugin.engines.prepare`."""
 
     engine: str
     precision: str
@@ -53,8 +53,8 @@ class Way:
         torch.manual_seed(0)
         if self.engine != AUTOCAST:
             return prepare(create_model(variant), self.device, self.engine, self.precision, calibration_tracks)
-        engine, place = prepare(create_model(variant), self.device, "eager", "fp32")
-        return _Autocast(engine, torch.autocast(place.type, PRECISIONS[self.precision])), place
+        engine, device = prepare(create_model(variant), self.device, "eager", "fp32")
+        return _Autocast(engine, torch.autocast(device.type, PRECISIONS[self.precision])), device
 
 
 class _Autocast:
@@ -78,65 +78,65 @@ def benchmark_model(
     Raises InputError for unknown names, engines that cannot run here and a GPU without memory for a batch.
     """
     variants = [get_variant(name) for name in (list_variants() if list(models) == ["all"] else models)]
-    ways = find_ways(trial.contestants, trial.precisions, trial.device, trial.reference)
-    first = next(way for way in ways if way.engine == trial.reference)
-    found: list[Comparison] = []
+    setups = find_setups(trial.contestants, trial.precisions, trial.device, trial.reference)
+    first = next(setup for setup in setups if setup.engine == trial.reference)
+    results: list[Comparison] = []
     counts = {}
     with compute_threads(trial.threads):
         for variant in variants:
             counts[variant.name] = count(variant)
             for batch in batches:
                 operations = 2 * batch * counts[variant.name]["multiply-accumulates"]
-                rows = _compare_ways(variant, batch, ways, first, operations, trial)
-                found += rows + (_compare_memory(variant, batch, ways, first) if memory else [])
+                rows = _compare_setups(variant, batch, setups, first, operations, trial)
+                results += rows + (_compare_memory(variant, batch, setups, first) if memory else [])
         settings = {"device": first.device, "rounds": trial.rounds, "counts": counts}
-        return Report("model", settings, found)
+        return Report("model", settings, results)
 
 
-def find_ways(
+def find_setups(
     engines: Sequence[str], precisions: Sequence[str], device: str, reference: str | None = None
-) -> list[Way]:
+) -> list[Setup]:
     """Pairs of engine and precision that run on a device.
 
     The engine `reference` takes part even if it is not named, first and with "auto" if it has none of the precisions.
     Raises InputError for an engine that has none of them.
     """
-    place, ways = find_device(device), []
+    host, setups = find_device(device), []
     for engine in list_engines() if list(engines) == ["all"] else engines:
-        found = _ways_of(engine, precisions, place)
-        if isinstance(found, list):
-            ways += found
+        results = _setups_of(engine, precisions, host)
+        if isinstance(results, list):
+            setups += results
         elif list(engines) != ["all"]:
-            raise found
-    if reference and reference not in [way.engine for way in ways]:
-        found = _ways_of(reference, precisions, place)
-        if isinstance(found, InputError):
-            found = _ways_of(reference, ["auto"], place)
-        if isinstance(found, InputError):
-            raise found
-        ways = found + ways
-    return list(dict.fromkeys(ways))
+            raise results
+    if reference and reference not in [setup.engine for setup in setups]:
+        results = _setups_of(reference, precisions, host)
+        if isinstance(results, InputError):
+            results = _setups_of(reference, ["auto"], host)
+        if isinstance(results, InputError):
+            raise results
+        setups = results + setups
+    return list(dict.fromkeys(setups))
 
 
-def _ways_of(engine: str, precisions: Sequence[str], place: torch.device) -> list[Way] | InputError:
-    """An engine's ways with those precisions that it has, or why it has none."""
-    ways, obstacles = [], []
+def _setups_of(engine: str, precisions: Sequence[str], device: torch.device) -> list[Setup] | InputError:
+    """An engine with each of the precisions that it has, or the error if it has none."""
+    setups, obstacles = [], []
     for precision in precisions:
         try:
             if engine == AUTOCAST:
-                ways.append(Way(engine, _half(place, precision), str(place)))
+                setups.append(Setup(engine, _half(device, precision), str(device)))
                 continue
-            check_options(str(place), engine, precision)
-            ways.append(Way(engine, choose_precision(engine, place, precision), str(place)))
+            check_options(str(device), engine, precision)
+            setups.append(Setup(engine, choose_precision(engine, device, precision), str(device)))
         except InputError as error:
             obstacles.append(error)
-    return ways or obstacles[0]
+    return setups or obstacles[0]
 
 
-def _half(place: torch.device, precision: str) -> str:
-    chosen = best_precision(place) if precision == "auto" else precision
+def _half(device: torch.device, precision: str) -> str:
+    chosen = best_precision(device) if precision == "auto" else precision
     if chosen not in ("bf16", "fp16"):
-        raise InputError(f"autocast on {place} needs --precision bf16 or fp16, not {precision}")
+        raise InputError(f"autocast on {device} needs --precision bf16 or fp16, not {precision}")
     return chosen
 
 
@@ -154,34 +154,34 @@ def count(variant: Variant) -> dict[str, int]:
     return {"parameters": parameters, "multiply-accumulates": counter.get_total_flops() // 2}
 
 
-def player(variant: Variant, batch: int, way: Way) -> Callable[[], float]:
+def player(variant: Variant, batch: int, setup: Setup) -> Callable[[], float]:
     """An engine, warmed up; each call runs it for a while and returns the seconds of one `predict`.
 
     On a single CPU thread they are that thread's own, which other processes do not lengthen, else the clock's.
     Raises InputError if the device's memory is too small.
     """
-    engine, place = way.make(variant)
-    z, x = (torch.randn(batch, 3, side, side, device=place) for side in (variant.template_size, variant.search_size))
-    mask = torch.ones(batch, variant.template_grid, variant.template_grid, dtype=torch.int64, device=place)
+    engine, device = setup.make(variant)
+    z, x = (torch.randn(batch, 3, side, side, device=device) for side in (variant.template_size, variant.search_size))
+    mask = torch.ones(batch, variant.template_grid, variant.template_grid, dtype=torch.int64, device=device)
     with torch.inference_mode():
         template = engine.encode_template(z, mask)
-    return timed(lambda: engine.predict([template], x), place, f"{variant.name}, batch {batch}, {way}")
+    return timed(lambda: engine.predict([template], x), device, f"{variant.name}, batch {batch}, {setup}")
 
 
-def timed(call: Callable[[], object], place: torch.device, shown: str) -> Callable[[], float]:
+def timed(call: Callable[[], object], device: torch.device, shown: str) -> Callable[[], float]:
     """Warm a call up and find how often it makes a round; each call of what is returned gives its mean seconds."""
-    clock = clock_for(place)
+    clock = clock_for(device)
 
     @torch.inference_mode()
     def play(repetitions: int) -> float:
-        synchronize(place)
+        synchronize(device)
         began = clock()
         try:
             for _ in range(repetitions):
                 call()
-            synchronize(place)
+            synchronize(device)
         except torch.cuda.OutOfMemoryError as error:
-            raise InputError(f"{shown}: {place} has no memory left: use a smaller batch") from error
+            raise InputError(f"{shown}: {device} has no memory left: use a smaller batch") from error
         return (clock() - began) / repetitions
 
     play(1)  # compiles and allocates
@@ -189,23 +189,23 @@ def timed(call: Callable[[], object], place: torch.device, shown: str) -> Callab
     return lambda: play(repetitions)
 
 
-def memory_of(variant: Variant, batch: int, way: Way, threads: int) -> int:
+def memory_of(variant: Variant, batch: int, setup: Setup, threads: int) -> int:
     """Peak bytes of a process that runs the engine, libraries included, making it left out."""
     with compute_threads(threads):
-        play, place = player(variant, batch, way), torch.device(way.device)
-        forget_peak(place)
+        play, device = player(variant, batch, setup), torch.device(setup.device)
+        forget_peak(device)
         play()
-        return peak_memory(place)
+        return peak_memory(device)
 
 
-def _compare_ways(
-    variant: Variant, batch: int, ways: Sequence[Way], first: Way, operations: int, trial: SpeedTrial
+def _compare_setups(
+    variant: Variant, batch: int, setups: Sequence[Setup], first: Setup, operations: int, trial: SpeedTrial
 ) -> list[Comparison]:
-    place = torch.device(first.device)
-    side = 1536 if place.type == "cpu" else 8192
-    a = torch.randn(side, side, device=place, dtype=PRECISIONS.get(first.precision, torch.float32))
-    plays = {str(way): player(variant, batch, way) for way in ways}
-    plays[PRODUCT] = timed(lambda: a @ a, place, PRODUCT)
+    device = torch.device(first.device)
+    side = 1536 if device.type == "cpu" else 8192
+    a = torch.randn(side, side, device=device, dtype=PRECISIONS.get(first.precision, torch.float32))
+    plays = {str(setup): player(variant, batch, setup) for setup in setups}
+    plays[PRODUCT] = timed(lambda: a @ a, device, PRODUCT)
     costs = trial.interleave(plays)
     product = costs.pop(PRODUCT) / (2 * side**3)
     rates = {name: own / operations for name, own in costs.items()} | {PRODUCT: product}
@@ -213,19 +213,19 @@ def _compare_ways(
     share = compare(rates, PRODUCT, "share of the peak", "GFLOP/s", lambda s: 1e-9 / s)[:-1]
     for i, row in enumerate(speed):
         speed[i] = replace(row, details={"ms a frame": 1e3 / row.value})
-    return _named(speed, variant, batch, ways) + _named(share, variant, batch, ways)
+    return _named(speed, variant, batch, setups) + _named(share, variant, batch, setups)
 
 
-def _compare_memory(variant: Variant, batch: int, ways: Sequence[Way], first: Way) -> list[Comparison]:
+def _compare_memory(variant: Variant, batch: int, setups: Sequence[Setup], first: Setup) -> list[Comparison]:
     threads = torch.get_num_threads()
-    peaks = {str(way): np.array([float(in_process(memory_of, variant, batch, way, threads))]) for way in ways}
-    return _named(compare(peaks, str(first), "peak memory", "GB", lambda size: size / 1e9), variant, batch, ways)
+    peaks = {str(setup): np.array([float(in_process(memory_of, variant, batch, setup, threads))]) for setup in setups}
+    return _named(compare(peaks, str(first), "peak memory", "GB", lambda size: size / 1e9), variant, batch, setups)
 
 
-def _named(rows: Sequence[Comparison], variant: Variant, batch: int, ways: Sequence[Way]) -> list[Comparison]:
+def _named(rows: Sequence[Comparison], variant: Variant, batch: int, setups: Sequence[Setup]) -> list[Comparison]:
     named = []
-    for row, way in zip(rows, ways, strict=True):
-        details: dict[str, Any] = {"model": variant.name, "batch": batch, "engine": way.engine}
-        details |= {"precision": way.precision, **row.details}
-        named.append(replace(row, name=f"{variant.name} x{batch} {way}", details=details))
+    for row, setup in zip(rows, setups, strict=True):
+        details: dict[str, Any] = {"model": variant.name, "batch": batch, "engine": setup.engine}
+        details |= {"precision": setup.precision, **row.details}
+        named.append(replace(row, name=f"{variant.name} x{batch} {setup}", details=details))
     return named

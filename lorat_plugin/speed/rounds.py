@@ -100,11 +100,11 @@ class Report:
         """Draw the ratios as bars with their quartiles, a picture of the suffix's type, for each measure."""
         from matplotlib.figure import Figure
 
-        shown = [c for c in self.comparisons if not c.measure.startswith(STAGE)]
-        measures = list(dict.fromkeys(c.measure for c in shown))
-        figure = Figure(figsize=(7, 0.8 + 0.5 * len(shown)), layout="constrained")
+        selected = [c for c in self.comparisons if not c.measure.startswith(STAGE)]
+        measures = list(dict.fromkeys(c.measure for c in selected))
+        figure = Figure(figsize=(7, 0.8 + 0.5 * len(selected)), layout="constrained")
         for axis, measure in zip(figure.subplots(len(measures), squeeze=False)[:, 0], measures, strict=True):
-            rows = [c for c in shown if c.measure == measure][::-1]
+            rows = [c for c in selected if c.measure == measure][::-1]
             spread = [[c.ratio - c.low for c in rows], [c.high - c.ratio for c in rows]]
             bars = axis.barh([c.name for c in rows], [c.ratio for c in rows], xerr=spread, capsize=3)
             axis.bar_label(bars, [f"{c.ratio:.2f}x, {c.value:.4g} {c.unit}" for c in rows], padding=4)

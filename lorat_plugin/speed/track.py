@@ -22,7 +22,7 @@ from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.registry import open_benchmark
 from lorat_plugin.images import read_image
 from lorat_plugin.network import Prediction
-from lorat_plugin.speed.model import Way, find_ways
+from lorat_plugin.speed.model import Setup, find_setups
 from lorat_plugin.speed.rounds import (
     STAGE,
     Comparison,
@@ -70,41 +70,43 @@ def benchmark_track(
     Raises InputError for unknown names, engines that cannot run here, and frames or boxes that are not there.
     """
     variant = get_variant(model)
-    ways = find_ways(trial.contestants, trial.precisions, trial.device, trial.reference)
-    first = next(way for way in ways if way.engine == trial.reference)
+    setups = find_setups(trial.contestants, trial.precisions, trial.device, trial.reference)
+    first = next(setup for setup in setups if setup.engine == trial.reference)
     with compute_threads(trial.threads), _clip(source, dataset, box, frames) as (images, known):
         clip = list(images())
         decoding = _decoding(images)
         boxes = place_targets(known[: len(clip)], max(targets), clip[0].shape[:2])
-        runs: dict[tuple[Way, int, bool], _Run] = {}
-        for way in ways:
-            engine, place = way.make(variant)
+        runs: dict[tuple[Setup, int, bool], _Run] = {}
+        for setup in setups:
+            engine, device = setup.make(variant)
             for count, joint in itertools.product(dict.fromkeys(targets), (True, False)):
                 if joint or count > 1:
                     seen = boxes[:, :count]
                     if decoded:
-                        runs[way, count, joint] = _Run(engine, place, lambda: iter(clip), seen, joint, clock_for(place))
+                        runs[setup, count, joint] = _Run(
+                            engine, device, lambda: iter(clip), seen, joint, clock_for(device)
+                        )
                     else:
-                        runs[way, count, joint] = _Run(engine, place, images, seen, joint)
+                        runs[setup, count, joint] = _Run(engine, device, images, seen, joint)
         named = {_name(*key): run for key, run in runs.items()}
         taken = trial.interleave(named)
         costs = dict(zip(runs, taken.values(), strict=True))
-        found = []
+        results = []
         for count in dict.fromkeys(targets):
-            together = {way: costs[way, count, True] for way in ways}
-            found += _beside_reference({way: runs[way, count, True] for way in ways}, together, first, count)
-        found += _beside_single_trackers(costs)
+            together = {setup: costs[setup, count, True] for setup in setups}
+            results += _beside_reference({setup: runs[setup, count, True] for setup in setups}, together, first, count)
+        results += _beside_single_trackers(costs)
         size = "{1}x{0}".format(*clip[0].shape)
         settings: dict[str, Any] = {"model": variant.name, "device": first.device, "frames": f"{len(clip)} of {size}"}
         settings |= {"rounds": trial.rounds, "decoded": decoded, "decoding alone": decoding}
-        return Report("track", settings, found)
+        return Report("track", settings, results)
 
 
 def place_targets(known: np.ndarray, count: int, size: tuple[int, int]) -> np.ndarray:
     """Boxes of `count` targets in each frame, (N, count, 4) float64 xyxy: the known one, and copies elsewhere.
 
     Args:
-        known: (N, 4) float64 x, y, w, h in pixels; rows that are no box in the frame take the last one's place.
+        known: (N, 4) float64 x, y, w, h in pixels; rows that are no box in the frame take the box of the last one.
         count: of targets.
         size: (height, width) of the frames, pixels.
     Raises InputError if there is no box at all.
@@ -126,33 +128,33 @@ class _Run:
     def __init__(
         self,
         engine: tracking.Engine,
-        place: torch.device,
+        device: torch.device,
         images: Images,
         boxes: np.ndarray,
         joint: bool,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.images, self.place, self.boxes, self.clock = images, place, boxes, clock
-        self.watch = _Watch(engine, place, clock)
+        self.images, self.device, self.boxes, self.clock = images, device, boxes, clock
+        self.watch = _Watch(engine, device, clock)
         self.rounds: list[dict[str, list[float]]] = []
         frame = next(images())
-        targets = [tracking.start(engine, place, frame, box) for box in xyxy_to_xywh(boxes[0])]
+        targets = [tracking.start(engine, device, frame, box) for box in xyxy_to_xywh(boxes[0])]
         self.targets = [targets] if joint else [[target] for target in targets]
         self.engine = engine
 
     def __call__(self) -> float:
-        synchronize(self.place)
+        synchronize(self.device)
         began = self.clock()
         for number, frame in enumerate(self.images()):
             self._advance(self.engine, number, frame)
-        synchronize(self.place)
+        synchronize(self.device)
         seconds = (self.clock() - began) / (number + 1)
         self.rounds.append(self._stages())
         return seconds
 
     def _advance(self, engine: tracking.Engine, number: int, frame: np.ndarray) -> None:
         for group in self.targets:
-            tracking.step(engine, self.place, group, [frame] * len(group))
+            tracking.step(engine, self.device, group, [frame] * len(group))
         for target, box in zip(itertools.chain(*self.targets), self.boxes[number], strict=True):
             target.box = box.copy()  # random weights lead astray, and a crop's cost depends on its size
 
@@ -176,8 +178,8 @@ class _Run:
 class _Watch:
     """An engine with a clock: what was spent since the mark before."""
 
-    def __init__(self, engine: tracking.Engine, place: torch.device, clock: Callable[[], float]) -> None:
-        self.engine, self.place, self.variant, self.clock = engine, place, engine.variant, clock
+    def __init__(self, engine: tracking.Engine, device: torch.device, clock: Callable[[], float]) -> None:
+        self.engine, self.device, self.variant, self.clock = engine, device, engine.variant, clock
         self.encode_template = engine.encode_template
 
     def start(self) -> None:
@@ -185,7 +187,7 @@ class _Watch:
         self.last = self.clock()
 
     def mark(self, stage: str) -> None:
-        synchronize(self.place)
+        synchronize(self.device)
         now = self.clock()
         self.spent[stage] += now - self.last
         self.last = now
@@ -197,47 +199,49 @@ class _Watch:
         return prediction
 
 
-def _name(way: Way, count: int, joint: bool = True) -> str:
-    return f"{way}, " + ("1 target" if count == 1 else f"{count} targets" if joint else f"{count} single trackers")
+def _name(setup: Setup, count: int, joint: bool = True) -> str:
+    return f"{setup}, " + ("1 target" if count == 1 else f"{count} targets" if joint else f"{count} single trackers")
 
 
-def _beside_reference(runs: dict[Way, _Run], costs: dict[Way, np.ndarray], first: Way, count: int) -> list[Comparison]:
+def _beside_reference(
+    runs: dict[Setup, _Run], costs: dict[Setup, np.ndarray], first: Setup, count: int
+) -> list[Comparison]:
     """End to end, the network alone and every stage of each engine, beside the first."""
 
-    def rows(own: dict[Way, np.ndarray], measure: str) -> list[Comparison]:
-        named = {_name(way, count): values for way, values in own.items()}
+    def rows(own: dict[Setup, np.ndarray], measure: str) -> list[Comparison]:
+        named = {_name(setup, count): values for setup, values in own.items()}
         stage = measure.startswith(STAGE)
         unit, value = ("ms", lambda s: s * 1e3) if stage else ("frames/s", lambda s: 1 / s)
-        found = compare(named, _name(first, count), measure, unit, value)
-        return [replace(row, details=_details(way, count)) for row, way in zip(found, own, strict=True)]
+        results = compare(named, _name(first, count), measure, unit, value)
+        return [replace(row, details=_details(setup, count)) for row, setup in zip(results, own, strict=True)]
 
     seconds = {
-        stage: {way: np.array([r[stage] for r in run.rounds[-len(costs[way]) :]]) for way, run in runs.items()}
+        stage: {setup: np.array([r[stage] for r in run.rounds[-len(costs[setup]) :]]) for setup, run in runs.items()}
         for stage in STAGES
     }  # (rounds, frames)
-    found = rows(costs, "end to end")
-    found += rows({way: np.median(own, 1) for way, own in seconds["model"].items()}, "model alone")
+    results = rows(costs, "end to end")
+    results += rows({setup: np.median(own, 1) for setup, own in seconds["model"].items()}, "model alone")
     for stage, own in seconds.items():
-        found += rows({way: np.maximum(np.median(s, 1), 1e-7) for way, s in own.items()}, STAGE + stage)
-        for i, way in enumerate(own, len(found) - len(own)):
-            found[i].details["p95"] = float(np.quantile(own[way], 0.95) * 1e3)
-    return found
+        results += rows({setup: np.maximum(np.median(s, 1), 1e-7) for setup, s in own.items()}, STAGE + stage)
+        for i, setup in enumerate(own, len(results) - len(own)):
+            results[i].details["p95"] = float(np.quantile(own[setup], 0.95) * 1e3)
+    return results
 
 
-def _beside_single_trackers(costs: dict[tuple[Way, int, bool], np.ndarray]) -> list[Comparison]:
+def _beside_single_trackers(costs: dict[tuple[Setup, int, bool], np.ndarray]) -> list[Comparison]:
     """Several targets in one pass, beside as many trackers of one target with the same engine."""
-    found = []
-    for way, count, joint in costs:
+    results = []
+    for setup, count, joint in costs:
         if not joint:
-            alone, together = _name(way, count, False), _name(way, count)
-            pair = {alone: costs[way, count, False], together: costs[way, count, True]}
+            alone, together = _name(setup, count, False), _name(setup, count)
+            pair = {alone: costs[setup, count, False], together: costs[setup, count, True]}
             row = compare(pair, alone, "one pass beside single trackers", "frames/s", lambda s: 1 / s)[1]
-            found.append(replace(row, details=_details(way, count)))
-    return found
+            results.append(replace(row, details=_details(setup, count)))
+    return results
 
 
-def _details(way: Way, count: int) -> dict[str, Any]:
-    return {"engine": way.engine, "precision": way.precision, "targets": count}
+def _details(setup: Setup, count: int) -> dict[str, Any]:
+    return {"engine": setup.engine, "precision": setup.precision, "targets": count}
 
 
 def _decoding(images: Images) -> dict[str, str]:
@@ -273,9 +277,9 @@ def _clip(
         middle = [first.shape[1] / 2 - side / 2, first.shape[0] / 2 - side / 2, side, side]
         yield images, np.tile(np.array(box or middle, np.float64), (number, 1))
     else:
-        with tempfile.TemporaryDirectory() as place:
-            write_clips(Path(place), (1280, 720), clips=1, frames=count)
-            made = Path(place) / "clip0"
+        with tempfile.TemporaryDirectory() as work:
+            write_clips(Path(work), (1280, 720), clips=1, frames=count)
+            made = Path(work) / "clip0"
             boxes = read_boxes(made / "groundtruth.txt")
             yield _opener(lambda: open_source(made)), boxes
 

@@ -61,8 +61,8 @@ def benchmark_train(trial: SpeedTrial, variant: str = "lorat_b_224", batch: int 
     for mode in modes:
         method, *options = mode.split("+")
         if method not in (*MODES, BRANCHES) or not set(options) <= set(OPTIONS):
-            known = ", ".join((*MODES, BRANCHES))
-            raise InputError(f"unknown mode '{mode}': use {known}, with +{' or +'.join(OPTIONS)} if wanted")
+            names = ", ".join((*MODES, BRANCHES))
+            raise InputError(f"unknown mode '{mode}': use {names}, with +{' or +'.join(OPTIONS)} if wanted")
     device, precision = find_device(trial.device), trial.precisions[0]
     config = TrainConfig(
         variant=variant, backbone="random", batch_size=batch, device=str(device), threads=trial.threads,
@@ -72,9 +72,10 @@ def benchmark_train(trial: SpeedTrial, variant: str = "lorat_b_224", batch: int 
     peaks = {mode: np.array([float(in_process(step_memory, mode, config))]) for mode in modes}
     steps = {mode: make_step(mode, config) for mode in modes}
     costs = trial.interleave(steps, warmup=2)
-    shown = {"variant": variant, "batch": batch, "device": config.device, "precision": config.precision}
+    settings = {"variant": variant, "batch": batch, "device": config.device, "precision": config.precision}
     times = compare(costs, trial.reference, "time of a step", "ms", lambda seconds: seconds * 1e3)
-    return Report("train", shown, times + compare(peaks, trial.reference, "peak memory", "GB", lambda size: size / 1e9))
+    memory = compare(peaks, trial.reference, "peak memory", "GB", lambda size: size / 1e9)
+    return Report("train", settings, times + memory)
 
 
 def make_step(mode: str, config: TrainConfig) -> Callable[[], float]:
@@ -155,12 +156,12 @@ def benchmark_data(
             first.source.planned(0, i, sample_generator(first.config.seed, 0, 0, first.training, i)) for i in indices
         ]
         costs = trial.interleave({name: _timed(make) for name, make in makers.items()})
-        shown = {"variant": variant, "pairs": trial.rounds * PAIRS}
-        shown["datasets"] = list(trial.contestants) or f"generated, {frame_size}"
+        settings = {"variant": variant, "pairs": trial.rounds * PAIRS}
+        settings["datasets"] = list(trial.contestants) or f"generated, {frame_size}"
         rows = compare(
             costs, trial.reference or next(iter(opened)), "training pairs", "pairs/s per core", lambda s: 1 / s
         )
-        return Report("data", shown, rows)
+        return Report("data", settings, rows)
 
 
 def _batch(dataset: PairDataset, indices: Sequence[int]) -> Batch:

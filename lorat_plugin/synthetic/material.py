@@ -1,4 +1,4 @@
-"""What pairs are made of: folders of cut-outs and photographs, or procedural stand-ins where no folder is given."""
+"""Material of made pairs: folders of cut-outs and photographs, or procedural stand-ins where no folder is given."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def _moved(rng: Generator, pose: Pose, x: float, y: float, size: float) -> Pose:
 
 
 class Tools(Protocol):
-    """What frames are made with: the functions of `data.rendering`, or of a recorder of what they would do."""
+    """Functions that make frames: those of `synthetic.rendering`, or of a recorder of what they would do."""
 
     recolour: Callable[..., Any]
     bend: Callable[..., Any]
@@ -272,7 +272,7 @@ class PatchPairs(RenderedPairs):
 
 
 def _has_structure(patch: np.ndarray) -> bool:
-    """Whether a patch holds enough edges to be found again."""
+    """True if a patch holds enough edges to be recognised."""
     if min(patch.shape[:2]) < 8:
         return False
     grey = cv2.resize(cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY), (24, 24), interpolation=cv2.INTER_AREA)

@@ -121,7 +121,7 @@ class Colours(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """What the augmentation of one pair draws, template first.
+    """Random draws of the augmentation of one pair, template first.
 
     Fields: flips, colours; third, the choice 0 grey, 1 solarise, 2 Gaussian blur, NO_THIRD none; radius of the blur,
     pixels.

@@ -107,9 +107,9 @@ class TrainConfig:
     def portable(self) -> str:
         """All settings as JSON with the last part of each path alone: what goes into weights that others get."""
         named = {
-            kind: [":".join(filter(None, (name, Path(folder).name))) for name, _, folder in parts]
-            for kind in ("datasets", "validation_datasets")
-            if (parts := [entry.partition(":") for entry in getattr(self, kind)])
+            field: [":".join(filter(None, (name, Path(folder).name))) for name, _, folder in parts]
+            for field in ("datasets", "validation_datasets")
+            if (parts := [entry.partition(":") for entry in getattr(self, field)])
         }
         return json.dumps({k: Path(v).name if k in PATHS else v for k, v in asdict(self).items()} | named)
 
@@ -177,8 +177,8 @@ def _sentence(error: ValidationError) -> str:
     """The first thing that is wrong, as `lorat` says it."""
     first = error.errors()[0]
     name, limits = str(first["loc"][0]), first.get("ctx", {})
-    kind = type(getattr(TrainConfig, name)).__name__
-    wanted = {"bool": "true or false", "tuple": "a list"}.get(kind, kind)
+    type_name = type(getattr(TrainConfig, name)).__name__
+    wanted = {"bool": "true or false", "tuple": "a list"}.get(type_name, type_name)
     for key, words in (("gt", "above"), ("ge", "at least"), ("lt", "below")):
         if key in limits:
             wanted = f"{words} {limits[key]:g}"

@@ -68,7 +68,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would do. `rates` are (update, learning rate); `unreadable` names files met in the first batch."""
+    """Plan of a run. `rates` are (update, learning rate); `unreadable` names files met in the first batch."""
 
     variant: str
     mode: str

@@ -23,7 +23,7 @@ LOGGERS = ("tensorboard", "wandb")
 
 
 class Journal:
-    """What a run tells: means over the steps since the last line, and figures of validation."""
+    """Log of a run: means over the steps since the last line, and scores of validation."""
 
     def __init__(self, out: Path, done: int, config: TrainConfig, accelerator: Accelerator) -> None:
         """Go on with `out/log.jsonl` after step `done`; lines of steps that were lost with a killed run are dropped."""
@@ -54,7 +54,7 @@ class Journal:
         )
 
     def write_validation(self, step: int, figures: ValidationResult) -> str:
-        """Write what validation found and draw the curve; returns it as text."""
+        """Write the result of a validation and draw the curve; returns it as text."""
         row = {"val_loss": figures.loss, "val_iou": figures.iou, "val_success": figures.success}
         text = (
             f"validation loss {figures.loss:.3f}, IoU at the peak {figures.iou:.3f}, above 0.5 in {figures.success:.1%}"

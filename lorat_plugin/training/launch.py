@@ -253,7 +253,7 @@ class _Run:
         save_trained(network, path, self.metadata(), whole=starts_from_weights(self.config))
 
     def metadata(self) -> dict[str, str]:
-        """What goes into the header of weights."""
+        """Strings for the header of weights."""
         return {"steps": str(self.done), "recipe": self.config.portable()}
 
 

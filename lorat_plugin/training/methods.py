@@ -1,4 +1,4 @@
-"""What of the network is trained, and how: LoRA and peft's other adapters, full fine-tuning, the paper's baseline.
+"""Which parameters are trained, and how: LoRA and peft's other adapters, full fine-tuning, the paper's baseline.
 
 The paper (arXiv 2403.05231) compares LoRA with full fine-tuning and with a baseline that trains all weights of a
 network with a position table for each image and a convolutional head.
@@ -91,7 +91,7 @@ def training_network(config: TrainConfig) -> LoRATNetwork:
 
 
 def starts_from_weights(config: TrainConfig) -> bool:
-    """Whether `config.init_from` names trained weights or a variant's bundled ones, rather than a run's state."""
+    """True if `config.init_from` names trained weights or a variant's bundled ones, rather than a run's state."""
     path = Path(config.init_from)
     return bool(config.init_from) and path.name != STATE_NAME and not any(path.glob(f"**/{STATE_NAME}"))
 
@@ -106,7 +106,7 @@ def save_trained(
         path: without suffix; adapters make a folder of that name (peft reads it too), a network that name with
             `.safetensors` added.
         metadata: more strings for the header.
-        whole: write the whole network in any case: adapters to other weights than the backbone's are of use to nobody.
+        whole: write the whole network in any case: adapters to other weights than the backbone's cannot be used.
     Returns the folder or file, which `load_checkpoint` reads.
     """
     if adapters(network) is not None and not whole:
@@ -115,7 +115,7 @@ def save_trained(
 
 
 def _by_peft(config: TrainConfig) -> bool:
-    """Whether a run's adapters are others than the official ones."""
+    """True if a run's adapters are not the official ones."""
     return config.adapter not in ("lora", "rslora") or bool(config.adapter_settings)
 
 
@@ -139,8 +139,8 @@ def _peft_config(config: TrainConfig, variant: Variant) -> PeftConfig:
     import peft
 
     name = "lora" if config.adapter == "rslora" else config.adapter.lower()
-    kind = next((k for n, k in vars(peft).items() if n.lower() == f"{name}config"), None)
-    if kind is None:
+    config_class = next((c for n, c in vars(peft).items() if n.lower() == f"{name}config"), None)
+    if config_class is None:
         raise InputError(f"unknown adapter '{config.adapter}': use lora, rslora or another of peft's, such as loha")
     own: dict[str, Any] = {}
     if name == "lora":
@@ -150,9 +150,9 @@ def _peft_config(config: TrainConfig, variant: Variant) -> PeftConfig:
     try:
         given = {name: parse_yaml(value) for name, value in (s.split("=", 1) for s in config.adapter_settings)}
         targets = given.pop("target_modules", target_pattern(config.targets or TARGETS))
-        return kind(target_modules=targets, **own, **given)
+        return config_class(target_modules=targets, **own, **given)
     except Exception as error:  # each of peft's configurations has checks of its own
         raise InputError(
-            f"adapter {config.adapter}: peft.{kind.__name__} cannot be made ({first_line(error)}): adapter_settings "
-            "are NAME=VALUE of it, with commas between"
+            f"adapter {config.adapter}: peft.{config_class.__name__} cannot be made ({first_line(error)}): "
+            "adapter_settings are NAME=VALUE of it, with commas between"
         ) from error

@@ -236,12 +236,12 @@ def read_clips(folder: Path, exclude: Sequence[str] = (), labels: Path | None = 
         folder: holds `<clip>/0000.jpg` and so on, `<clip>/groundtruth.txt` beside the frames.
         exclude: clips whose names start so are left out.
         labels: folder of more targets in these clips, `<clip>__<target>.txt`, in the format of a `groundtruth.txt`.
-    Raises InputError if a folder is absent, no labelled clip is found, or rows and frames of a clip differ in number.
+    Raises InputError if a folder is absent, no clip is labelled, or rows and frames of a clip differ in number.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; name a folder of clips or leave the option out")
-    found = [p for p in sorted(folder.iterdir()) if (p / "groundtruth.txt").is_file()]
-    clips = [read_clip(p) for p in found if not p.name.startswith(tuple(exclude))]
+    labelled = [p for p in sorted(folder.iterdir()) if (p / "groundtruth.txt").is_file()]
+    clips = [read_clip(p) for p in labelled if not p.name.startswith(tuple(exclude))]
     if labels and not labels.is_dir():
         raise InputError(f"{labels} is no folder; name a folder of <clip>__<target>.txt files or leave the option out")
     for path in sorted(labels.glob("*__*.txt")) if labels else []:

@@ -119,7 +119,7 @@ class PairDataset(Dataset[Pair]):
         return collate(pairs)
 
     def receive(self, batch: Batch) -> Batch:
-        """What the trainer makes of a stacked batch."""
+        """Finish a stacked batch in the training process."""
         return batch
 
 
@@ -232,7 +232,7 @@ def train_step(
     """One update: loss, backward, clip, step.
 
     The batch may go through in parts and be shared by several processes, each with its own share in `batch`: the
-    losses are divided by the positive cells of all (golden rule: their mean over processes, at least 1), so the
+    losses are divided by the positive cells of all (their mean over processes, at least 1), so the
     update is the same. Returns the losses of the whole batch. Raises NotFinite before the weights change.
     """
     count = max(float(accelerator.reduce(batch.positive.sum().float(), "mean")), 1.0)

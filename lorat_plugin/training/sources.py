@@ -47,7 +47,7 @@ class Mix:
 
 
 def training_source(config: TrainConfig) -> PairSource:
-    """What a run is trained on: its data sets, pairs of its material, or both by `dataset_share`.
+    """Source of a run's pairs: its data sets, pairs of its material, or both by `dataset_share`.
 
     Raises InputError for data that are missing, malformed or against the run's rule (`protocol`), and for data sets and
     material of which one has no share.
@@ -95,17 +95,17 @@ def open_named(entry: str, config: TrainConfig, *, held_out: bool = False) -> In
 
 def data_record(config: TrainConfig, source: PairSource) -> Record:
     """The record of the data of a run, by the names in its settings: annotation of data sets, files of material."""
-    found: Record = {}
+    record: Record = {}
     for pairs in _dataset_pairs_within(source):
         datasets = [d.dataset if isinstance(d, BankedDataset) else d for d in pairs.datasets]
         for entry, dataset in zip(config.datasets, datasets, strict=True):
             if isinstance(dataset, IndexedDataset):
-                found[f"annotation of {entry}"] = dataset.record["annotation"]
+                record[f"annotation of {entry}"] = dataset.record["annotation"]
     for name in MATERIAL:
         if folder := getattr(config, name):
             files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-            found[f"files of {name} {folder}"] = digest(f"{path.name} {path.stat().st_size}" for path in files)
-    return found
+            record[f"files of {name} {folder}"] = digest(f"{path.name} {path.stat().st_size}" for path in files)
+    return record
 
 
 def _dataset_pairs_within(source: object) -> Iterator[DatasetPairs]:
@@ -131,8 +131,8 @@ def check_data_rule(config: TrainConfig) -> None:
         for name in (*MATERIAL, "init_from", "validation_clips")
         if getattr(config, name)
     ]
-    for kind in ("datasets", "validation_datasets"):
-        offenders += [f"{kind} {entry}" for entry in getattr(config, kind) if entry.partition(":")[0] != "got10k"]
+    for setting in ("datasets", "validation_datasets"):
+        offenders += [f"{setting} {entry}" for entry in getattr(config, setting) if entry.partition(":")[0] != "got10k"]
     if offenders:
         raise InputError(f"protocol got10k allows no data but GOT-10k's; leave out {', '.join(offenders)}")
     if not config.datasets:
@@ -155,8 +155,8 @@ class Unreadable:
                 self._seen[message] = None
         if len(self._seen) > self.limit:
             raise InputError(
-                f"{len(self._seen)} files cannot be decoded, unreadable_limit is {self.limit}; mend the data, the first"
-                f" are: {' | '.join([*self._seen][:3])}"
+                f"{len(self._seen)} files cannot be decoded, unreadable_limit is {self.limit}; repair the data,"
+                f" the first are: {' | '.join([*self._seen][:3])}"
             )
 
     def summary(self) -> str:

@@ -247,5 +247,5 @@ class WeightAverage:
             self.average[name].copy_(kept)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What a state keeps of it."""
+        """The average as a state keeps it."""
         return {_AVERAGE + name: tensor.cpu() for name, tensor in self.average.items()}

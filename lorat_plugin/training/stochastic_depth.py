@@ -47,15 +47,15 @@ class RandomSubset(nn.Module):
 def add_stochastic_depth(network: LoRATNetwork, rate: float) -> None:
     """Drop the branches of all blocks at a rate in [0, 1) whenever the network is in train mode, in place.
 
-    The draws come from torch's global generator. Raises InputError if the backbone's blocks have no place for it.
+    The draws come from torch's global generator. Raises InputError if the backbone's blocks cannot drop branches.
     """
     if not rate:
         return
     for block in network.blocks:
         for number in (1, 2):
             if not (hasattr(block, f"norm{number}") and hasattr(block, f"drop_path{number}")):
-                kind = type(block).__name__
-                raise InputError(f"stochastic depth does not fit blocks of timm's kind {kind}: set drop_path to 0")
+                name = type(block).__name__
+                raise InputError(f"stochastic depth does not fit blocks of timm's class {name}: set drop_path to 0")
             drop = DropPath(rate) if rate <= LARGEST_DROP else RandomSubset(rate)
             if isinstance(drop, RandomSubset):
                 getattr(block, f"norm{number}").register_forward_pre_hook(drop.choose)

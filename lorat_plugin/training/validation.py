@@ -32,7 +32,7 @@ class ValidationResult(NamedTuple):
 
     @property
     def score(self) -> float:
-        """What the best checkpoint has most of: success AUC where clips are tracked, else IoU."""
+        """Score that chooses the best checkpoint: success AUC where clips are tracked, else IoU."""
         return self.iou if self.clip_auc is None else self.clip_auc
 
 
@@ -80,16 +80,16 @@ def clip_success(network: LoRATNetwork, clips: Sequence[VideoSequence], device: 
     Each is tracked from its first frame with a box; that frame and those where the target is absent do not count.
     """
     waiting = iter([clip.part(int(np.argmax(clip.present)), len(clip)) for clip in clips])
-    found: list[float] = []
+    scores: list[float] = []
 
     def note(sequence: VideoSequence, runs: list[Run]) -> None:
-        shown = sequence.present[1:]
-        if shown.any():
-            boxes = (xywh_to_xyxy(rows[1:][shown]) for rows in (runs[0].boxes, sequence.boxes))
-            found.append(success_auc(iou(*boxes)))
+        visible = sequence.present[1:]
+        if visible.any():
+            boxes = (xywh_to_xyxy(rows[1:][visible]) for rows in (runs[0].boxes, sequence.boxes))
+            scores.append(success_auc(iou(*boxes)))
 
     def fail(sequence: VideoSequence, error: InputError) -> None:
         raise error
 
     track_sequences(network, device, lambda: next(waiting, None), len(clips), note, fail)
-    return float(np.mean(found))
+    return float(np.mean(scores))

@@ -1,4 +1,4 @@
-"""Speed of networks: counts, ways, rows of the report, and wrong names."""
+"""Speed of networks: counts, setups, rows of the report, and wrong names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lorat_plugin.cli.main import run
 from lorat_plugin.errors import InputError
 from lorat_plugin.models import create_model
 from lorat_plugin.speed import model as speed
-from lorat_plugin.speed.model import PRODUCT, Way, benchmark_model, count, find_ways, memory_of
+from lorat_plugin.speed.model import PRODUCT, Setup, benchmark_model, count, find_setups, memory_of
 from lorat_plugin.speed.rounds import SpeedTrial, in_process
 from lorat_plugin.variants import Variant, get_variant
 
@@ -37,11 +37,11 @@ def test_counts_are_those_of_the_arithmetic(variant: Variant) -> None:
 
 
 def test_each_engine_takes_part_with_the_precisions_that_it_has() -> None:
-    ways = find_ways(["eager", "fused"], ["fp32", "fp16", "auto"], "cpu")
-    assert ways == [Way(*names, "cpu") for names in (("eager", "fp32"), ("eager", "fp16"), ("fused", "fp32"))]
-    assert {"eager", "fused"} <= {way.engine for way in find_ways(["all"], ["fp32"], "cpu")}
+    setups = find_setups(["eager", "fused"], ["fp32", "fp16", "auto"], "cpu")
+    assert setups == [Setup(*names, "cpu") for names in (("eager", "fp32"), ("eager", "fp16"), ("fused", "fp32"))]
+    assert {"eager", "fused"} <= {setup.engine for setup in find_setups(["all"], ["fp32"], "cpu")}
     with pytest.raises(InputError, match="'fused' runs"):
-        find_ways(["eager", "fused"], ["fp16"], "cpu")
+        find_setups(["eager", "fused"], ["fp16"], "cpu")
 
 
 def test_every_contestant_is_compared_with_the_baseline(tmp_path: Path) -> None:
@@ -68,33 +68,33 @@ def test_the_baseline_may_be_another_engine() -> None:
 
 
 def test_autocast_keeps_float32_weights() -> None:
-    engine, place = Way("autocast", "bf16", "cpu").make(SMALL)
+    engine, device = Setup("autocast", "bf16", "cpu").make(SMALL)
     z, x = torch.randn(1, 3, 70, 70), torch.randn(1, 3, 140, 140)
     with torch.inference_mode():
         prediction = engine.predict([engine.encode_template(z, torch.ones(1, 5, 5, dtype=torch.int64))], x)
-        exact = Way("eager", "fp32", "cpu").make(SMALL)[0]
+        exact = Setup("eager", "fp32", "cpu").make(SMALL)[0]
         template = exact.encode_template(z, torch.ones(1, 5, 5, dtype=torch.int64))
         difference = (prediction.boxes - exact.predict([template], x).boxes).abs().max()
-    assert place.type == "cpu" and 0 < difference < 0.01
+    assert device.type == "cpu" and 0 < difference < 0.01
     with pytest.raises(InputError, match="autocast on cpu needs --precision bf16 or fp16, not auto"):
-        find_ways(["autocast"], ["auto"], "cpu")
+        find_setups(["autocast"], ["auto"], "cpu")
 
 
 def test_memory_holds_the_weights_and_activations() -> None:
-    way = Way("eager", "fp32", "cpu")
-    few, many = (in_process(memory_of, SMALL, batch, way, 1) for batch in (1, 256))
+    setup = Setup("eager", "fp32", "cpu")
+    few, many = (in_process(memory_of, SMALL, batch, setup, 1) for batch in (1, 256))
     assert many > few + 256 * 125 * 128 * 4
 
 
 def test_a_baseline_that_is_not_named_takes_part_with_a_precision_that_it_has(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert find_ways(["auto"], ["auto"], "cpu", "eager") == [
-        Way("eager", "fp32", "cpu"),
-        *find_ways(["auto"], ["auto"], "cpu"),
+    assert find_setups(["auto"], ["auto"], "cpu", "eager") == [
+        Setup("eager", "fp32", "cpu"),
+        *find_setups(["auto"], ["auto"], "cpu"),
     ]
-    ways = find_ways(["fused"], ["bf16"], "cpu", "eager")
-    assert [way.engine for way in ways] == ["eager", "fused"] and ways[1].precision == "bf16"
+    setups = find_setups(["fused"], ["bf16"], "cpu", "eager")
+    assert [setup.engine for setup in setups] == ["eager", "fused"] and setups[1].precision == "bf16"
     line = "benchmark model --model speed --engine auto --baseline eager --rounds 1 --device cpu --no-memory --json"
     assert run(line.split()) == 0
     rows = [c for c in json.loads(capsys.readouterr().out)["comparisons"] if c["measure"] == "network alone"]

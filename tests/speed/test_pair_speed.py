@@ -28,8 +28,8 @@ def test_benchmark_of_generated_clips(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORAT_CACHE", "untouched")
     report = benchmark_data(SpeedTrial((), "decode", rounds=1), variant="lorat_tiny", frame_size=(160, 90))
     names = [c.name for c in report.comparisons]
-    ways = ("", ", 8-bit", ", device", ", device bank")
-    assert names == [*(f"{n}{w}" for n in ("folder", "LMDB") for w in ways), "decode"]
+    setups = ("", ", 8-bit", ", device", ", device bank")
+    assert names == [*(f"{n}{w}" for n in ("folder", "LMDB") for w in setups), "decode"]
     assert all(c.ratio > 0 and c.value > 0 and c.reference == "decode" for c in report.comparisons)
     assert not Path("untouched").exists()
 

@@ -42,9 +42,9 @@ def test_stages_sum_up_and_targets_are_tracked_in_one_pass(folder: Path) -> None
     )
     assert report.settings["frames"] == "5 of 120x90" and report.settings["decoding alone"]["median"].endswith(" ms")
     expected = {"end to end", "model alone", *(STAGE + stage for stage in STAGES)}
-    for way in ("eager fp32", "fused fp32"):
-        assert set(measures(report, f"{way}, 1 target")) == expected
-        assert set(measures(report, f"{way}, 3 targets")) == expected | {"one pass beside single trackers"}
+    for setup in ("eager fp32", "fused fp32"):
+        assert set(measures(report, f"{setup}, 1 target")) == expected
+        assert set(measures(report, f"{setup}, 3 targets")) == expected | {"one pass beside single trackers"}
     values = measures(report, "eager fp32, 1 target")
     assert values[STAGE + "model"] == pytest.approx(1e3 / values["model alone"], rel=1)
     assert values["model alone"] > values["end to end"] * 0.5

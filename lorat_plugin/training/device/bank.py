@@ -27,7 +27,7 @@ ROUND = 1024  # frames between two looks at the room
 
 @dataclass(frozen=True, eq=False)
 class BankFrame:
-    """A frame in a bank, in the place of its pixels where only its size matters.
+    """A frame in a bank; it stands for its pixels where only the size matters.
 
     Fields: start, index of its first pixel in the bank; shape, (height, width, channels); mean, (3,) float32, its mean
     colour, 0..255; read decodes it again.
@@ -43,7 +43,7 @@ class BankFrame:
 class Request:
     """A frame that a bank is to hold.
 
-    Fields: key, by which it is found again; size, which reads (width, height) from its header; read, which decodes it
+    Fields: key, its name in the bank; size, which reads (width, height) from its header; read, which decodes it
     as (H, W, C) uint8 RGB or RGBA. Both raise InputError naming a file that cannot be read.
     """
 
@@ -113,15 +113,15 @@ def _pixels(request: Request) -> int:
     return width * height
 
 
-def _fill(request: Request, place: np.ndarray, start: int) -> BankFrame | str:
+def _fill(request: Request, target: np.ndarray, start: int) -> BankFrame | str:
     try:
         image = request.read()
     except InputError as error:
         return str(error)
-    if image.shape[0] * image.shape[1] != len(place):
+    if image.shape[0] * image.shape[1] != len(target):
         name = request.key[-1] if isinstance(request.key, tuple) else request.key
-        return f"{name}: {image.shape[1]}x{image.shape[0]} pixels, but its header says {len(place)} in all"
-    place[:] = pack(image)
+        return f"{name}: {image.shape[1]}x{image.shape[0]} pixels, but its header says {len(target)} in all"
+    target[:] = pack(image)
     return BankFrame(start, image.shape, mean_colour(image), request.read)
 
 

@@ -36,7 +36,7 @@ TRAVELS, BANKED, DRAWN = 0, 1, 2  # where a frame's pixels come from
 
 
 class Banked(Protocol):
-    """What reads from a bank."""
+    """A reader of a bank."""
 
     bank: FrameBank | None
 
@@ -96,16 +96,16 @@ class PlannedBatch(NamedTuple):
         parts, end = [np.zeros(0, np.int32)], 0
         starts, origin = [], []
         for crop in crops:
-            place, start = BANKED, 0
+            pixels_in, start = BANKED, 0
             if isinstance(crop.frame, FrameRecord):
-                place, start = next(drawn)
-                place += DRAWN
+                pixels_in, start = next(drawn)
+                pixels_in += DRAWN
             elif crop.frame is not None:
-                place, start = TRAVELS, end
+                pixels_in, start = TRAVELS, end
                 parts.append(crop.frame)
                 end += len(crop.frame)
             starts.append(crop.start + start)
-            origin.append(place)
+            origin.append(pixels_in)
         cuts, _, widths, fills, _ = zip(*crops, strict=True)
         windows = []
         for which, part in enumerate((slice(0, len(pairs)), slice(len(pairs), None))):
@@ -145,7 +145,7 @@ class DeviceBatch:
         crops = []
         for which, size in enumerate((variant.template_size, variant.search_size)):
             origin, tints = plan.origin[which], plan.tints[which]
-            sources = [(p, torch.nonzero(origin.clamp(max=DRAWN) == kind)[:, 0]) for kind, p in pixels.items()]
+            sources = [(p, torch.nonzero(origin.clamp(max=DRAWN) == code)[:, 0]) for code, p in pixels.items()]
             windows = Windows(*(t.to(there, non_blocking=True) for t in plan.windows[which]))
             drawn = sources[-1][1] if plan.scenes else origin[:0]
             if len(drawn):

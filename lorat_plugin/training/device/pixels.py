@@ -1,8 +1,8 @@
 """Crops and colours of many training pairs at once, on the device that holds the frames.
 
 Frames lie one behind the other in a flat int32 tensor, one number a pixel, whose four bytes are red, green, blue and
-alpha: `pack` makes them. Crops are those that `crop.Crop.cut` and `data.augment` make in float32, up to rounding; on a
-CPU they are those with eight bits.
+alpha: `pack` makes them. Crops are those that `crop.Crop.cut` and `training.augment` make in float32, up to rounding;
+on a CPU they are those with eight bits.
 """
 
 from __future__ import annotations
@@ -81,10 +81,10 @@ def cut(pixels: torch.Tensor, windows: Windows, size: int) -> torch.Tensor:
     Returns (N, 3, size, size) float32, 0..255.
     """
     x1, y1, x2, y2 = windows.target.unbind(1)
-    place = torch.arange(size, device=pixels.device).expand(len(x1), size)
-    columns = torch.where(windows.flip[:, None], size - 1 - place, place)
+    pixel = torch.arange(size, device=pixels.device).expand(len(x1), size)
+    columns = torch.where(windows.flip[:, None], size - 1 - pixel, pixel)
     left, right, x_share, x_inside = _neighbours(columns, x1, x2, windows.shape[:, 1])
-    top, bottom, y_share, y_inside = _neighbours(place, y1, y2, windows.shape[:, 2])
+    top, bottom, y_share, y_inside = _neighbours(pixel, y1, y2, windows.shape[:, 2])
     rows = [(windows.start[:, None] + row * windows.shape[:, :1])[:, :, None] for row in (top, bottom)]
     corners = [[take(pixels, row + column[:, None]) for column in (left, right)] for row in rows]
     upper, lower = (torch.lerp(ends[0], ends[1], x_share[:, None, None]) for ends in corners)
@@ -94,14 +94,14 @@ def cut(pixels: torch.Tensor, windows: Windows, size: int) -> torch.Tensor:
 
 
 def _neighbours(
-    place: torch.Tensor, first: torch.Tensor, last: torch.Tensor, extent: torch.Tensor
+    pixel: torch.Tensor, first: torch.Tensor, last: torch.Tensor, extent: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """The two source pixels of each crop pixel along one axis, the share of the second, and which have any, (N, S)."""
     first, last, extent = first[:, None], last[:, None], extent[:, None]
     scale = extent / (last - first).clamp(min=1)
-    at = ((place - first + 0.5) * scale - 0.5).clamp(min=0).minimum(extent - 1.0)
+    at = ((pixel - first + 0.5) * scale - 0.5).clamp(min=0).minimum(extent - 1.0)
     low = at.long()
-    return low, torch.minimum(low + 1, extent - 1), at - low, (place >= first) & (place < last)
+    return low, torch.minimum(low + 1, extent - 1), at - low, (pixel >= first) & (pixel < last)
 
 
 class Tints(NamedTuple):

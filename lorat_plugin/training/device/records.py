@@ -168,27 +168,27 @@ class BankedMaterial:
 
     def requests(self) -> Iterator[Request]:
         """All pictures at all sizes. Raises InputError naming one that cannot be decoded."""
-        for kind, count in (("cutout", self.cutout_count), ("photo", self.photo_count)):
+        for subject, count in (("cutout", self.cutout_count), ("photo", self.photo_count)):
             for index in range(count):
-                height, width = self._whole(kind, index).shape[:2]
-                self._levels[kind, index] = 1 + max(int(np.log2(max(min(height, width) / MIN_SIDE, 1))), 0)
-                for level in range(self._levels[kind, index]):
+                height, width = self._whole(subject, index).shape[:2]
+                self._levels[subject, index] = 1 + max(int(np.log2(max(min(height, width) / MIN_SIDE, 1))), 0)
+                for level in range(self._levels[subject, index]):
                     size = _halved(width, height, level)
-                    read = partial(self._read, kind, index, level)
-                    yield Request((self.key, kind, index, level), partial(_same, size), read)
+                    read = partial(self._read, subject, index, level)
+                    yield Request((self.key, subject, index, level), partial(_same, size), read)
 
-    def _whole(self, kind: str, index: int) -> np.ndarray:
-        return self.material.photo(index) if kind == "photo" else self.material.cutout(index).rgba
+    def _whole(self, subject: str, index: int) -> np.ndarray:
+        return self.material.photo(index) if subject == "photo" else self.material.cutout(index).rgba
 
-    def _read(self, kind: str, index: int, level: int) -> np.ndarray:
-        image = self._whole(kind, index)
+    def _read(self, subject: str, index: int, level: int) -> np.ndarray:
+        image = self._whole(subject, index)
         size = _halved(image.shape[1], image.shape[0], level)
         return cv2.resize(image, size, interpolation=cv2.INTER_AREA) if level else image
 
-    def _picture(self, kind: str, index: int) -> Picture:
+    def _picture(self, subject: str, index: int) -> Picture:
         assert self.bank
-        found = tuple(self.bank((self.key, kind, index, level)) for level in range(self._levels[kind, index]))
-        return Picture(found, partial(self._whole, kind, index), found[0].shape)
+        levels = tuple(self.bank((self.key, subject, index, level)) for level in range(self._levels[subject, index]))
+        return Picture(levels, partial(self._whole, subject, index), levels[0].shape)
 
     def _photo(self, index: int) -> Picture:
         return self._picture("photo", index)
@@ -208,7 +208,7 @@ def _halved(width: int, height: int, times: int) -> tuple[int, int]:
 
 
 class RecordedPairs:
-    """Pairs as a source of `synthetic` draws them, with records in the place of frames."""
+    """Pairs as a source of `synthetic` draws them, with records instead of frames."""
 
     def __init__(self, pairs: ObjectPairs | PatchPairs, recording: ObjectPairs | PatchPairs) -> None:
         """`pairs` renders on the host what `recording`, which draws alike, records."""
@@ -216,7 +216,7 @@ class RecordedPairs:
 
     @property
     def material(self) -> Material:
-        """What they are made of."""
+        """Their material."""
         return self.pairs.material
 
     def sample(self, rng: Generator) -> FramePair | None:
