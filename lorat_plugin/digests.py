@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lorat_plugin.errors import InputError
+from lorat_plugin.files import parse_json
 
 Record = dict[str, Any]
 BLOCK = 1 << 20  # bytes of a read
@@ -89,6 +90,14 @@ def describe_options(options: Mapping[str, object]) -> Record:
             files = describe_files(path, sorted(file for file in path.iterdir() if file.is_file()))
             record |= {f"content of {name}": digest(f"{key} {value}" for key, value in files.items())}
     return record
+
+
+def read_record(path: Path, remedy: str) -> Record:
+    """The record in a JSON file. Raises InputError, whose sentence ends with the remedy, if there is none."""
+    try:
+        return dict(parse_json(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read as a record ({error}); {remedy}") from error
 
 
 def difference(former: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = ()) -> str:

@@ -84,7 +84,7 @@ def evaluate_command(
         precision=settings.precision, batch=batch, style=style, repetitions=repetitions,
         absent_below=settings.absent_below,
     )  # fmt: skip
-    if run.place.rank > 0:
+    if run.process.rank > 0:
         return run.play()
     left = run.frames_open()
     logger.info("%s on %s: %d sequences, %d frames to track", name, benchmark.name, len(benchmark), left)

@@ -43,7 +43,7 @@ def submit_command(
         found = submit.check_archive(
             check, server, chosen_benchmark(dataset, subset, None, skip=skip) if dataset else None, partial
         )
-        submit.refuse(found, str(check))
+        submit.raise_problems(found, str(check))
         done = f"{check}: is as the {server} server wants it"
     else:
         benchmark = chosen_benchmark(dataset or server, subset, None, skip=skip)

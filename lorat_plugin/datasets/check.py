@@ -49,7 +49,7 @@ class DatasetReport:
     notes: list[str] = field(default_factory=list)
 
 
-def recognise(folder: Path) -> str | None:
+def recognise_dataset(folder: Path) -> str | None:
     """The data set that a folder seems to hold, by its name or its content; None if neither tells."""
     named = plain_name(folder.name)
     if named in BUILT_IN:
@@ -68,10 +68,10 @@ def find_datasets(root: Path, dataset: str | None = None) -> list[tuple[str, Pat
         raise InputError(f"{root}: no such folder; give the folder of a data set or of several")
     if dataset:
         return [(dataset, root)]
-    own = recognise(root)
+    own = recognise_dataset(root)
     if own:
         return [(own, root)]
-    below = [(recognise(folder), folder) for folder in sorted(root.iterdir()) if folder.is_dir()]
+    below = [(recognise_dataset(folder), folder) for folder in sorted(root.iterdir()) if folder.is_dir()]
     found = [(name, folder) for name, folder in below if name]
     if not found:
         raise InputError(f"{root}: no data set is recognised in it; say which with --dataset {'|'.join(BUILT_IN)}")

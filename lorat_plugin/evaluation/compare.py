@@ -118,7 +118,7 @@ def choose_contestants(
         if spec not in (LORAT, *BASELINES) and ":" not in spec:
             known = ", ".join((LORAT, *BASELINES))
             raise InputError(f"unknown tracker '{spec}': use {known}, module:Class or NAME=FOLDER of raw results")
-        make = load_tracker if ":" in spec else partial(create_baseline, models=models)
+        make = import_tracker if ":" in spec else partial(create_baseline, models=models)
         tracker = None if spec == LORAT else make(spec)
         files = result_files(benchmark, results, tracker.name if tracker else LORAT)
         contestants.append(Contestant(files, tracker, _settings(spec, models) if tracker else {}))
@@ -140,7 +140,7 @@ def _settings(spec: str, models: Path | None) -> Record:
     return found | describe_files(source.parent, [source])
 
 
-def load_tracker(spec: str) -> Any:
+def import_tracker(spec: str) -> Any:
     """The tracker that "module:Class" names, made without arguments; its own `track` stays if it has one.
 
     Raises InputError if it cannot be imported or made, or has not the interface of the toolkit's trackers.

@@ -76,7 +76,7 @@ class Evaluation:
         Raises InputError if the results cannot be written, or those that are there were made with other settings or
         from another folder's data.
         """
-        self.place = Place.from_environment()
+        self.process = ProcessRank.from_environment()
         self.files = result_files(benchmark, results, tracker, style)
         self.notes = notes_folder(benchmark, results, tracker)
         self.failures: dict[str, InputError] = {}
@@ -86,7 +86,7 @@ class Evaluation:
         if repetitions > 1 and self.files.layout != "nested":
             raise InputError(f"{repetitions} repetitions: {benchmark.name} in format {style} has files for one only")
         if device == "auto" and torch.cuda.is_available():
-            device = f"cuda:{self.place.local_rank % torch.cuda.device_count()}"
+            device = f"cuda:{self.process.local_rank % torch.cuda.device_count()}"
         settings: dict[str, Any] = {
             "tracker": tracker,
             "benchmark": benchmark.name,
@@ -114,7 +114,7 @@ class Evaluation:
     @property
     def single(self) -> bool:
         """Whether one process tracks one sequence at a time, so that its times tell the speed on one target."""
-        return self.batch == 1 and self.place.world == 1
+        return self.batch == 1 and self.process.world == 1
 
     def frames_open(self) -> int:
         """Frames to track until all is done, as far as this process has looked."""
@@ -129,7 +129,7 @@ class Evaluation:
         Args:
             on_frames: called with the number of frames done since the last call, in the first process for all of them.
         """
-        slots = min(self.batch, -(-len(self.claims.open) // self.place.world)) or 1  # every process is to have some
+        slots = min(self.batch, -(-len(self.claims.open) // self.process.world)) or 1  # every process is to have some
         planned, told = self.frames_open(), 0
 
         def one_frame() -> None:
@@ -151,7 +151,7 @@ class Evaluation:
             if by_others > told:
                 on_frames(by_others - told)
                 told = by_others
-            if self.place.rank != 0 or not self.claims.open:
+            if self.process.rank != 0 or not self.claims.open:
                 return self._note_throughput()
             time.sleep(POLL_SECONDS)
 
@@ -163,8 +163,8 @@ class Evaluation:
             "frames": self.frames,
             "frames_per_second": round(self.frames / self.seconds, 2),
             "sequences_at_once": self.batch,
-            "process": self.place.rank,
-            "processes": self.place.world,
+            "process": self.process.rank,
+            "processes": self.process.world,
             "single_target_speed": self.single,
         }
         with open(self.notes / "throughput.jsonl", "a", encoding="utf-8") as file:
@@ -193,7 +193,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Place:
+class ProcessRank:
     """Number of this process among those that torchrun or `accelerate launch` started, of how many, on its machine."""
 
     rank: int = 0
@@ -201,12 +201,11 @@ class Place:
     local_rank: int = 0
 
     @classmethod
-    def from_environment(cls) -> Place:
+    def from_environment(cls) -> ProcessRank:
         """As the launcher says; alone if there was none."""
-        return cls(*(int(os.environ.get(name, alone)) for name, alone in zip(_VARIABLES, (0, 1, 0), strict=True)))
-
-
-_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        return cls(
+            *(int(os.environ.get(name, alone)) for name, alone in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+        )
 
 
 class Claims:

@@ -136,10 +136,12 @@ def _line(number: int) -> dict[str, Any]:
     return {"color": colour(number), "linestyle": LINES[number % len(LINES)], "linewidth": 2.2 if number == 0 else 1.6}
 
 
-def _add_legend(axis: Any, lines: Mapping[str, Any], place: str) -> None:
+def _add_legend(axis: Any, lines: Mapping[str, Any], location: str) -> None:
     """A legend of lines by name, below the plot if there are many. So made, it shows names that begin with _ too."""
     holder = axis
     if len(lines) > MANY:
-        holder, place = axis.figure, "outside lower center"
+        holder, location = axis.figure, "outside lower center"
         holder.set_figheight(holder.get_figheight() + 0.2 * math.ceil(len(lines) / 2))
-    holder.legend(lines.values(), lines.keys(), loc=place, fontsize=8, framealpha=0.85, ncols=1 + (holder is not axis))
+    holder.legend(
+        lines.values(), lines.keys(), loc=location, fontsize=8, framealpha=0.85, ncols=1 + (holder is not axis)
+    )

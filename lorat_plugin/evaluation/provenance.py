@@ -9,11 +9,11 @@ from typing import Any
 from filelock import FileLock
 
 from lorat_plugin.datasets.sequences import VideoSequence
-from lorat_plugin.digests import Record, difference
+from lorat_plugin.digests import Record, difference, read_record
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark
 from lorat_plugin.evaluation.results import REMEDY, ResultFiles
-from lorat_plugin.files import parse_json, write_json
+from lorat_plugin.files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -52,12 +52,7 @@ def settle_settings(notes: Path, settings: Record, files: ResultFiles, benchmark
 
 
 def _compare(path: Path, settings: dict[str, Any]) -> None:
-    try:
-        there = dict(parse_json(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(
-            f"{path}: cannot be read as settings ({error}); choose another --name, or remove it"
-        ) from error
+    there = read_record(path, "choose another --name, or remove it")
     ignored = [*NOT_COMPARED, *(key for key in there if key not in settings)]
     if "calibration" not in there and "calibration" in settings:
         ignored.append("calibration")

@@ -49,7 +49,7 @@ def find_results(folder: Path, benchmark: Benchmark, name: str | None = None) ->
     Raises InputError if nothing is recognised, the results of several trackers are, or an archive cannot be read.
     """
     folder = Path(folder).expanduser().resolve()
-    archive = None if folder.is_dir() else _open_archive(folder)
+    archive = None if folder.is_dir() else open_archive(folder)
     paths = archive.namelist() if archive else _files_below(folder)
     homes = _homes(paths, benchmark)
     if not homes:
@@ -62,13 +62,14 @@ def find_results(folder: Path, benchmark: Benchmark, name: str | None = None) ->
         raise InputError(f"{folder}: holds results of several trackers ({shown}); {advice}")
     ((home, found),) = homes.items()
     # reading only, for which zipfile's paths do as well
-    place = cast(Path, zipfile.Path(archive, f"{home}/" if home else "")) if archive else folder / home
-    if found.layout == "flat" and not (place / "times").is_dir():
+    home_path = cast(Path, zipfile.Path(archive, f"{home}/" if home else "")) if archive else folder / home
+    if found.layout == "flat" and not (home_path / "times").is_dir():
         found = replace(found, layout="pytracking")
-    return replace(found, tracker=name or folder.stem if archive else name or folder.name, folder=place)
+    return replace(found, tracker=name or folder.stem if archive else name or folder.name, folder=home_path)
 
 
-def _open_archive(path: Path) -> zipfile.ZipFile:
+def open_archive(path: Path) -> zipfile.ZipFile:
+    """A zip archive of results. Raises InputError if it is none, is damaged, or unpacks to more than results can be."""
     if not path.is_file():
         raise InputError(f"{path}: no such folder of results; wanted {WANTED}")
     try:
@@ -134,7 +135,7 @@ def fit_lengths(
     notes = []
     absent = [s.name for s in benchmark.sequences if not all(files.has(s.name) for files in results)]
     if absent:
-        told = f"{len(absent)} of {len(benchmark)} sequences have no raw results: {_listed(absent)}"
+        told = f"{len(absent)} of {len(benchmark)} sequences have no raw results: {listed(absent)}"
         if not partial or len(absent) == len(benchmark):
             raise InputError(f"{told}; complete them, or leave these out: --skip {','.join(absent)}")
         notes.append(f"{told}; they are left out")
@@ -157,7 +158,7 @@ def fit_lengths(
             start, stop = max(start, counted[0]), min(stop, counted[1])
             differences[f"{files.tracker}: {what}"].append(f"{sequence.name} ({rows} rows, {len(sequence)} frames)")
         sequences.append(sequence if (start, stop) == (0, len(sequence)) else sequence.part(start, stop))
-    notes += [f"{what}: {_listed(where)}" for what, where in differences.items()]
+    notes += [f"{what}: {listed(where)}" for what, where in differences.items()]
     fitted = [replace(files, spans=own) for files, own in zip(results, spans, strict=True)]
     return replace(benchmark, sequences=tuple(sequences)), fitted, notes
 
@@ -219,10 +220,11 @@ def start_notes(benchmark: Benchmark, files: ResultFiles) -> list[str]:
     where = [name for name, is_apart in zip(benchmark.seq_names, apart, strict=True) if is_apart]
     return [
         f"{files.tracker}: {len(where)} sequences start from another box than the given one, of other data or another"
-        f" annotation: {_listed(where)}."
+        f" annotation: {listed(where)}."
     ]
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+def listed(names: Sequence[str], most: int = NAMED) -> str:
+    """The first `most` names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from lorat_plugin.datasets.sequences import VideoSequence
+from lorat_plugin.digests import read_record
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark
 from lorat_plugin.evaluation.long_term import LONG_TERM
@@ -25,7 +26,7 @@ from lorat_plugin.evaluation.plots import CALIBRATION, COLOURS, as_svg, colour, 
 from lorat_plugin.evaluation.protocols import Score
 from lorat_plugin.evaluation.results import ResultFiles, read_confidences
 from lorat_plugin.evaluation.scoring import Reliability, TrackerScore, measure_reliability
-from lorat_plugin.files import parse_json, whole_file
+from lorat_plugin.files import whole_file
 from lorat_plugin.images import read_image
 from lorat_plugin.score_rows import MEASURES, PROTOCOLS
 from lorat_plugin.video.drawing import outline_boxes
@@ -191,21 +192,11 @@ def _long_term(scores: Sequence[TrackerScore]) -> Table | None:
 
 def _settings(scores: Sequence[TrackerScore], notes: Mapping[str, Path]) -> Table | None:
     """What run.json says of each tracker, a column each."""
-    runs = [_read_run(notes[score.tracker]) if score.tracker in notes else {} for score in scores]
+    paths = [notes[score.tracker] / "run.json" if score.tracker in notes else Path() for score in scores]
+    runs = [read_record(path, "delete it") if path.is_file() else {} for path in paths]
     keys = list(dict.fromkeys(key for run in runs for key in run))
     rows = [TableRow(key, None, [_setting(run.get(key)) for run in runs]) for key in keys]
     return Table("Settings of the runs", ["setting", *(score.tracker for score in scores)], rows) if keys else None
-
-
-def _read_run(folder: Path) -> dict[str, Any]:
-    path = folder / "run.json"
-    if not path.is_file():
-        return {}
-    try:
-        run = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: is no file of settings ({error}); delete it") from error
-    return run if isinstance(run, dict) else {"run": run}
 
 
 def _setting(value: object) -> Cell:

@@ -25,11 +25,11 @@ import numpy as np
 from lorat_plugin.box_files import read_boxes
 from lorat_plugin.boxes import iou, rasterize, xywh_to_xyxy, xyxy_to_xywh
 from lorat_plugin.datasets.sequences import VideoSequence
-from lorat_plugin.digests import Record, difference
+from lorat_plugin.digests import Record, difference, read_record
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark
 from lorat_plugin.evaluation.registry import BENCHMARKS
-from lorat_plugin.files import parse_json, read_plain_text, whole_file, write_json
+from lorat_plugin.files import read_plain_text, whole_file, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -115,12 +115,7 @@ class ResultFiles:
         path = self._record_path(sequence)
         if self.records is None or not path.is_file():
             return None
-        try:
-            return dict(parse_json(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(
-                f"{path}: is no record of data ({error}); delete it and the result, and track again"
-            ) from error
+        return read_record(path, "delete it and the result, and track again")
 
     def mismatch(self, sequence: VideoSequence) -> str:
         """In what a result that is there differs from one of this sequence's data, in words; "" if in nothing.

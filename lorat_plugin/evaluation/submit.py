@@ -22,6 +22,7 @@ from lorat_plugin.box_files import read_boxes
 from lorat_plugin.datasets.sequences import VideoSequence
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark
+from lorat_plugin.evaluation.raw_results import listed, open_archive
 from lorat_plugin.evaluation.results import ResultFiles, is_start, parse_table
 from lorat_plugin.files import read_plain_text, whole_file
 
@@ -29,7 +30,6 @@ REPETITIONS = 3  # of GOT-10k's protocol, for trackers that are not deterministi
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the time of every file in the archive, so that equal results give equal archives
 UNTIMED = "has no measured times (a batched run), so the server will show no speed; for one, track with --batch 1"
 NAMED = 3  # examples in a sentence
-LARGEST = 1 << 30  # bytes that an archive may unpack to; the largest submission, TrackingNet's, has 10 MB
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ Parts = dict[str, dict[str, np.ndarray | None]]  # sequence -> part of its files
 
 
 class Findings(NamedTuple):
-    """What a check found, in sentences: problems, which the server would refuse, and warnings."""
+    """What a check found, in sentences: problems, which the server would raise_problems, and warnings."""
 
     problems: list[str]
     warnings: list[str]
@@ -98,11 +98,11 @@ def write_archive(path: Path, server: str, benchmark: Benchmark, files: ResultFi
                     entry.compress_type, entry.create_system, entry.external_attr = zipfile.ZIP_DEFLATED, 3, 0o644 << 16
                     archive.writestr(entry, text)
         found = Findings(broken, []) if broken else check_archive(part, server, benchmark, partial)
-        refuse(found, f"{path} is not written")
+        raise_problems(found, f"{path} is not written")
     return found
 
 
-def refuse(found: Findings, what: str) -> None:
+def raise_problems(found: Findings, what: str) -> None:
     """Raise InputError that begins with `what` and lists the problems, if there are any."""
     if found.problems:
         raise InputError(f"{what}: " + "".join(f"\n  {problem}" for problem in found.problems))
@@ -144,7 +144,11 @@ def check_archive(path: Path, server: str, benchmark: Benchmark | None = None, p
     rules = server_rules(server)
     found: dict[str, list[str]] = defaultdict(list)  # what is wrong -> where
     sequences: Parts = defaultdict(dict)
-    for name, text in _read_archive(path):
+    with open_archive(path) as archive:
+        contents = [
+            (e.filename, archive.read(e).decode("utf-8", "replace")) for e in archive.infolist() if not e.is_dir()
+        ]
+    for name, text in contents:
         match = re.fullmatch(rules.path, name)
         if match is None:
             found[f"does not belong into the archive, whose root holds {rules.layout}"].append(name)
@@ -170,18 +174,6 @@ def check_archive(path: Path, server: str, benchmark: Benchmark | None = None, p
     if len(sequences) != rules.count and not partial:
         problems.append(f"holds {len(sequences)} sequences of {rules.count}; the server wants all of them")
     return Findings(problems, warnings)
-
-
-def _read_archive(path: Path) -> list[tuple[str, str]]:
-    """Names and contents of an archive's files."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if (size := sum(entry.file_size for entry in archive.infolist())) > LARGEST:
-                raise ValueError(f"it unpacks to {size >> 20} MB, more than results can be")
-            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-            return [(entry.filename, archive.read(entry).decode("utf-8", errors="replace")) for entry in entries]
-    except Exception as error:  # zipfile raises many kinds
-        raise InputError(f"{path}: cannot be read as a zip archive ({error}); write it again") from error
 
 
 def _numbers(text: str) -> np.ndarray | None:
@@ -216,6 +208,4 @@ def _judge(parts: dict[str, np.ndarray | None], rules: Server, truth: VideoSeque
 
 
 def _sentence(what: str, where: Iterable[str]) -> str:
-    names = list(dict.fromkeys(where))
-    shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
-    return f"{shown}: {what}"
+    return f"{listed(list(dict.fromkeys(where)), NAMED)}: {what}"

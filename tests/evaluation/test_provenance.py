@@ -233,7 +233,7 @@ def test_a_damaged_record_is_named(monday: Path, tmp_path: Path) -> None:
     files = still(monday, tmp_path / "results")
     assert files.records is not None
     (files.records / "cam1.json").write_text("[1, 2")
-    with pytest.raises(InputError, match=r"cam1\.json: is no record of data"):
+    with pytest.raises(InputError, match=r"cam1\.json: cannot be read as a record"):
         reusable(monday, tmp_path / "results")
 
 

@@ -182,7 +182,7 @@ def test_what_cannot_go_on_one_page_is_refused(benchmark: Benchmark, evaluated: 
         with pytest.raises(InputError, match=message):
             write_report(benchmark, wrong, files, {}, tmp_path / "report.html")
     (tmp_path / "run.json").write_text("{", encoding="utf-8")
-    with pytest.raises(InputError, match=r"run\.json: is no file of settings"):
+    with pytest.raises(InputError, match=r"run\.json: cannot be read as a record"):
         write_report(benchmark, scores[:1], files, {"good": tmp_path}, tmp_path / "report.html", worst=0)
     assert not (tmp_path / "report.html").exists()
 

@@ -213,7 +213,7 @@ def test_the_command_checks_any_archive(tmp_path: Path, capsys: pytest.CaptureFi
     assert run(["submit", "trackingnet", "--check", str(path), "--partial"]) == 0
     assert "as the trackingnet server wants it" in capsys.readouterr().out
     for arguments, message in (
-        (["trackingnet", "--check", __file__], "cannot be read as a zip archive"),
+        (["trackingnet", "--check", __file__], "neither a folder nor a zip archive that can be read"),
         (["lasot", "--check", str(path)], "unknown server 'lasot': use one of got10k, trackingnet"),
     ):
         assert run(["submit", *arguments]) == 2
