@@ -12,10 +12,10 @@ import networkx
 
 from tests.test_architecture import FILES, PACKAGE
 
-LINES = 24_900
-MODULES = 168  # the new folders have an __init__.py each
+LINES = 25_000  # with LoRATv2
+MODULES = 149
 CHAIN = 13  # modules that import each other when they are loaded, one after the other
-CIRCLES = 3  # counting imports inside functions
+CIRCLES = 0  # counting imports inside functions
 SHARED_CLASS_NAMES = 3  # names that more than one public class has
 
 NAMES = {"lorat_plugin." + p.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", "."): p for p in FILES}
