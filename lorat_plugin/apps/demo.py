@@ -100,7 +100,7 @@ def summarize(folder: Path, trackers: Sequence[str], model: str) -> dict[str, An
     with _toolkit_output():
         experiment.report(list(trackers))
     plt.close("all")
-    benchmark = open_benchmark("got10k", folder / "sequences", "val")
+    benchmark = open_benchmark("got10k", folder / "sequences", "val", experiment.dataset.seq_names)
     files = {name: result_files(benchmark, folder / "results", name) for name in trackers}
     scores = {name: _score(benchmark, files[name]) for name in trackers}
     scores = dict(sorted(scores.items(), key=lambda item: -item[1]["auc"]))
