@@ -2,8 +2,8 @@
 
 A score is low if it is below the rule's `absent_below`. A target is uncertain for `PATIENCE` low frames in a row, and
 its box follows the network; from the next one on it is absent, and its box goes back to where it was before them. It
-is tracked again by a score of `found_above` on a box with the colours of its first frame and much the same size, and
-stays uncertain for `TRIAL` more frames that must pass the same test; one failure makes it absent again.
+is tracked again by a score of `found_above` on a box with the colours of its first frame, and stays uncertain
+for `TRIAL` more frames that must pass the same test; one failure makes it absent again.
 
 Pure: numbers and pixels, no network. `tracking.step` alone uses it.
 """
@@ -19,7 +19,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from lorat_plugin.boxes import area, clip_to_image
+from lorat_plugin.boxes import clip_to_image
 from lorat_plugin.errors import InputError
 
 Status = Literal["tracking", "uncertain", "absent"]
@@ -27,8 +27,7 @@ Status = Literal["tracking", "uncertain", "absent"]
 PATIENCE = 2  # frames in a row with a low score before a target counts as absent
 TRIAL = 3  # frames after an absence in which the target is verified
 GROWTH, LARGEST = 1.05, 2.0  # of an absent target's search region: area factor for each frame, and in all
-SWELL = 1.2  # most that a side of a box changes in a frame with a low score, as a factor
-RESIZED = 4.0  # most that the area of a target that returns differs from what it was, as a factor
+SWELL = 1.5  # most that a side of an uncertain box is reported to have grown, as a factor
 ALIKE = 0.3  # least Bhattacharyya coefficient of the colours of a target that returns
 STRIDE = 0.6  # of the sweep's regions, in their side
 USUAL = 0.5  # `absent_below` of weights that store none
@@ -122,8 +121,7 @@ class Presence:
         if not absent and not self.trial:
             passed = score >= rule.absent_below
         else:
-            ratio = area(box) / max(area(self.believed), 1e-9)
-            passed = score >= rule.found_above and 1 / RESIZED <= ratio <= RESIZED
+            passed = score >= rule.found_above
             passed = passed and bool(np.sqrt(self.colours * colours(frame, box)).sum() >= ALIKE)
         if passed:
             trial = TRIAL if absent else max(self.trial - 1, 0)
@@ -136,15 +134,11 @@ class Presence:
         """Factor of the search region's area factor, from 1 to `LARGEST`."""
         return float(min(GROWTH ** min(max(self.low - PATIENCE, 0), 99), LARGEST))  # 99: no overflow
 
-    def limited(self, before: np.ndarray, box: np.ndarray) -> np.ndarray:
-        """A box (4,) xyxy whose sides are at most `SWELL` times those of the one before, or that part of them.
-
-        Boxes with good scores stay as they are, and so does one that is not finite; the centre is kept.
-        """
-        if not self.low or not np.isfinite(box).all():
+    def limited(self, box: np.ndarray) -> np.ndarray:
+        """A box (4,) xyxy to report: while uncertain, its sides are at most `SWELL` times the believed ones."""
+        if self.status != "uncertain":
             return box
-        sides = before[2:] - before[:2]
-        half = np.clip(box[2:] - box[:2], sides / SWELL, sides * SWELL) / 2
+        half = np.minimum(box[2:] - box[:2], (self.believed[2:] - self.believed[:2]) * SWELL) / 2
         centre = (box[:2] + box[2:]) / 2
         return np.concatenate([centre - half, centre + half])
 

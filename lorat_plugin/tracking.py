@@ -140,7 +140,6 @@ def step(
         score, box = best[number]
         if rule.absent_below:
             target.presence = target.presence.observe(rule, frame, target.box, box, score)
-            box = clip_to_image(target.presence.limited(target.box, box), frame.shape[:2])
         status = target.presence.status
         if status == "absent":
             target.box = box = target.presence.believed
@@ -149,6 +148,7 @@ def step(
         elif (box[2:] > box[:2]).all():
             target.box = box
         probability = None if rule.calibration is None else rule.probability(score)
+        box = target.presence.limited(box) if status == "uncertain" else box
         results.append(TrackResult(xyxy_to_xywh(box), score, status == "absent", status == "uncertain", probability))
     if hasattr(engine, "remember"):
         _remember(engine, targets, frames, results)
