@@ -27,12 +27,12 @@ from lorat_plugin.datasets.got10k import read_list
 from lorat_plugin.datasets.index import IndexedDataset, clean, index_dataset
 from lorat_plugin.datasets.lmdb_build import build_lmdb
 from lorat_plugin.datasets.registry import dataset_root, make_reader, open_store
+from lorat_plugin.digests import read_record
 from lorat_plugin.engines.graphs import cut_crops
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import read_attributes
 from lorat_plugin.evaluation.provenance import _compare as compare_settings
 from lorat_plugin.evaluation.registry import open_benchmark
-from lorat_plugin.evaluation.report import _read_run as read_run
 from lorat_plugin.evaluation.results import notes_folder, read_confidences, result_files
 from lorat_plugin.evaluation.scoring import score_tracker
 from lorat_plugin.evaluation.submit import check_archive, write_archive
@@ -215,7 +215,7 @@ def _configs(root: Path) -> Iterator[tuple[str, Reader]]:
     run = root / "run.json"
     run.write_text('{"model": "lorat_tiny", "frames": 7}')
     yield "run.json compared", Reader(run, lambda: compare_settings(run, {"model": "lorat_tiny"}))
-    yield "run.json shown", Reader(run, lambda: read_run(root))
+    yield "run.json shown", Reader(run, lambda: read_record(root / "run.json", "delete it"))
 
 
 def _sequences(root: Path) -> Iterator[tuple[str, Reader]]:
