@@ -234,13 +234,13 @@ def network_names(tensors: dict[str, torch.Tensor], variant: Variant) -> dict[st
         weights = [name for name in kept if name.endswith(".attn.qkv.weight")]
         kept |= {name.replace("weight", "bias"): kept[name].new_zeros(len(kept[name])) for name in weights}
     if known.pos_embed is None:
-        kept["pos_embed"] = torch.zeros(1, variant.search_grid**2, variant.dim)
+        kept["pos_embed"] = torch.zeros(1, variant.table_grid**2, variant.dim)
     if "pos_embed" in kept:
         cells = math.isqrt(kept["pos_embed"].shape[1]) ** 2  # a few prefix tokens never fill up another square
         prefix, table = kept["pos_embed"].split([kept["pos_embed"].shape[1] - cells, cells], 1)
         if "reg_token" in kept and prefix.shape[1] and not known.no_embed_class:
             kept["reg_token"] = kept["reg_token"] + prefix[:, -kept["reg_token"].shape[1] :]
-        kept["pos_embed"] = resize_position_table(table, variant.search_grid)
+        kept["pos_embed"] = resize_position_table(table, variant.table_grid)
         if variant.position == "separate":
             kept["template_pos_embed"] = resize_position_table(table, variant.template_grid)
     return kept
@@ -254,3 +254,24 @@ def resize_position_table(table: torch.Tensor, grid: int) -> torch.Tensor:
     square = table.float().view(1, side, side, -1).permute(0, 3, 1, 2)
     resized = nn.functional.interpolate(square, size=(grid, grid), mode="bicubic", align_corners=False)
     return resized.permute(0, 2, 3, 1).reshape(1, grid * grid, -1)
+
+
+_LAYER = re.compile(r"(blocks\.\d+\.(?:attn\.qkv|attn\.proj|mlp\.fc[12]))\.(weight|bias)")
+
+
+def spread(tensors: dict[str, torch.Tensor], variant: Variant) -> dict[str, torch.Tensor]:
+    """A backbone's tensors by LoRATv2's names: layers for each chunk, final norm for each search region.
+
+    Those of a variant without chunks are returned as they are.
+    """
+    if not variant.chunks:
+        return tensors
+    parts: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        names = [name]
+        if match := _LAYER.fullmatch(name):
+            names = [f"{match[1]}.{chunk}.{match[2]}" for chunk in range(variant.chunks)]
+        elif name.startswith("norm."):
+            names = [f"norms.{stream}.{name[5:]}" for stream in range(variant.chunks - 1)]
+        parts |= {part: tensor.clone() for part in names}  # files hold no shared memory
+    return parts

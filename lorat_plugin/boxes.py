@@ -19,12 +19,14 @@ RASTER_TOLERANCE = 1e-4
 
 def xywh_to_xyxy(boxes: Boxes) -> Boxes:
     """Left, top, width, height -> left, top, right, bottom; (..., 4) -> (..., 4) of the same dtype."""
-    return _stack(boxes, boxes[..., 0], boxes[..., 1], boxes[..., 0] + boxes[..., 2], boxes[..., 1] + boxes[..., 3])
+    tools: Any = torch if isinstance(boxes, torch.Tensor) else np
+    return tools.concatenate((boxes[..., :2], boxes[..., 2:] + boxes[..., :2]), -1)
 
 
 def xyxy_to_xywh(boxes: Boxes) -> Boxes:
     """Left, top, right, bottom -> left, top, width, height; (..., 4) -> (..., 4) of the same dtype."""
-    return _stack(boxes, boxes[..., 0], boxes[..., 1], boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1])
+    tools: Any = torch if isinstance(boxes, torch.Tensor) else np
+    return tools.concatenate((boxes[..., :2], boxes[..., 2:] - boxes[..., :2]), -1)
 
 
 def clip_to_image(boxes: Boxes, image_size: tuple[int, int]) -> Boxes:
@@ -86,10 +88,6 @@ def _intersection_and_union(a: Boxes, b: Boxes) -> tuple[Boxes, Boxes]:
     sides = (high - low).clip(0)  # (..., 2) width, height of the intersection
     intersection = sides[..., 0] * sides[..., 1]
     return intersection, area(a) + area(b) - intersection
-
-
-def _stack(like: Boxes, *columns: Any) -> Any:
-    return torch.stack(columns, -1) if isinstance(like, torch.Tensor) else np.stack(columns, -1)
 
 
 def _namespace(boxes: Boxes) -> Any:

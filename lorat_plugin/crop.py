@@ -27,10 +27,6 @@ NORMALIZATIONS = {  # of a backbone's training images: mean and deviation of red
 Size = int | tuple[int, int]  # side of a square, or (width, height), pixels
 
 
-def _twice(vector: np.ndarray) -> np.ndarray:
-    return np.concatenate((vector, vector))
-
-
 def crop_parameters(box_xyxy: np.ndarray, area_factor: float, size: Size) -> tuple[np.ndarray, np.ndarray]:
     """Requested scale and shift of the crop centred on a box: crop = scale * frame + shift.
 
@@ -61,8 +57,22 @@ class Crop:
     shift: np.ndarray  # (2,) float64, crop pixels
 
     @classmethod
-    def around(cls, box_xyxy: np.ndarray, area_factor: float, size: Size, frame_size: tuple[int, int]) -> Crop:
-        """Crop centred on a box (xyxy, float64, frame pixels) in a frame of (height, width) pixels."""
+    def around(
+        cls,
+        box_xyxy: np.ndarray,
+        area_factor: float,
+        size: Size,
+        frame_size: tuple[int, int],
+        least_side: float = 0.0,
+    ) -> Crop:
+        """Crop centred on a box (xyxy, float64, frame pixels) in a frame of (height, width) pixels.
+
+        A side of the box below `least_side` pixels is raised to it about the centre.
+        """
+        if least_side:
+            centre = (box_xyxy[:2] + box_xyxy[2:]) / 2
+            half = np.maximum(box_xyxy[2:] - box_xyxy[:2], least_side) / 2
+            box_xyxy = np.concatenate([centre - half, centre + half])
         return cls.aligned(*crop_parameters(box_xyxy, area_factor, size), size, frame_size)
 
     @classmethod
@@ -70,9 +80,11 @@ class Crop:
         """Crop closest to a requested scale (2,) and shift (2,) that maps whole pixels to whole pixels."""
         width, height = size if isinstance(size, tuple) else (size, size)
         frame_height, frame_width = frame_size
-        wanted = np.array([0.0, 0.0, frame_width, frame_height]) * _twice(scale) + _twice(shift)  # the whole frame
+        wanted = np.array([0.0, 0.0, frame_width, frame_height]) * np.tile(scale, 2) + np.tile(
+            shift, 2
+        )  # the whole frame
         target = rasterize(clip_to_image(wanted, (height, width)))  # (4,) int64 xyxy, crop pixels
-        inverse = target * _twice(1 / scale) + _twice(-shift / scale)  # (4,) float64 xyxy, frame pixels
+        inverse = target * np.tile(1 / scale, 2) + np.tile(-shift / scale, 2)  # (4,) float64 xyxy, frame pixels
         source = clip_to_image(rasterize(inverse), frame_size)  # (4,) int64 xyxy, frame pixels
         # The official code rounds the applied parameters to float32, and its boxes follow from the rounded values.
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -114,11 +126,11 @@ class Crop:
 
     def to_crop(self, boxes_xyxy: np.ndarray) -> np.ndarray:
         """Boxes (..., 4) xyxy in frame pixels -> crop pixels, float64."""
-        return boxes_xyxy * _twice(self.scale) + _twice(self.shift)
+        return boxes_xyxy * np.tile(self.scale, 2) + np.tile(self.shift, 2)
 
     def to_frame(self, boxes_xyxy: np.ndarray) -> np.ndarray:
         """Boxes (..., 4) xyxy in crop pixels -> frame pixels, float64."""
-        return boxes_xyxy * _twice(1 / self.scale) + _twice(-self.shift / self.scale)
+        return boxes_xyxy * np.tile(1 / self.scale, 2) + np.tile(-self.shift / self.scale, 2)
 
 
 def cut_all(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib import import_module
 from typing import Any
 
 import torch
-from torch import nn
 
 from lorat_plugin.errors import InputError
 from lorat_plugin.network import LoRATNetwork
@@ -14,13 +14,17 @@ from lorat_plugin.plugins import load_plugin, plugin_names
 from lorat_plugin.variants import Variant
 
 GROUP = "lorat_plugin.networks"  # entry points: name = a module class with the methods of `LoRATNetwork`
-NETWORKS: dict[str, type[nn.Module]] = {"lorat": LoRATNetwork}
+NETWORKS = {"lorat": "network:LoRATNetwork", "lorat2": "network_v2:LoRATv2Network"}  # modules of this package
 
 
 def network_class(variant: Variant) -> type[Any]:
     """The class of a variant's network. Raises InputError if no installed package has it, or if it is no network."""
     name = variant.network
-    found = NETWORKS.get(name) or load_plugin(GROUP, name, "network")
+    if name in NETWORKS:
+        module, _, known = NETWORKS[name].partition(":")
+        found = getattr(import_module(f"{__package__}.{module}"), known)
+    else:
+        found = load_plugin(GROUP, name, "network")
     if found is None:
         names = ", ".join(sorted({*NETWORKS, *plugin_names(GROUP)}))
         raise InputError(f"variant '{variant.name}': unknown network '{name}'; registered are {names}")

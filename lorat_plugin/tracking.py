@@ -48,7 +48,7 @@ class Engine(Protocol):
 class TrackResult(NamedTuple):
     """Result for one target in one frame."""
 
-    box: np.ndarray  # (4,) float64: x, y, w, h in frame pixels, 0-based top-left, clipped to the frame
+    box: np.ndarray  # (4,) float64: x, y, w, h in frame pixels, 0-based top-left, see `Variant.clip_boxes`
     score: float  # in [0, 1]; confidence of the network at the chosen cell
     absent: bool = False  # scores are too low, see `presence`: the box is the last one that was believed
     uncertain: bool = False  # the score is low, or the target has just returned
@@ -116,6 +116,8 @@ def step(
     Returns one result for each target. Raises InputError for a frame of another type.
     """
     variant = engine.variant
+    if hasattr(engine, "remember"):
+        _remember(engine, targets, frames, None)
     owners, crops = _search_regions(variant, targets, frames)  # targets' numbers; one or two regions for each target
     searched = [targets[n] for n in owners]
     x = normalize(
@@ -134,31 +136,34 @@ def step(
     for number, crop, box, score in zip(owners, crops, in_crop, scores.tolist(), strict=True):
         score = score if np.isfinite(score) else 0.0
         if number not in best or score > best[number][0]:
-            best[number] = score, clip_to_image(crop.to_frame(box), frames[number].shape[:2])
+            best[number] = score, crop.to_frame(box)
     results = []
     for number, (target, frame) in enumerate(zip(targets, frames, strict=True)):
-        score, box = best[number]
+        score, reported = best[number]
+        box = clip_to_image(reported, frame.shape[:2])
         if rule.absent_below:
             target.presence = target.presence.observe(rule, frame, target.box, box, score)
         status = target.presence.status
         if status == "absent":
-            target.box = box = target.presence.believed
+            target.box = reported = target.presence.believed
         elif not np.isfinite(box).all():  # the crop missed a frame that has shrunk, or fp16 overflowed
-            box = target.box
-        elif (box[2:] > box[:2]).all():
-            target.box = box
+            reported = target.box
+        else:
+            target.box = box if (box[2:] > box[:2]).all() else target.box
+            reported = box if variant.clip_boxes else reported
         probability = None if rule.calibration is None else rule.probability(score)
-        box = target.presence.limited(box) if status == "uncertain" else box
-        results.append(TrackResult(xyxy_to_xywh(box), score, status == "absent", status == "uncertain", probability))
+        xywh = xyxy_to_xywh(target.presence.limited(reported) if status == "uncertain" else reported)
+        results.append(TrackResult(xywh, score, status == "absent", status == "uncertain", probability))
     if hasattr(engine, "remember"):
         _remember(engine, targets, frames, results)
     return results
 
 
 def _remember(
-    engine: Any, targets: Sequence[Target], frames: Sequence[np.ndarray], results: Sequence[TrackResult]
+    engine: Any, targets: Sequence[Target], frames: Sequence[np.ndarray], results: Sequence[TrackResult] | None
 ) -> None:
-    """Let an engine update its memory of targets, after their states and results are those of `frames`.
+    """Let an engine update its memory of targets, before they are searched in their frames (without results) and after
+    their states and results are those of `frames`.
 
     `engine.remember(targets, frames, results)` returns one memory for each target, the same object if nothing changes.
     It is called for a start too, with the start box and the score 1.

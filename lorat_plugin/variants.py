@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
-from typing import Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from lorat_plugin.errors import InputError
+
+DINOV2_GRID = 37  # cells along a side of DINOv2's own position table
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,18 @@ class Variant:
     train_norm: bool = False  # the final norm fits only the backbone's last block: train it when blocks are left out
     window_weight: float = 0.45  # share of the Hann window in the penalised score map
     min_object_size: float = 10.0  # frame pixels; a smaller state box is widened before the search crop
-    drop_path: float = 0.0  # rate of stochastic depth while training, the same in all blocks
+    drop_path: float = 0.0  # rate of stochastic depth while training; LoRATv2: of the last block, rising from 0
     head: Literal["mlp", "conv"] = "mlp"
     normalization: Literal["imagenet", "clip", "symmetric", "none"] = "imagenet"  # of the input; see `crop`
-    position: Literal["shared", "separate"] = "shared"  # one position table and token types, or a table for each image
+    position: Literal["shared", "separate", "window"] = "shared"  # one table and token types; a table for each image;
+    # or "window": the top-left cells of DINOv2's own table, and token types
     network: str = "lorat"  # name of its class, see `networks`
+    chunks: int = 0  # images of LoRATv2: 2 in phase 1, 3 with a reference; 0 for other networks
+    reference_size: int = 0  # of LoRATv2's reference, pixels; 0: none
+    reference_area_factor: float = 4.0
+    reference_from: Literal["next", "start"] = "next"  # frame of the first reference, which is cut around the start box
+    update_above: float = 0.9  # score above which a frame gives a new reference
+    clip_boxes: bool = True  # report boxes clipped to the frame
 
     def __post_init__(self) -> None:
         """Raise InputError for sizes that cannot work together."""
@@ -54,6 +63,12 @@ class Variant:
             raise InputError(
                 f"variant '{self.name}': depth, heads and rank must be above 0, and dim a multiple of heads"
             )
+        if self.reference_size % self.patch_size or self.reference_size < 0:
+            raise InputError(
+                f"variant '{self.name}': reference_size {self.reference_size} must be a multiple of {self.patch_size}"
+            )
+        if not 0 <= self.update_above <= 1:
+            raise InputError(f"variant '{self.name}': update_above {self.update_above} must be a score from 0 to 1")
         if not 0 <= self.drop_path < 1:
             raise InputError(f"variant '{self.name}': drop_path {self.drop_path} must be at least 0 and below 1")
 
@@ -68,15 +83,51 @@ class Variant:
         return self.search_size // self.patch_size
 
     @property
+    def search_grids(self) -> tuple[int, ...]:
+        """Cells along a side of the reference, if there is one, and of the search region."""
+        return tuple(size // self.patch_size for size in (self.reference_size, self.search_size) if size)
+
+    @property
+    def trained_chunks(self) -> range:
+        """Chunks of LoRATv2 that are trained: both of phase 1, the last of phase 2."""
+        return range(2 if self.reference_size else 0, self.chunks)
+
+    @property
+    def phase1(self) -> Variant:
+        """LoRATv2's phase 1 of a phase 2, whose reference is the search region there."""
+        return replace(
+            self,
+            name=f"{self.name}_phase1",
+            search_size=self.reference_size,
+            search_area_factor=self.reference_area_factor,
+            reference_size=0,
+            chunks=2,
+        )
+
+    @property
+    def table_grid(self) -> int:
+        """Cells along a side of the position table."""
+        return DINOV2_GRID if self.position == "window" else self.search_grid
+
+    @property
     def lora_scaling(self) -> float:
         """Factor of B A in an adapted layer: alpha / r, or alpha / sqrt(r) with rsLoRA (arXiv 2312.03732)."""
         return self.lora_alpha / (self.lora_rank**0.5 if self.rslora else self.lora_rank)
 
     @property
     def trained_modules(self) -> list[str]:
-        """Names of the modules that are trained whole, beside adapters."""
+        """Names of the modules and single parameters that are trained whole, beside adapters."""
+        if self.chunks:
+            last = self.chunks - 2  # of the search streams
+            types = [f"search_region_token_type_embed.{last}"]
+            types += ["template_token_type_embed"] if 0 in self.trained_chunks else []
+            return [*types, f"heads.{last}", *([f"norms.{last}"] if self.train_norm else [])]
         types = ["token_type_embed"] if self.position == "shared" else []
         return [*types, "head", *(["norm"] if self.train_norm else [])]
+
+    def trains(self, name: str) -> bool:
+        """Whether a parameter is in one of `trained_modules`."""
+        return f"{name}.".startswith(tuple(f"{module}." for module in self.trained_modules))
 
     def to_json(self) -> str:
         """All fields as JSON; `from_json` reads it back."""
@@ -132,6 +183,29 @@ _VARIANTS["lorat_tiny"] = Variant(  # real time on two CPU cores; bundled weight
     lora_alpha=32.0,
     train_norm=True,
 )
+_PHASES: dict[str, dict[str, Any]] = {
+    "224": {"search_size": 224, "search_area_factor": 4.0, "chunks": 2},
+    "378": {"search_size": 378, "search_area_factor": 5.0, "chunks": 3, "reference_size": 224},
+}
+_VARIANTS |= {
+    f"lorat2_{letter}_{name}": Variant(
+        f"lorat2_{letter}_{name}",
+        _SIZES[letter][0].replace("_dinov2", "_reg4_dinov2"),
+        *_SIZES[letter][1:],  # type: ignore[arg-type]
+        template_size=224,
+        **phase,
+        window_weight=0.4 if (letter, name) == ("l", "378") else 0.45,
+        drop_path=_DROP_PATH.get(letter, 0.0),
+        position="window",
+        network="lorat2",
+        clip_boxes=False,
+    )
+    for letter in "bl"
+    for name, phase in _PHASES.items()
+}
+_VARIANTS["lorat2_tiny"] = replace(
+    _VARIANTS["lorat_tiny"], name="lorat2_tiny", position="window", network="lorat2", chunks=2, clip_boxes=False
+)
 
 
 def list_variants() -> list[str]:
@@ -152,7 +226,7 @@ def get_variant(name: str) -> Variant:
 
 def find_variant(name: str) -> Variant | None:
     """As `get_variant`, but None if the name is unknown."""
-    plain = name.lower().translate(_SEPARATORS)
+    plain = name.lower().translate(_SEPARATORS).replace("loratv2", "lorat2")
     known = {registered.lower().translate(_SEPARATORS): variant for registered, variant in _VARIANTS.items()}
     if plain in known:
         return known[plain]
@@ -164,6 +238,8 @@ def baseline(variant: Variant) -> Variant:
     """What the paper compares LoRAT with: a position table for each image, no token types, a convolutional head."""
     if (variant.head, variant.position) == ("conv", "separate"):
         return variant
+    if variant.network != "lorat":
+        raise InputError(f"variant '{variant.name}' has no baseline: take one of the first LoRAT")
     return replace(variant, name=f"{variant.name}_baseline", head="conv", position="separate")
 
 

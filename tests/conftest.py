@@ -35,6 +35,14 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
+def golden2(shared: Path) -> Path:
+    """LoRATv2's golden data."""
+    if not (shared / "golden/v2").is_dir():
+        pytest.skip("LoRATv2's golden data are not here")
+    return shared / "golden/v2"
+
+
+@pytest.fixture(scope="session")
 def tiny_network() -> LoRATNetwork:
     """lorat_tiny with random weights."""
     torch.manual_seed(0)

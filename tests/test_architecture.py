@@ -26,6 +26,7 @@ LAYERS = [
     {"digests", "images", "box_files", "frames", "processes", "crop", "score_rows", "presence"},
     {"backbones", "synthetic"},
     {"network", "datasets", "interchange"},
+    {"network_v2"},
     {"networks"},
     {"checkpoints"},
     {"tracking", "models"},

@@ -55,8 +55,13 @@ class SplitQKV(nn.Module):
 def split_qkv(network: LoRATNetwork) -> LoRATNetwork:
     """Replace every block's fused qkv layer by three layers, in place: the base model that adapter files refer to."""
     for block in network.blocks:
-        if isinstance(block.attn.qkv, nn.Linear):
-            block.attn.qkv = SplitQKV(block.attn.qkv)
+        if isinstance(block.attn.qkv, nn.ModuleList):  # a layer for each chunk
+            layers = [(block.attn.qkv, str(chunk)) for chunk in network.variant.trained_chunks]
+        else:
+            layers = [(block.attn, "qkv")]
+        for parent, name in layers:
+            if isinstance(layer := getattr(parent, name), nn.Linear):
+                setattr(parent, name, SplitQKV(layer))
     return network
 
 
@@ -84,8 +89,9 @@ def inject(
         for name, parameter in network.named_parameters():
             if "lora_A" in name or "lora_B" in name:
                 nn.init.trunc_normal_(parameter, std=0.02)
-    for name in variant.trained_modules:
-        network.get_submodule(name).requires_grad_(True)
+    for name, parameter in network.named_parameters():
+        if variant.trains(name):
+            parameter.requires_grad_(True)
     return network
 
 
@@ -99,14 +105,18 @@ def adapter_config(
         r=rank,
         lora_alpha=int(alpha) if float(alpha).is_integer() else alpha,
         use_rslora=rslora,
-        target_modules=target_pattern(targets),
+        target_modules=target_pattern(targets, variant),
         modules_to_save=variant.trained_modules,
     )
 
 
-def target_pattern(targets: Iterable[str]) -> str:
-    """Regular expression of the full names of all blocks' layers out of `TARGETS`."""
-    return rf"blocks\.\d+\.(attn\.qkv|attn|mlp)\.({'|'.join(targets)})"
+def target_pattern(targets: Iterable[str], variant: Variant) -> str:
+    """Regular expression of the full names of all blocks' layers out of `TARGETS`, of LoRATv2 in the trained chunks."""
+    names = "|".join(targets)
+    if not variant.chunks:
+        return rf"blocks\.\d+\.(attn\.qkv|attn|mlp)\.({names})"
+    chunk = f"[{''.join(map(str, variant.trained_chunks))}]"
+    return rf"blocks\.\d+\.(attn\.qkv\.{chunk}\.({names})|(attn|mlp)\.({names})\.{chunk})"
 
 
 def adapters(network: LoRATNetwork) -> PeftConfig | None:
@@ -159,8 +169,7 @@ def adapter_tensors(network: LoRATNetwork) -> dict[str, torch.Tensor]:
     """Adapters of any kind, by peft's names in files, and the modules that are trained whole."""
     from peft import get_peft_model_state_dict
 
-    modules = tuple(f"{module}." for module in network.variant.trained_modules)
-    whole = {name: tensor for name, tensor in network.state_dict().items() if name.startswith(modules)}
+    whole = {name: tensor for name, tensor in network.state_dict().items() if network.variant.trains(name)}
     return get_peft_model_state_dict(network) | whole
 
 
@@ -192,9 +201,10 @@ def merge_tensors(tensors: dict[str, torch.Tensor], scaling: Callable[[str, int]
     are not known here.
     """
     plain = {name: tensor for name, tensor in tensors.items() if ".lora_" not in name}
-    for name in [name for name in plain if ".attn.qkv.q." in name]:
-        parts = [plain.pop(name.replace(".qkv.q.", f".qkv.{letter}.")) for letter in "qkv"]
-        fused = name.replace(".qkv.q.", ".qkv.")
+    for name in [name for name in plain if re.search(r"\.attn\.qkv\.(\d\.)?q\.", name)]:
+        before, _, after = name.rpartition(".q.")
+        parts = [plain.pop(f"{before}.{letter}.{after}") for letter in "qkv"]
+        fused = f"{before}.{after}"
         if fused in plain:
             raise ValueError(f"{fused} is there twice")
         plain[fused] = torch.cat(parts)
@@ -206,11 +216,11 @@ def merge_tensors(tensors: dict[str, torch.Tensor], scaling: Callable[[str, int]
         changes = {"weight": (b.flatten(1) @ a.flatten(1)).unflatten(1, a.shape[1:])}
         if f"{layer}.lora_B.bias" in tensors:
             changes["bias"] = tensors[f"{layer}.lora_B.bias"].float()
-        attention, _, part = layer.rpartition(".qkv.")
-        first = "qkv".index(part) * b.shape[0] if attention else 0
+        split = re.fullmatch(r"(.*\.qkv(?:\.\d)?)\.([qkv])", layer)
+        first = "qkv".index(split[2]) * b.shape[0] if split else 0
         rows = slice(first, first + b.shape[0])
         for kind, change in changes.items():
-            key = f"{attention}.qkv.{kind}" if attention else f"{layer}.{kind}"
+            key = f"{split[1] if split else layer}.{kind}"
             whole = plain[key].float().clone()
             if whole[rows].shape != change.shape:
                 raise ValueError(f"adapter of {layer} is {tuple(change.shape)}, its layer {tuple(whole.shape)}")

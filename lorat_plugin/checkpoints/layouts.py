@@ -74,7 +74,10 @@ _TRANSFORMERS = (  # name in transformers' Dinov2Model, Dinov2WithRegistersModel
 )
 _OF_BACKBONE = ("blocks.", "norm.", "patch_embed.", "pos_embed", "cls_token", "mask_token", "register_")
 _CHUNK = re.compile(r"^blocks\.\d+\.(?=\d+\.)")  # of blocks, in checkpoints of DINOv2's training
-_ADAPTED = re.compile(r"^(blocks\.\d+\.(?:attn\.qkv\.[qkv]|attn\.proj|mlp\.fc[12]))\.(weight|bias)$")
+_ADAPTED = re.compile(
+    r"^(blocks\.\d+\.(?:attn\.qkv\.(?:\d\.)?[qkv]|(?:attn\.proj|mlp\.fc[12])(?:\.\d)?))\.(weight|bias)$"
+)
+_CHUNKS_LAYER = re.compile(r"^(blocks\.\d+\.(?:attn\.proj|mlp\.fc[12]))\.(\d)\.lora_A\.weight$")  # LoRATv2's
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class Weights:
     alpha: dict[str, float] = field(default_factory=dict)  # by adapted layer; "" stands for all; empty: scaling 1
     rslora: bool = False
     metadata: dict[str, str] = field(default_factory=dict)
+    chunks: int = 0  # of LoRATv2: 2 of its phase 1, 3 of phase 2; 0 for other networks
 
     @property
     def has_adapters(self) -> bool:
@@ -106,7 +110,9 @@ class Weights:
     @property
     def has_backbone(self) -> bool:
         """Whether the blocks' own weights are there; adapters may come with single modules of the backbone."""
-        return {"patch_embed.proj.weight", "blocks.0.mlp.fc2.weight"} <= self.tensors.keys()
+        layers = [name for name in self.tensors if name.startswith("blocks.0.mlp.fc2.")]
+        wanted = {re.sub(r"\.(lora_[AB]\.)?\w+$", ".weight", name) for name in layers}
+        return bool(wanted) and wanted | {"patch_embed.proj.weight"} <= self.tensors.keys()
 
     def scaling(self, layer: str, rank: int) -> float:
         """Factor of B A for a layer. A file without alpha means 1, as the official loader reads it."""
@@ -138,7 +144,11 @@ def recognise(source: str, raw: dict[str, object], metadata: dict[str, str]) -> 
         tensors = {n: t for n, t in _renamed(tensors, _TRANSFORMERS).items() if n.startswith(_OF_BACKBONE)}
     alpha, rslora = _lora_settings(tensors, metadata)
     tensors = _renamed(tensors, _OFFICIAL)
-    weights = Weights(source, "LoRAT merged", tensors, alpha, rslora, metadata)
+    chunks = max(
+        (2 + int(name[-1]) for name in tensors if name.startswith("search_region_token_type_embed.")), default=0
+    )
+    tensors = _unshared(tensors) if chunks else tensors
+    weights = Weights(source, "LoRAT merged", tensors, alpha, rslora, metadata, chunks)
     layout: str
     if metadata.get("peft_type"):
         layout = "LoRAT adapters (peft, not LoRA)"
@@ -153,7 +163,7 @@ def recognise(source: str, raw: dict[str, object], metadata: dict[str, str]) -> 
                 raise CheckpointError(
                     f"{source}: peft's adapters without alpha: give the folder of adapter_config.json"
                 )
-    elif any(name.startswith("head.cls_") for name in tensors) and weights.has_backbone:
+    elif any(name.startswith(("head.cls_", "heads.")) for name in tensors) and weights.has_backbone:
         layout = "LoRAT merged"
     elif {"patch_embed.proj.weight", "blocks.0.norm1.weight"} <= tensors.keys():
         layout = f"ViT ({'transformers' if origin == 'transformers' else 'timm'})"
@@ -170,7 +180,7 @@ def to_official(tensors: dict[str, torch.Tensor], swiglu: bool, full: bool = Fal
     """Common names -> the official ones; `full` marks base weights of adapted layers by `.linear.` in the name."""
     renamed = {}
     for name, tensor in tensors.items():
-        if full and (match := _ADAPTED.match(name)):
+        if full and (match := _ADAPTED.match(name)) and f"{match[1]}.lora_A.weight" in tensors:
             name = f"{match[1]}.linear.{match[2]}"
         name = re.sub(r"\.lora_([AB])\.weight$", r".lora.\1", name)
         if swiglu:
@@ -198,6 +208,17 @@ def _backbone_part(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             inner = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
             return {_CHUNK.sub("blocks.", name): tensor for name, tensor in inner.items()}
     return {_CHUNK.sub("blocks.", name): tensor for name, tensor in tensors.items()}
+
+
+def _unshared(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """With the layers that LoRATv2's adapted chunks share, which the official files hold once, for each chunk."""
+    for name in sorted(tensors):
+        if match := _CHUNKS_LAYER.match(name):
+            for kind in ("weight", "bias"):
+                first = f"{match[1]}.{min(n[len(match[1]) + 1] for n in tensors if n.startswith(match[1]))}.{kind}"
+                if first in tensors:
+                    tensors.setdefault(f"{match[1]}.{match[2]}.{kind}", tensors[first].clone())
+    return tensors
 
 
 def _lora_settings(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> tuple[dict[str, float], bool]:

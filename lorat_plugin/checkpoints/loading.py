@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from lorat_plugin.backbones import hub_id, network_names
+from lorat_plugin.backbones import hub_id, network_names, spread
 from lorat_plugin.checkpoints.adapters import (
     adapter_tensors,
     inject,
@@ -33,14 +33,15 @@ from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.networks import make_network, shapes, skeleton
 from lorat_plugin.presence import PresenceRule
 from lorat_plugin.processes import check_process
-from lorat_plugin.variants import Variant, find_variant, get_variant, list_variants
+from lorat_plugin.variants import DINOV2_GRID, Variant, find_variant, get_variant, list_variants
 
 logger = logging.getLogger(__name__)
 
 HUB_CONFIG, HUB_WEIGHTS = "config.json", "model.safetensors"  # of a folder on the hub
 ADAPTER_CONFIG, ADAPTER_FILES = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
-OWN = ("token_type_embed", "head.")  # how the names of tensors begin that no backbone has
-DINOV2_GRID = 37  # cells along a side of DINOv2's own position table
+OWN = ("token_type_embed", "head", "template_token_type", "search_region_token_type")  # start of names of no backbone
+_WIDE = re.compile(r"pos_embed|norm\.weight|token_type_embed\.weight|search_region_token_type_embed\.\d")  # by dim
+_FAMILY = {0: "LoRAT", 2: "LoRATv2 phase 1", 3: "LoRATv2 phase 2"}  # by chunks
 
 
 # --- read ----------------------------------------------------------------------------------------------------------
@@ -102,7 +103,10 @@ def _read_adapter_config(path: Path) -> dict[str, str]:
 
 
 def load_checkpoint(
-    source: str | Path, variant: Variant | str | None = None, backbone: str | Path | None = None
+    source: str | Path,
+    variant: Variant | str | None = None,
+    backbone: str | Path | None = None,
+    phase1: str | Path | None = None,
 ) -> LoRATNetwork:
     """A network from LoRAT weights of any layout, merged and in eval mode.
 
@@ -110,11 +114,13 @@ def load_checkpoint(
         source: file, adapter folder or hub id.
         variant: left out, it is inferred from shapes and metadata.
         backbone: DINOv2 file for weights that hold adapters only; left out, timm fetches it from the hub.
+        phase1: LoRATv2's weights of phase 1, which complete adapters of phase 2.
     Raises CheckpointError with one sentence that names the file and the remedy.
     """
     check_process(torch.device("cpu"), os.getpid())  # half precision is converted by torch's threads
     weights = read_trained(source)
     variant = get_variant(variant) if isinstance(variant, str) else variant or infer_variant(weights)
+    weights = join_phases(weights, variant, phase1, backbone) if phase1 else weights
     check(weights, variant)
     base = "" if weights.has_backbone else f", backbone from {backbone or 'the hub'}"
     if weights.by_peft:
@@ -140,17 +146,34 @@ def read_trained(source: str | Path) -> Weights:
     return weights
 
 
+def join_phases(weights: Weights, variant: Variant, phase1: str | Path, backbone: str | Path | None = None) -> Weights:
+    """LoRATv2's phase 2 over its phase 1, merged. Errors are those of `load_checkpoint`."""
+    if not variant.reference_size:
+        raise CheckpointError(f"{phase1}: phase 1's weights complete LoRATv2's phase 2, which {variant.name} is not")
+    first = load_checkpoint(phase1, variant.phase1, backbone).state_dict()
+    return replace(weights, tensors=first | weights.tensors)
+
+
 def check(weights: Weights, variant: Variant) -> None:
     """Raise CheckpointError unless LoRAT's own parts are there, and adapters without a backbone fit the variant."""
+    if weights.chunks != variant.chunks:
+        raise CheckpointError(
+            f"{weights.source}: weights of {_FAMILY[weights.chunks]}, but {variant.name} is {_FAMILY[variant.chunks]}: "
+            "name another variant by --model, or leave it out"
+        )
+    if variant.reference_size and "template_token_type_embed" not in weights.tensors:
+        raise CheckpointError(
+            f"{weights.source}: holds LoRATv2's phase 2 alone: join it with phase 1's weights by lorat convert --phase1"
+        )
     plain, trained = shapes(variant), tuple(f"{module}." for module in variant.trained_modules)
-    absent = [name for name in plain if name.startswith(trained) and name not in weights.tensors]
+    absent = [name for name in plain if f"{name}.".startswith(trained) and name not in weights.tensors]
     if absent:
         raise CheckpointError(
             f"{weights.source}: holds no {absent[0]}: adapters alone do not track; save head and token types with them"
         )
     if not weights.by_peft and not weights.has_backbone:  # before a backbone is fetched; peft knows its own shapes
         shapeless = {name: tensor.to("meta") for name, tensor in weights.tensors.items()}
-        merged_tensors(weights, _split_qkv(plain) | shapeless, variant)
+        merged_tensors(weights, over(plain, shapeless), variant)
 
 
 def merged_tensors(weights: Weights, tensors: dict[str, torch.Tensor], variant: Variant) -> dict[str, torch.Tensor]:
@@ -170,14 +193,14 @@ def merged_tensors(weights: Weights, tensors: dict[str, torch.Tensor], variant: 
 
 
 def complete(weights: Weights, variant: Variant, backbone: str | Path | None = None) -> Weights:
-    """The weights over those of the backbone that they lack, whose q, k and v are layers of their own.
+    """The weights over those of the backbone that they lack.
 
     `backbone` is as for `load_checkpoint`. Raises CheckpointError as `backbone_tensors`.
     """
     if weights.has_backbone:
         return weights
-    base = _split_qkv(backbone_tensors(variant, str(backbone or "pretrained")))
-    return replace(weights, tensors=base | weights.tensors)
+    base = backbone_tensors(variant, str(backbone or "pretrained"))
+    return replace(weights, tensors=over(base, weights.tensors))
 
 
 def _load_by_peft(weights: Weights, variant: Variant, backbone: str) -> LoRATNetwork:
@@ -222,28 +245,28 @@ def backbone_tensors(variant: Variant, source: str) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"give the {variant.backbone} backbone by backbone= (--backbone): {error}") from error
     if not weights.is_backbone:
         raise CheckpointError(f"{source}: {weights.layout} weights, not a DINOv2 backbone or another plain ViT")
-    tensors = network_names(weights.tensors, variant)
+    tensors = spread(network_names(weights.tensors, variant), variant)
     check_fit(variant, {n: t for n, t in shapes(variant).items() if n.startswith(OWN)} | tensors, source)
     return tensors
 
 
-def _split_qkv(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same with q, k and v of every block as layers of their own."""
-    split: dict[str, torch.Tensor] = {}
-    for name, tensor in tensors.items():
-        if ".attn.qkv." in name:
-            parts = zip("qkv", tensor.chunk(3), strict=True)
-            split |= {name.replace(".qkv.", f".qkv.{letter}."): part for letter, part in parts}
+def over(base: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors over those of a base, whose q, k and v are layers of their own unless they are replaced as one."""
+    parts: dict[str, torch.Tensor] = {}
+    for name, tensor in base.items():
+        layer, _, kind = name.rpartition(".")
+        if ".attn.qkv" in name and name not in tensors:
+            letters = zip("qkv", tensor.chunk(3), strict=True)
+            parts |= {f"{layer}.{letter}.{kind}": part for letter, part in letters}
         else:
-            split[name] = tensor
-    return split
+            parts[name] = tensor
+    return parts | tensors
 
 
 def infer_variant(weights: Weights) -> Variant:
     """The variant that weights belong to, by metadata, else by shapes. CheckpointError if none or several fit."""
     tensors = weights.tensors
-    widths = (tensors[n].shape[-1] for n in ("token_type_embed.weight", "norm.weight", "pos_embed") if n in tensors)
-    dim = next(widths, 0)
+    dim = next((tensor.shape[-1] for name, tensor in tensors.items() if _WIDE.fullmatch(name)), 0)
     depth = 1 + max((int(m[1]) for m in (re.match(r"blocks\.(\d+)\.", name) for name in tensors) if m), default=-1)
     if fields := weights.metadata.get("variant_fields"):
         try:
@@ -261,7 +284,8 @@ def infer_variant(weights: Weights) -> Variant:
     fitting = [
         v
         for v in map(get_variant, list_variants())
-        if (v.dim, v.depth) == (dim, depth) and cells in (None, v.search_grid**2, 1 + DINOV2_GRID**2)
+        if (v.dim, v.depth, v.chunks) == (dim, depth, weights.chunks)
+        and cells in (None, v.table_grid**2, 1 + DINOV2_GRID**2)
     ]
     if len(fitting) != 1:
         found = f"width {dim}, {depth} blocks" + (f", {cells} positions" if cells else "")

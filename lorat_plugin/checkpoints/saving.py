@@ -27,6 +27,7 @@ from lorat_plugin.checkpoints.loading import (
     check,
     complete,
     infer_variant,
+    join_phases,
     load_checkpoint,
     merged_tensors,
     read_trained,
@@ -91,8 +92,7 @@ def write_weights(
     swiglu = variant.ffn == "swiglu"
     if target == "merged":
         return _save(to_official(merged_tensors(weights, weights.tensors, variant), swiglu), path, header, dtype)
-    whole = tuple(f"{module}." for module in variant.trained_modules)
-    trained = {n: t for n, t in weights.tensors.items() if ".lora_" in n or n.startswith(whole)}
+    trained = {n: t for n, t in weights.tensors.items() if ".lora_" in n or variant.trains(n)}
     extra = [n for n in weights.tensors if n.endswith(".lora_B.bias") or not (weights.has_backbone or n in trained)]
     if extra:
         raise CheckpointError(
@@ -173,6 +173,7 @@ def convert(
     backbone: str | None = None,
     target: Target | None = None,
     dtype: torch.dtype | None = None,
+    phase1: str | Path | None = None,
 ) -> tuple[Weights, Variant, Target]:
     """Write weights of any known layout in another one.
 
@@ -183,10 +184,12 @@ def convert(
         backbone: DINOv2 file, or "pretrained", that completes adapters.
         target: layout; left out, "peft" for a destination without suffix, else "merged".
         dtype: of what is written; left out, the widest of what there is.
+        phase1: LoRATv2's weights of phase 1, which complete those of phase 2.
     Returns what was recognised in the source, the variant and the layout written. Raises CheckpointError.
     """
     weights = read_trained(source)
     variant = get_variant(model) if model else infer_variant(weights)
+    weights = join_phases(weights, variant, phase1, backbone) if phase1 else weights
     check(weights, variant)
     if weights.by_peft:
         network = load_checkpoint(source, variant, backbone)

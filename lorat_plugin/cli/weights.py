@@ -39,6 +39,7 @@ def convert_command(
     ] = None,
     model: Annotated[str | None, typer.Option("--model", help="Variant; inferred if left out.")] = None,
     backbone: BackboneOption = None,
+    phase1: Annotated[Path | None, typer.Option(help="LoRATv2's weights of phase 1, for adapters of phase 2.")] = None,
     precision: Annotated[Precision | None, typer.Option("--precision", help="Number format; kept if left out.")] = None,
     scores: Annotated[
         Optional[list[Path]], typer.Option(help="For the hub's card: scores.json of lorat evaluate; repeat it.")
@@ -67,7 +68,8 @@ def convert_command(
         weights, variant = convert_for_hub(source, destination, model, backbone, dtype, scores or (), licence)
         target = "merged"
     else:
-        weights, variant, target = convert(source, destination, model, backbone, to.value if to else None, dtype)
+        layout = to.value if to else None
+        weights, variant, target = convert(source, destination, model, backbone, layout, dtype, phase1)
     parameters = sum(tensor.numel() for tensor in weights.tensors.values()) / 1e6
     typer.echo(
         f"{source}: {weights.layout}, {variant.name}, {len(weights.tensors)} tensors, {parameters:.1f} M numbers"

@@ -64,7 +64,9 @@ class Graph(nn.Module):
 
 
 def plain(network: LoRATNetwork) -> LoRATNetwork:
-    """The network itself if it is merged, float32 and on the CPU; else a copy that is."""
+    """The network itself if it is merged, float32 and on the CPU; else a copy that is. InputError for LoRATv2."""
+    if network.variant.chunks:
+        raise InputError(f"{network.variant.name} has no graphs for other runtimes: use engine auto or eager")
     network = network if adapters(network) is None else merge(network)
     table = network.pos_embed
     if table.dtype == torch.float32 and table.device.type == "cpu":

@@ -149,7 +149,7 @@ def _peft_config(config: TrainConfig, variant: Variant) -> PeftConfig:
         raise InputError(f"rank and alpha are LoRA's: give those of adapter {config.adapter} by adapter_settings")
     try:
         given = {name: parse_yaml(value) for name, value in (s.split("=", 1) for s in config.adapter_settings)}
-        targets = given.pop("target_modules", target_pattern(config.targets or TARGETS))
+        targets = given.pop("target_modules", target_pattern(config.targets or TARGETS, variant))
         return config_class(target_modules=targets, **own, **given)
     except Exception as error:  # each of peft's configurations has checks of its own
         raise InputError(

@@ -31,7 +31,7 @@ def parameter_groups(
         named: (name, parameter) in the network's order; frozen parameters are left out.
         weight_decay: of the first group.
     Returns up to three groups in order: matrices; parameters with at most one dimension longer than 1; names holding
-    "embed". Each has `params`, `names` and `weight_decay`. Source: LoRAT's optimiser settings.
+    "embed" that are no single token type. Each has `params`, `names` and `weight_decay`. Source: LoRAT's settings.
     """
     matrices: list[tuple[str, nn.Parameter]] = []
     vectors: list[tuple[str, nn.Parameter]] = []
@@ -40,7 +40,8 @@ def parameter_groups(
         if not parameter.requires_grad:
             continue
         long_dimensions = sum(n > 1 for n in parameter.shape)
-        group = embeddings if "embed" in name else matrices if long_dimensions > 1 else vectors
+        single = parameter.ndim == 2 and len(parameter) == 1  # one token type
+        group = embeddings if "embed" in name and not single else matrices if long_dimensions > 1 else vectors
         group.append((name, parameter))
     return [
         {"params": [p for _, p in group], "names": [n for n, _ in group], "weight_decay": decay}
