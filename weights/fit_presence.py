@@ -77,7 +77,7 @@ def track(tracker: LoRATTracker, home: Path, following: Path) -> tuple[np.ndarra
             scores.append(result.score)
             present = np.isfinite(box).all() and min(box[2:]) > 0
             overlaps.append(float(iou(xywh_to_xyxy(result.box), xywh_to_xyxy(box))) if present else np.nan)
-    with open_source(str(source(following)), None, CUT) as frames:
+    with open_source(str(source(following)), 0, CUT) as frames:
         for frame in frames:
             scores.append(tracker.update(frame.image).score)
             overlaps.append(np.nan)
