@@ -7,9 +7,11 @@ head work on search tokens only, and patches are embedded by one product. In bfl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
+from typing import Any
 
 import torch
 from timm.layers import GluMlp, LayerNorm, Mlp, PatchEmbed
@@ -58,15 +60,95 @@ class Linear:
         return partial(product, attr="none", scalars=[], algorithm="")
 
 
-class _Block:
-    """What is left of one transformer block, whose attention reads `tokens` of a target and gives `rows`."""
+class FusedBlock:
+    """One transformer block, reduced to packed products."""
 
-    def __init__(self, block: Block, dtype: torch.dtype, tokens: int, rows: int) -> None:
-        self.heads, self.gated = block.attn.num_heads, isinstance(block.mlp, GluMlp)
-        self.norm1, self.norm2 = block.norm1, block.norm2
+    def __init__(self, block: Any, dtype: torch.dtype, tokens: int, rows: int, chunk: int | None = None) -> None:
+        """Fold the layers of a block; of LoRATv2's, those of a chunk.
+
+        Args:
+            block: timm's, or a `ChunkBlock`.
+            dtype: of the products, float32 or bfloat16.
+            tokens: of a target that go in, for which products are packed.
+            rows: of a target that go out.
+            chunk: number of the chunk; None for timm's blocks.
+        """
+        self.heads, self.gated = block.norm1.weight.shape[0] // block.attn.head_dim, isinstance(block.mlp, GluMlp)
+        self.norm1, self.norm2, self.dtype = block.norm1, block.norm2, dtype
         kind = Linear.product if dtype == torch.float32 else Linear.half_product
-        self.qkv, self.proj = kind(Linear.of(block.attn.qkv), tokens), kind(Linear.of(block.attn.proj, block.ls1), rows)
-        self.fc1, self.fc2 = kind(Linear.of(block.mlp.fc1), rows), kind(Linear.of(block.mlp.fc2, block.ls2), rows)
+
+        def layer(layers: Any) -> Any:
+            return layers if chunk is None else layers[chunk]
+
+        self.qkv = kind(Linear.of(layer(block.attn.qkv)), tokens)
+        self.proj = kind(Linear.of(layer(block.attn.proj), block.ls1), rows)
+        self.fc1 = kind(Linear.of(layer(block.mlp.fc1)), rows)
+        self.fc2 = kind(Linear.of(layer(block.mlp.fc2), block.ls2), rows)
+
+
+def run_blocks(
+    blocks: Sequence[FusedBlock], tokens: torch.Tensor, pasts: Iterable[torch.Tensor | None], first: int = 0
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Tokens after all blocks, and the keys and values of each block.
+
+    Args:
+        blocks: one after the other.
+        tokens: (B, N, dim) contiguous; overwritten.
+        pasts: for each block, (B, 2, heads, M, width) keys and values of other tokens that these read too, or None.
+        first: number of the first token that is read after the last block.
+    Returns (B, N - first, dim), and (B, 2, heads, N, width) of each block.
+    """
+    batch, count, dim = tokens.shape
+    kept = []
+    for block, past in zip(blocks, pasts, strict=False):
+        qkv = block.qkv(block.norm1(tokens).view(-1, dim).to(block.dtype))  # (B * N, 3 * dim)
+        q, own = qkv.view(batch, count, 3, block.heads, -1).permute(0, 2, 3, 1, 4).split([1, 2], 1)
+        k, v = (own if past is None else torch.cat([past, own], 3)).unbind(1)  # (B, heads, M + N, width)
+        cut = first if block is blocks[-1] else 0
+        mixed = scaled_dot_product_attention(q[:, 0, :, cut:], k, v).transpose(1, 2).reshape(-1, dim)
+        tokens = tokens[:, cut:].contiguous()
+        rows = tokens.view(-1, dim)  # all that follows works in place
+        rows.add_(block.proj(mixed))
+        hidden = block.fc1(block.norm2(rows).to(block.dtype))
+        if block.gated:
+            gate, value = hidden.chunk(2, -1)
+            rows.add_(block.fc2(silu(gate, inplace=True).mul_(value)))
+        else:
+            rows.add_(block.fc2(torch.ops.aten.gelu_(hidden)))
+        kept.append(own)
+    return tokens, kept
+
+
+class FusedHead:
+    """Final norm and MLP head; the first layers of both MLPs are one product."""
+
+    def __init__(self, norm: nn.Module, head: Head) -> None:
+        self.norm, self.grid = norm, head.grid
+        scores, sides = ([Linear.of(layer) for layer in mlp.layers] for mlp in (head.cls_mlp, head.reg_mlp))
+        both = zip((scores[0].weight, scores[0].bias), (sides[0].weight, sides[0].bias), strict=True)
+        self.first, self.rest = Linear(*(torch.cat(pair, -1) for pair in both)), (scores[1:], sides[1:])
+        centres = cell_centres(self.grid, self.first.bias.device).flatten(0, 1)
+        self.centres, self.signs = torch.cat([centres, centres], 1), centres.new_tensor([-1.0, -1.0, 1.0, 1.0])
+
+    def __call__(self, rows: torch.Tensor) -> Prediction:
+        """Rows (B * grid * grid, dim) -> Prediction."""
+        features = torch.addmm(self.first.bias, self.norm(rows), self.first.weight)
+        halves = torch.ops.aten.gelu_(features).chunk(2, -1)
+        outputs = []
+        for half, (second, last) in zip(halves, self.rest, strict=True):
+            narrow = torch.ops.aten.gelu_(torch.addmm(second.bias, half, second.weight))
+            outputs.append(torch.addmm(last.bias, narrow, last.weight))
+        scores, sides = outputs
+        cells = self.grid * self.grid
+        boxes = torch.addcmul(self.centres, sides.sigmoid_().view(-1, cells, 4), self.signs)
+        return Prediction(scores.view(-1, self.grid, self.grid), boxes.view(-1, self.grid, self.grid, 4))
+
+
+def embed_patches(images: torch.Tensor, size: int, weight: torch.Tensor) -> torch.Tensor:
+    """Images (B, 3, S, S) -> (B, cells, dim) without bias, by one product; weight (3 * size * size, dim)."""
+    batch, channels, side = images.shape[:3]
+    cells = images.view(batch, channels, side // size, size, side // size, size).permute(0, 2, 4, 1, 3, 5)
+    return cells.reshape(batch, (side // size) ** 2, -1) @ weight
 
 
 class FusedEngine:
@@ -97,53 +179,25 @@ class FusedEngine:
         counts = [tokens] * (len(network.blocks) - 1) + [cells]
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         pairs = zip(network.blocks, counts, strict=True)
-        self.blocks = [_Block(block, self.dtype, tokens, rows) for block, rows in pairs]
-        self.norm = network.norm
-        scores, sides = ([Linear.of(layer) for layer in mlp.layers] for mlp in (head.cls_mlp, head.reg_mlp))
-        both = zip((scores[0].weight, scores[0].bias), (sides[0].weight, sides[0].bias), strict=True)
-        self.first, self.rest = Linear(*(torch.cat(pair, -1) for pair in both)), (scores[1:], sides[1:])
-        centres = cell_centres(self.grid, positions.device).flatten(0, 1)
-        self.centres, self.signs = torch.cat([centres, centres], 1), centres.new_tensor([-1.0, -1.0, 1.0, 1.0])
+        self.blocks = [FusedBlock(block, self.dtype, tokens, rows) for block, rows in pairs]
+        self.head = FusedHead(network.norm, head)
 
     def encode_template(self, z: torch.Tensor, z_mask: torch.Tensor) -> torch.Tensor:
         """Template tokens before the first block, (B, Nt, dim); see `LoRATNetwork.encode_template`."""
-        return self._patches(z) + self.template_positions + self.types[z_mask.flatten(1)]
+        return (
+            embed_patches(z, self.variant.patch_size, self.patch_weight)
+            + self.template_positions
+            + self.types[z_mask.flatten(1)]
+        )
 
     def predict(self, memories: Sequence[torch.Tensor], x: torch.Tensor) -> Prediction:
         """Score map and boxes for search regions; see `LoRATNetwork.predict`."""
         template = torch.cat(list(memories))
-        tokens = torch.cat([template, self._patches(x).add_(self.search_positions)], 1)
-        batch, count, dim = tokens.shape
-        for block in self.blocks:
-            first = template.shape[1] if block is self.blocks[-1] else 0  # the template's tokens are not read again
-            qkv = block.qkv(block.norm1(tokens).view(-1, dim).to(self.dtype))
-            q, k, v = qkv.view(batch, count, 3, block.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-            mixed = scaled_dot_product_attention(q[:, :, first:], k, v).transpose(1, 2).reshape(-1, dim)
-            tokens = tokens[:, first:].contiguous()
-            rows = tokens.view(-1, dim)  # all that follows works in place
-            rows.add_(block.proj(mixed))
-            hidden = block.fc1(block.norm2(rows).to(self.dtype))
-            if block.gated:
-                gate, value = hidden.chunk(2, -1)
-                rows.add_(block.fc2(silu(gate, inplace=True).mul_(value)))
-            else:
-                rows.add_(block.fc2(torch.ops.aten.gelu_(hidden)))
-        features = torch.addmm(self.first.bias, self.norm(rows), self.first.weight)
-        halves = torch.ops.aten.gelu_(features).chunk(2, -1)
-        outputs = []
-        for half, (second, last) in zip(halves, self.rest, strict=True):
-            narrow = torch.ops.aten.gelu_(torch.addmm(second.bias, half, second.weight))
-            outputs.append(torch.addmm(last.bias, narrow, last.weight))
-        scores, sides = outputs
-        boxes = torch.addcmul(self.centres, sides.sigmoid_().view(batch, -1, 4), self.signs)
-        return Prediction(scores.view(batch, self.grid, self.grid), boxes.view(batch, self.grid, self.grid, 4))
-
-    def _patches(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, 3, S, S) -> (B, cells, dim), without bias."""
-        size = self.variant.patch_size
-        batch, channels, side = images.shape[:3]
-        cells = images.view(batch, channels, side // size, size, side // size, size).permute(0, 2, 4, 1, 3, 5)
-        return cells.reshape(batch, (side // size) ** 2, -1) @ self.patch_weight
+        tokens = torch.cat(
+            [template, embed_patches(x, self.variant.patch_size, self.patch_weight).add_(self.search_positions)], 1
+        )
+        tokens, _ = run_blocks(self.blocks, tokens, repeat(None), template.shape[1])  # of which no more is read
+        return self.head(tokens.view(-1, tokens.shape[-1]))
 
 
 def _obstacle(network: LoRATNetwork) -> str:

@@ -70,7 +70,7 @@ def _own(module: str, name: str) -> Callable[[LoRATNetwork, str, Calibration | N
 GROUP = "lorat_plugin.engines"  # entry points: name = an `EngineKind`
 ENGINES: dict[str, EngineKind] = {
     "eager": EngineKind(_eager, {"any": ("fp32", "bf16", "fp16")}),
-    "fused": EngineKind(_own("fused", "FusedEngine"), {"cpu": ("fp32", "bf16")}),
+    "fused": EngineKind(_own("fused_v2", "fused_engine"), {"cpu": ("fp32", "bf16")}),
     "compiled": EngineKind(_own("compiled", "CompiledEngine"), {"cuda": ("bf16", "fp16", "fp32")}),
     "onnxruntime": EngineKind(
         _own("graphs", "OnnxRuntimeEngine"), {"cpu": ("fp32",)}, "onnxruntime onnxscript", "onnx"
