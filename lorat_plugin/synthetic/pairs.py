@@ -38,6 +38,7 @@ class FramePair(NamedTuple):
     """Two frames with one target: template_frame, search_frame (H, W, 3) uint8 RGB; boxes (4,) float64 xyxy,
     frame pixels, clipped to the frame and with area.
 
+    third is another frame with its box, from which LoRATv2 cuts the template of a sample with a reference.
     origin names the video, picture or object: pairs of one origin may show the same target. Where present is False
     the search frame does not show the target, and search_box says where it is looked for.
     """
@@ -48,6 +49,7 @@ class FramePair(NamedTuple):
     search_box: np.ndarray
     origin: str = ""
     present: bool = True
+    third: tuple[np.ndarray, np.ndarray] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -133,16 +133,17 @@ class Changes(NamedTuple):
     radius: float
 
     @classmethod
-    def draw(cls, rng: Generator, flip_chance: float = 0.5, third_chance: float = 1.0) -> Changes:
+    def draw(cls, rng: Generator, flip_chance: float = 0.5, third_chance: float = 1.0, crops: int = 2) -> Changes:
         """Draw in the order of the official code; where `third_chance` is below 1, one more draw decides.
 
         Args:
             rng: source of the draws.
             flip_chance: of each crop; the paper's is 0.5.
             third_chance: share of pairs that get the third augmentation; the paper's is 1.
+            crops: their number; the third augmentation is the same for all.
         """
-        flips = bool(rng.random() < flip_chance), bool(rng.random() < flip_chance)
-        colours = Colours.draw(rng), Colours.draw(rng)
+        flips = tuple(bool(rng.random() < flip_chance) for _ in range(crops))
+        colours = tuple(Colours.draw(rng) for _ in range(crops))
         third, radius = NO_THIRD, 0.0
         if third_chance >= 1 or rng.random() < third_chance:
             third = int(rng.choice(3))
@@ -150,7 +151,7 @@ class Changes(NamedTuple):
         return cls(flips, colours, third, radius)
 
     def boxes(self, boxes: Sequence[np.ndarray], sizes: Sequence[int]) -> list[np.ndarray]:
-        """Boxes (4,) xyxy of the two crops, flipped with their crops of `sizes` pixels a side and clipped to them."""
+        """Boxes (4,) xyxy of the crops, flipped with their crops of `sizes` pixels a side and clipped to them."""
         flipped = [
             np.array([size - box[2], box[1], size - box[0], box[3]]) if flip else box
             for box, size, flip in zip(boxes, sizes, self.flips, strict=True)

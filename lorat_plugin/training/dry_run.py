@@ -184,7 +184,7 @@ def draw_batch(batch: Batch, variant: Variant) -> np.ndarray:
     """
     mean, std = (np.array(v, np.float32) for v in NORMALIZATIONS[variant.normalization])
     tiles = []
-    for z, x, mask, box, positive in zip(*batch, strict=True):
+    for z, x, mask, box, positive in zip(*batch[:5], strict=True):
         template, search = (np.clip((t.permute(1, 2, 0).numpy() * std + mean) * 255, 0, 255) for t in (z, x))
         panels = [template, _tinted(template, mask.numpy() > 0), _tinted(search, positive.numpy())]
         corners = np.rint(box.numpy() * variant.search_size).astype(int).tolist()

@@ -18,6 +18,7 @@ from lorat_plugin.checkpoints.adapters import (
     refused_option,
     target_pattern,
 )
+from lorat_plugin.checkpoints.loading import load_checkpoint, read_weights
 from lorat_plugin.checkpoints.saving import save_checkpoint
 from lorat_plugin.devices import best_precision, find_device
 from lorat_plugin.errors import InputError, first_line
@@ -62,8 +63,18 @@ def training_network(config: TrainConfig) -> LoRATNetwork:
     check_method(config)
     variant = training_variant(config)
     tuned = starts_from_weights(config)
-    if tuned:
-        bundled = find_variant(config.init_from) is not None
+    bundled = find_variant(config.init_from) is not None
+    if variant.reference_size and (bundled or not tuned):
+        raise InputError(f"{variant.name} is LoRATv2's phase 2: name the weights of phase 1 by init_from (--init-from)")
+    if variant.reference_size and config.pairs_on == "device":
+        raise InputError("pairs_on device makes no samples with a reference, as LoRATv2's phase 2 needs: set worker")
+    if variant.reference_size and read_weights(config.init_from).chunks == variant.phase1.chunks:
+        tuned = False
+        network = create_model(variant, backbone=config.backbone)
+        backbone = None if config.backbone == "random" else config.backbone
+        carried = load_checkpoint(config.init_from, variant.phase1, backbone).state_dict()
+        network.load_state_dict(carried, strict=False)
+    elif tuned:
         network = load_pretrained(variant.name, None if bundled else config.init_from, config.backbone)
         network.variant = variant
     else:
@@ -109,7 +120,7 @@ def save_trained(
         whole: write the whole network in any case: adapters to other weights than the backbone's cannot be used.
     Returns the folder or file, which `load_checkpoint` reads.
     """
-    if adapters(network) is not None and not whole:
+    if adapters(network) is not None and not whole and not network.variant.reference_size:
         return save_checkpoint(network, path, "peft", metadata=metadata)
     return save_checkpoint(merge(network), path.with_name(f"{path.name}.safetensors"), metadata=metadata)
 

@@ -94,6 +94,27 @@ def sample_frames(present: np.ndarray, max_gap: int, rng: Generator) -> tuple[in
     return template, int(rng.choice(near)) if len(near) else template
 
 
+def draw_frames(present: np.ndarray, max_gap: int, rng: Generator, third: bool = False) -> list[int]:
+    """As `sample_frames`; `third` adds any other frame than the first that shows the target, which itself if none does.
+
+    LoRATv2's template is of the third frame, its reference of the first.
+    """
+    numbers = [*sample_frames(present, max_gap, rng)]
+    if third:
+        others = np.flatnonzero(present)
+        others = others[others != numbers[0]]
+        numbers.append(int(rng.choice(others)) if len(others) else numbers[0])
+    return numbers
+
+
+def _pair(frames: Sequence[np.ndarray], boxes: Sequence[np.ndarray], origin: str) -> FramePair | None:
+    """The pair of two frames, perhaps with a third one; None if a box has no area."""
+    if min(map(area, boxes)) <= 0:
+        return None
+    third = (frames[2], boxes[2]) if len(frames) == 3 else None
+    return FramePair(frames[0], boxes[0], frames[1], boxes[1], origin, third=third)
+
+
 class DatasetPairs:
     """Pairs from several data sets; sample `index` of an epoch is the same whoever makes it."""
 
@@ -105,15 +126,16 @@ class DatasetPairs:
         seed: int = 42,
         epoch_size: int = EPOCH_SIZE,
         max_gap: int = MAX_GAP,
+        third: bool = False,
     ) -> None:
-        """Draw from `datasets`, by equal shares if no weights are given."""
+        """Draw from `datasets`, by equal shares if no weights are given; with a third frame on demand."""
         if not datasets or any(len(dataset) == 0 for dataset in datasets):
             raise InputError("pairs need at least one data set, and none without sequences")
         shares = np.array(weights if weights is not None else [1.0] * len(datasets), np.float64)
         if len(shares) != len(datasets) or not (shares >= 0).all() or shares.sum() <= 0:
             raise InputError(f"{len(datasets)} data sets need as many weights of 0 or more, not all 0; got {weights}")
         self.datasets, self.shares = list(datasets), shares / shares.sum()
-        self.seed, self.epoch_size, self.max_gap = seed, epoch_size, max_gap
+        self.seed, self.epoch_size, self.max_gap, self.third = seed, epoch_size, max_gap, third
         self._epoch, self._list = -1, np.zeros((0, 2), np.int64)
         self._rng = Generator(PCG64(seed))
 
@@ -151,12 +173,11 @@ class DatasetPairs:
         source = self.datasets[dataset]
         chosen = source[sequence]
         track = chosen.tracks[int(rng.integers(len(chosen.tracks))) if len(chosen.tracks) > 1 else 0]
-        z, x = sample_frames(track.present, self.max_gap, rng)
-        template = source.frame(chosen, z)
-        search = template if x == z else source.frame(chosen, x)
-        z_box, x_box = (fit_to_image(track.boxes[i], f.shape[1::-1]) for i, f in ((z, template), (x, search)))
-        origin = f"{source.name} {chosen.name}"
-        return FramePair(template, z_box, search, x_box, origin) if min(area(z_box), area(x_box)) > 0 else None
+        numbers = draw_frames(track.present, self.max_gap, rng, self.third)
+        decoded = {number: source.frame(chosen, number) for number in dict.fromkeys(numbers)}
+        frames = [decoded[number] for number in numbers]
+        boxes = [fit_to_image(track.boxes[i], f.shape[1::-1]) for i, f in zip(numbers, frames, strict=True)]
+        return _pair(frames, boxes, f"{source.name} {chosen.name}")
 
 
 class WithAbsent:
@@ -256,8 +277,11 @@ def read_clips(folder: Path, exclude: Sequence[str] = (), labels: Path | None = 
 class ClipPairs:
     """Two frames of one clip, at most `max_gap` frames apart, in either order."""
 
-    def __init__(self, clips: Sequence[VideoSequence], max_gap: int = 100, cached: int = 1024) -> None:
+    def __init__(
+        self, clips: Sequence[VideoSequence], max_gap: int = 100, cached: int = 1024, third: bool = False
+    ) -> None:
         """Draw from clips in which the target is present at least once; decoded frames stay in memory."""
+        self.third = third
         self.clips = [c for c in clips if c.present.any()]
         self.max_gap = max_gap
         self.read: Callable[[str], Any] = Cache(read_image, cached)
@@ -265,9 +289,7 @@ class ClipPairs:
     def sample(self, rng: Generator) -> FramePair | None:
         """Draw one pair; None if a box lies outside its frame."""
         clip = self.clips[int(rng.integers(len(self.clips)))]
-        chosen = sample_frames(clip.present, self.max_gap, rng)
-        z, x = (self.read(clip.frames[i]) for i in chosen)
-        boxes = clip.tracks[0].boxes
-        z_box, x_box = (clip_to_image(boxes[i], f.shape[:2]) for i, f in zip(chosen, (z, x), strict=True))
-        origin = str(Path(clip.frames[0]).parent)
-        return FramePair(z, z_box, x, x_box, origin) if min(area(z_box), area(x_box)) > 0 else None
+        chosen = draw_frames(clip.present, self.max_gap, rng, self.third)
+        frames = [self.read(clip.frames[i]) for i in chosen]
+        boxes = [clip_to_image(clip.tracks[0].boxes[i], f.shape[:2]) for i, f in zip(chosen, frames, strict=True)]
+        return _pair(frames, boxes, str(Path(clip.frames[0]).parent))

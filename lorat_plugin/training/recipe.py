@@ -43,9 +43,10 @@ REDRAWS = 100  # draws may be of no use (flat patch, target outside the crop); s
 class Pair:
     """One training sample of a variant with template size T, search size S and grids gt, G.
 
-    Fields: template (3, T, T) and search (3, S, S) float32, normalised; mask (gt, gt) int64, 1 on the target; box (4,)
-    float32 xyxy, fractions of the search crop; positive (G, G) bool, cells on the target, none where the crop does not
-    show it; unreadable, sentences that name files which were passed over because they cannot be decoded.
+    Fields: template (3, T, T), search (3, S, S) and, of a variant with one, reference, float32, normalised; mask
+    (gt, gt) int64, 1 on the target; box (4,) float32 xyxy, fractions of the search crop; positive (G, G) bool, cells on
+    the target, none where the crop does not show it; unreadable, sentences that name files which were passed over
+    because they cannot be decoded.
     """
 
     template: torch.Tensor
@@ -54,6 +55,7 @@ class Pair:
     box: torch.Tensor
     positive: torch.Tensor
     unreadable: tuple[str, ...] = ()
+    reference: torch.Tensor | None = None
 
 
 class Batch(NamedTuple):
@@ -64,14 +66,15 @@ class Batch(NamedTuple):
     mask: torch.Tensor
     box: torch.Tensor
     positive: torch.Tensor
+    reference: torch.Tensor | None = None
 
     def part(self, start: int, stop: int) -> Batch:
         """Pairs `start` to `stop`, exclusive."""
-        return Batch(*(tensor[start:stop] for tensor in self))
+        return Batch(*(None if tensor is None else tensor[start:stop] for tensor in self))  # type: ignore[arg-type]
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+        return Batch(*(None if t is None else t.to(device, non_blocking=True) for t in self))  # type: ignore[arg-type]
 
 
 class PairDataset(Dataset[Pair]):
@@ -128,22 +131,40 @@ def make_pair(frames: FramePair, variant: Variant, jitter: Jitter, config: Train
     crops = choose_crops(frames, variant, jitter, rng)
     if crops is None:
         return None
-    z_frame, z_box, x_frame, x_box = frames[:4]
-    z, x = (_cut(crop, frame, config.eight_bit) for crop, frame in zip(crops, (z_frame, x_frame), strict=True))
-    changes = Changes.draw(rng, config.flip_chance, config.third_chance)
-    boxes = changes.boxes([crops[0].to_crop(z_box), crops[1].to_crop(x_box)], [crop.size[0] for crop in crops])
-    z, x = augment([z, x], changes, variant.normalization)
-    return label(z, boxes[0], x, boxes[1], variant, frames.present)
+    images = images_of(frames, variant)
+    cuts = [_cut(crop, frame, config.eight_bit) for crop, (frame, _) in zip(crops, images, strict=True)]
+    changes = Changes.draw(rng, config.flip_chance, config.third_chance, len(crops))
+    in_crops = [crop.to_crop(box) for crop, (_, box) in zip(crops, images, strict=True)]
+    boxes = changes.boxes(in_crops, [crop.size[0] for crop in crops])
+    z, *reference, x = augment(cuts, changes, variant.normalization)
+    pair = label(z, boxes[0], x, boxes[-1], variant, frames.present)
+    return replace(pair, reference=reference[0]) if reference else pair
 
 
-def choose_crops(frames: FramePair, variant: Variant, jitter: Jitter, rng: Generator) -> tuple[Crop, Crop] | None:
-    """Where template and jittered search region lie in two frames; None if no draw showed enough of the target."""
-    z_frame, z_box, x_frame, x_box = frames[:4]
-    wanted = jittered_parameters(x_box, variant.search_area_factor, variant.search_size, jitter, rng)
-    if wanted is None:
-        return None
-    around = Crop.around(z_box, variant.template_area_factor, variant.template_size, z_frame.shape[:2])
-    return around, Crop.aligned(*wanted, variant.search_size, x_frame.shape[:2])
+def images_of(frames: FramePair, variant: Variant) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Frames and boxes of template and search region, or of template, reference and search region.
+
+    With a reference, the template is of the third frame, or of the reference's where there is none.
+    """
+    z, x = (frames.template_frame, frames.template_box), (frames.search_frame, frames.search_box)
+    return [frames.third or z, z, x] if variant.reference_size else [z, x]
+
+
+def choose_crops(frames: FramePair, variant: Variant, jitter: Jitter, rng: Generator) -> tuple[Crop, ...] | None:
+    """Where template and jittered search region lie in their frames, with the reference, jittered too, between them.
+
+    None if no draw showed enough of the target.
+    """
+    (z_frame, z_box), *others = images_of(frames, variant)
+    crops = [Crop.around(z_box, variant.template_area_factor, variant.template_size, z_frame.shape[:2])]
+    wanted = [(variant.reference_area_factor, variant.reference_size)] if variant.reference_size else []
+    wanted.append((variant.search_area_factor, variant.search_size))
+    for (frame, box), (factor, size) in zip(others, wanted, strict=True):
+        parameters = jittered_parameters(box, factor, size, jitter, rng)
+        if parameters is None:
+            return None
+        crops.append(Crop.aligned(*parameters, size, frame.shape[:2]))
+    return tuple(crops)
 
 
 def label(
@@ -169,7 +190,8 @@ def _cut(crop: Crop, frame: np.ndarray, eight_bit: bool) -> torch.Tensor | np.nd
 
 def collate(pairs: list[Pair]) -> Batch:
     """Stack pairs into a batch."""
-    return Batch(*(torch.stack([getattr(p, name) for p in pairs]) for name in Batch._fields))
+    names = [name for name in Batch._fields if getattr(pairs[0], name) is not None]
+    return Batch(**{name: torch.stack([getattr(p, name) for p in pairs]) for name in names})
 
 
 class Losses(NamedTuple):
@@ -209,7 +231,9 @@ def lorat_loss(
 
 def compute_loss(network: nn.Module, batch: Batch, positive_count: float | None = None) -> Losses:
     """Forward pass and loss of a batch; `positive_count` as in `lorat_loss`."""
-    return lorat_loss(network(batch.template, batch.search, batch.mask), batch.box, batch.positive, positive_count)
+    reference = [] if batch.reference is None else [batch.reference]
+    prediction = network(batch.template, batch.search, batch.mask, *reference)
+    return lorat_loss(prediction, batch.box, batch.positive, positive_count)
 
 
 class NotFinite(RuntimeError):

@@ -19,6 +19,7 @@ from lorat_plugin.synthetic.pairs import FramePair, ObjectPairs, PatchPairs
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.training.device.bank import BankedDataset
 from lorat_plugin.training.pairs import ClipPairs, DatasetPairs, MadePairs, PairSource, WithAbsent, read_clips
+from lorat_plugin.variants import get_variant
 
 HELD_OUT = {"lasot": {"subset": "test"}, "got10k": {"subset": "val"}, "coco": {"subset": "val2017"}}
 MATERIAL = ("cutouts", "photos", "clips", "clip_labels")
@@ -123,13 +124,14 @@ def check_data_rule(config: TrainConfig) -> None:
     """Raise InputError naming the data that the run's rule (`protocol`) does not allow.
 
     GOT-10k's: no other data than its training split, nor any that choose the best weights but its validation split.
+    LoRATv2's phase 2 starts from the weights of phase 1, whose data are the user's to vouch for.
     """
     if not config.protocol:
         return
     offenders = [
         f"{name} {getattr(config, name)}"
         for name in (*MATERIAL, "init_from", "validation_clips")
-        if getattr(config, name)
+        if getattr(config, name) and not (name == "init_from" and get_variant(config.variant).reference_size)
     ]
     for setting in ("datasets", "validation_datasets"):
         offenders += [f"{setting} {entry}" for entry in getattr(config, setting) if entry.partition(":")[0] != "got10k"]
@@ -166,7 +168,12 @@ class Unreadable:
 
 def _dataset_pairs(config: TrainConfig, datasets: list[IndexedDataset], weights: Sequence[float] = ()) -> DatasetPairs:
     return DatasetPairs(
-        datasets, weights or None, seed=config.seed, epoch_size=config.epoch_size, max_gap=config.max_gap
+        datasets,
+        weights or None,
+        seed=config.seed,
+        epoch_size=config.epoch_size,
+        max_gap=config.max_gap,
+        third=bool(get_variant(config.variant).reference_size),
     )
 
 
@@ -177,7 +184,8 @@ def _made_pairs(config: TrainConfig) -> Mix:
     weights = [config.object_weight, config.patch_weight]
     if config.clips:
         labels = Path(config.clip_labels) if config.clip_labels else None
-        sources.append(ClipPairs(read_clips(Path(config.clips), config.exclude, labels), config.max_gap))
+        clips = read_clips(Path(config.clips), config.exclude, labels)
+        sources.append(ClipPairs(clips, config.max_gap, third=bool(get_variant(config.variant).reference_size)))
         weights.append(config.clip_weight)
     if sum(weights) <= 0:
         raise InputError("clip_weight is the only share above 0, but no clips are given: name their folder (--clips)")

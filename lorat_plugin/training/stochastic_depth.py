@@ -12,6 +12,7 @@ from torch import nn
 
 from lorat_plugin.errors import InputError
 from lorat_plugin.network import LoRATNetwork
+from lorat_plugin.network_v2 import LoRATv2Network
 
 LARGEST_DROP = 0.1  # rate above which leaving out samples saves enough time
 
@@ -49,6 +50,9 @@ def add_stochastic_depth(network: LoRATNetwork, rate: float) -> None:
 
     The draws come from torch's global generator. Raises InputError if the backbone's blocks cannot drop branches.
     """
+    if isinstance(network, LoRATv2Network):
+        network.drop_path = rate  # of its last block; see `LoRATv2Network.branch_scales`
+        return
     if not rate:
         return
     for block in network.blocks:

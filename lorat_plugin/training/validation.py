@@ -67,7 +67,8 @@ class Validation:
 @torch.no_grad()
 def _measure_batch(network: LoRATNetwork, batch: Batch) -> tuple[float, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Loss of a batch; for each pair (B,) IoU and logit at the peak, and whether the search region shows the target."""
-    prediction = network(batch.template, batch.search, batch.mask)
+    reference = [] if batch.reference is None else [batch.reference]
+    prediction = network(batch.template, batch.search, batch.mask, *reference)
     loss = lorat_loss(prediction, batch.box, batch.positive).total
     score, cell = prediction.score_map.flatten(1).max(1)
     overlap = iou(prediction.boxes.flatten(1, 2)[torch.arange(len(cell)), cell], batch.box)

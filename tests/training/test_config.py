@@ -15,9 +15,13 @@ from lorat_plugin.training.config import TrainConfig, load_config, recipe_names
 
 
 def test_bundled_recipes_load() -> None:
-    assert recipe_names() == ["got10k", "paper", "smoke", "tiny"]
+    second = [f"paper2_p{phase}{data}" for phase in (1, 2) for data in ("", "_got10k")]
+    assert recipe_names() == ["got10k", "paper", *second, "smoke", "tiny"]
     for name in recipe_names():
-        assert load_config(name).variant == ("lorat_tiny" if name in ("smoke", "tiny") else "lorat_b_224")
+        second = {"paper2_p1": "lorat2_b_224", "paper2_p2": "lorat2_b_378"}.get(
+            name.removesuffix("_got10k"), "lorat_b_224"
+        )
+        assert load_config(name).variant == ("lorat_tiny" if name in ("smoke", "tiny") else second)
 
 
 def test_the_paper_s_recipe_writes_out_every_setting() -> None:
