@@ -1,7 +1,7 @@
 """Box arithmetic for numpy arrays and torch tensors.
 
 Coordinates are continuous pixel edges: an image spans [0, width] x [0, height]. `xyxy` is left, top, right, bottom;
-`xywh` is left, top, width, height. Every function takes (..., 4) and works element by element.
+`xywh` is left, top, width, height. Every function of boxes takes (..., 4) and works element by element.
 """
 
 from __future__ import annotations
@@ -92,3 +92,20 @@ def _intersection_and_union(a: Boxes, b: Boxes) -> tuple[Boxes, Boxes]:
 
 def _namespace(boxes: Boxes) -> Any:
     return torch if isinstance(boxes, torch.Tensor) else np
+
+
+def auroc(score: np.ndarray, positive: np.ndarray) -> float | None:
+    """Area under the ROC curve by the rank statistic of Mann and Whitney; ties count half.
+
+    Args:
+        score: (N,) finite.
+        positive: (N,) bool.
+    Returns None unless some are positive and some are not.
+    """
+    positives = int(positive.sum())
+    negatives = len(positive) - positives
+    if not positives or not negatives:
+        return None
+    _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]  # from 1; equal scores share their mean rank
+    return float((ranks[positive].sum() - positives * (positives + 1) / 2) / (positives * negatives))

@@ -70,12 +70,12 @@ def lasot_home(store: Store, name: str) -> str:
     return name if not store.exists(f"{home}/groundtruth.txt") and store.exists(f"{name}/groundtruth.txt") else home
 
 
-def hidden_frames(store: Store, home: str, length: int, *, optional: bool = False) -> np.ndarray:
+def hidden_frames(store: Store, home: str, length: int) -> np.ndarray:
     """Frames in which a flag says that the target is not to be seen, (length,) bool.
 
-    Raises InputError for a file that has not a flag for each frame, or is missing and not `optional`.
+    Raises InputError for a file that is missing or has not a flag for each frame.
     """
-    paths = [f"{home}/{file}" for file in FLAG_FILES if not optional or store.exists(f"{home}/{file}")]
+    paths = [f"{home}/{file}" for file in FLAG_FILES]
     flags = [parse_flags(read_text(store, path), length, store.shown(path)) for path in paths]
     return np.any([np.zeros(length, bool), *flags], axis=0)
 

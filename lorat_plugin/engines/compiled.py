@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from lorat_plugin.devices import PRECISIONS
+from lorat_plugin.errors import InputError
 from lorat_plugin.network import LoRATNetwork, Prediction
 
 GRAPHS = 16  # batch sizes that are kept ready
@@ -21,7 +22,9 @@ class CompiledEngine:
 
     @torch.inference_mode()
     def __init__(self, network: LoRATNetwork, precision: str = "fp32", calibration: object = None) -> None:
-        """Capture the graph of one target; those of other batch sizes are captured when they come."""
+        """Capture the graph of one target; others when they come. Raises InputError for LoRATv2, whose memory grows."""
+        if network.variant.chunks:
+            raise InputError(f"engine compiled does not run {network.variant.name}: use engine auto or eager")
         network = network.to(PRECISIONS[precision])
         self.variant, self.encode_template = network.variant, network.encode_template
         self._run = _Graphs(network)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lorat_plugin.boxes import auroc
 from lorat_plugin.datasets.sequences import VideoSequence
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark, frames_omitted
@@ -214,20 +215,3 @@ def measure_reliability(
         bin_scores=bin_scores,
         bin_shares=bin_shares,
     )
-
-
-def auroc(score: np.ndarray, positive: np.ndarray) -> float | None:
-    """Area under the ROC curve by the rank statistic of Mann and Whitney; ties count half.
-
-    Args:
-        score: (N,) finite.
-        positive: (N,) bool.
-    Returns None unless there are both kinds.
-    """
-    positives = int(positive.sum())
-    negatives = len(positive) - positives
-    if not positives or not negatives:
-        return None
-    _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]  # from 1; equal scores share their mean rank
-    return float((ranks[positive].sum() - positives * (positives + 1) / 2) / (positives * negatives))

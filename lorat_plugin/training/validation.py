@@ -10,11 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from lorat_plugin.boxes import iou, success_auc, xywh_to_xyxy
+from lorat_plugin.boxes import auroc, iou, success_auc, xywh_to_xyxy
 from lorat_plugin.datasets.sequences import VideoSequence
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.runner import Run, track_sequences
-from lorat_plugin.evaluation.scoring import auroc
 from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.training.pairs import read_clips

@@ -73,7 +73,8 @@ def session(tmp_path: Path) -> Session:
 def both(path: Path, box: list[float], session: Session, tracker: MultiObjectTracker, folder: Path) -> np.ndarray:
     """Track by the command and by the session, hold that they agree; returns the boxes, (frames, 4)."""
     text = ",".join(map(str, box))
-    arguments = ["--box", text, "--output", str(folder), "--save", "--device", "cpu", "--engine", "eager"]
+    arguments = ["--box", text, "--output", str(folder), "--save", "--absent-below", "0"]
+    arguments += ["--device", "cpu", "--engine", "eager"]
     assert run(["track", str(path), *arguments]) == 0
     found = np.loadtxt(folder / "boxes.txt", delimiter=",", ndmin=2)
     session.open(path)

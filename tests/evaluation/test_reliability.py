@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorat_plugin.evaluation.scoring import auroc, measure_reliability
+from lorat_plugin.boxes import auroc
+from lorat_plugin.evaluation.scoring import measure_reliability
 
 NAN = np.nan
 

@@ -236,6 +236,8 @@ def test_the_lasot_script_runs(
     home = tmp_path / "LaSOT" / "dog" / "dog-1"
     write_frames(home / "img", frames)
     np.savetxt(home / "groundtruth.txt", boxes + np.array([1, 1, 0, 0]), fmt="%d", delimiter=",")
+    for flags in ("full_occlusion.txt", "out_of_view.txt"):
+        (home / flags).write_text("0,0,0,0\n")
     arguments = [str(tmp_path / "LaSOT"), "--sequences", "dog-1", "--weights", str(tiny_weights)]
     run_script("run_lasot.py", [*arguments, "--out", str(tmp_path / "out")], monkeypatch)
     assert "normalised precision" in capsys.readouterr().out
