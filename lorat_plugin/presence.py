@@ -30,7 +30,7 @@ GROWTH, LARGEST = 1.05, 2.0  # of an absent target's search region: area factor 
 SWELL = 1.5  # most that a side of an uncertain box is reported to have grown, as a factor
 ALIKE = 0.3  # least Bhattacharyya coefficient of the colours of a target that returns
 STRIDE = 0.6  # of the sweep's regions, in their side
-USUAL = 0.5  # `absent_below` of weights that store none
+USUAL = 0.45  # `absent_below` of weights that store none
 KEY = "presence"  # in the header of a weights file
 
 
