@@ -270,7 +270,7 @@ def autocast(device: str, precision: str) -> torch.autocast:
 
 
 def _inspect(network: nn.Module, batch: Batch, count: float) -> str:
-    for field, value in batch._asdict().items():
+    for field, value in batch.tensors().items():
         if not torch.isfinite(value).all():
             return f"the {field} of pair {int((~torch.isfinite(value)).nonzero()[0, 0])} is not finite"
     names = {module: name for name, module in network.named_modules() if not any(module.children())}

@@ -203,7 +203,7 @@ class _Run:
                 self.config.save(part)
             save_tensors(folder / STATE_NAME, tensors, {"steps_done": self.done}, self.config)
         self.accelerator.wait_for_everyone()
-        values = {name: value.cpu().contiguous() for name, value in batch._asdict().items()}
+        values = {name: value.cpu().contiguous() for name, value in batch.tensors().items()}
         precision = str(self.accelerator.mixed_precision)
         metadata = {"step": str(self.done), "count": repr(error.count), "precision": precision}
         with whole_file(folder / f"batch_{self.accelerator.process_index:04d}.safetensors") as part:

@@ -72,6 +72,10 @@ class Batch(NamedTuple):
         """Pairs `start` to `stop`, exclusive."""
         return Batch(*(None if tensor is None else tensor[start:stop] for tensor in self))  # type: ignore[arg-type]
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Its tensors by name; a batch of two images has no reference."""
+        return {name: tensor for name, tensor in self._asdict().items() if tensor is not None}
+
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
         return Batch(*(None if t is None else t.to(device, non_blocking=True) for t in self))  # type: ignore[arg-type]

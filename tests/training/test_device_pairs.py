@@ -55,7 +55,7 @@ def test_pairs_of_a_cpu_are_those_of_workers_with_eight_bits(data: TrainConfig, 
     config = replace(data, bank_gb=bank_gb, third_chance=0.7)
     made, host = _made(DevicePairs(config), range(40)), PairDataset(replace(config, eight_bit=True))
     wanted = collate([host[i] for i in range(40)])
-    assert all(torch.equal(*pair) for pair in zip(made, wanted, strict=True))
+    assert all(map(torch.equal, made.tensors().values(), wanted.tensors().values()))
 
 
 @pytest.mark.parametrize("bank_gb", [0.0, 0.1])
@@ -138,7 +138,7 @@ def test_batches_do_not_depend_on_workers(data: TrainConfig, bank_gb: float) -> 
         config = replace(data, bank_gb=bank_gb, workers=workers, batch_size=3)
         batches.append([batch.to(CPU) for batch in make_loader(open_pairs(config), config)])
     for one, other in zip(*batches, strict=True):
-        assert all(torch.equal(*pair) for pair in zip(one, other, strict=True))
+        assert all(map(torch.equal, one.tensors().values(), other.tensors().values()))
 
 
 def test_the_record_of_a_run_names_data_sets_in_a_bank(data: TrainConfig) -> None:

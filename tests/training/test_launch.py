@@ -47,7 +47,7 @@ def start(
     out: Path, *settings: str, processes: int = 1, restarts: int = 0, module: str = "toy"
 ) -> subprocess.Popen[str]:
     """A run of its own, under torchrun if there are several processes."""
-    command = [sys.executable, "-m", f"tests.training.{module}", str(out), *settings]
+    command = [sys.executable, "-m", f"tests.helpers.{module}", str(out), *settings]
     if processes > 1:
         parts = ["--standalone", "--nproc-per-node", str(processes), "--max-restarts", str(restarts)]
         command[1:2] = ["-m", "torch.distributed.run", *parts, "-m"]
