@@ -80,6 +80,8 @@ class VideoFile:
             seconds = None if container.duration is None else container.duration / av.time_base
             if stream.duration is not None and stream.time_base:
                 seconds = float(stream.duration * stream.time_base)  # without the sound
+            elif seconds and _states_end(container):
+                seconds -= (container.start_time or 0) / av.time_base
             average = float(stream.average_rate or rate)
             self.length = round(seconds * average) if seconds and average else None
 
@@ -127,7 +129,7 @@ class VideoFile:
         numbering = _Numbering(stream, self.damaged, start)
         reached, packets, given = 0.0, 0, 0
         orientation: tuple[bool, bool, bool] | None = None
-        for packet in _packets(container, self._shown):
+        for packet in _packets(container, stream, self._shown):
             time = packet.dts if packet.pts is None else packet.pts
             if time is not None:
                 reached = max(reached, float((time + (packet.duration or 0)) * packet.time_base))
@@ -173,7 +175,8 @@ class VideoFile:
         if container.format.name == "avi":  # its duration is that of the file's part
             missing = stream.frames - packets
         elif STATED & {*container.format.name.split(",")} and container.duration is not None:
-            end = (container.duration + (container.start_time or 0)) / av.time_base
+            start = 0 if _states_end(container) else container.start_time or 0
+            end = (container.duration + start) / av.time_base
             missing = round((end - reached) * float(stream.average_rate or self.fps or 0))
         tolerance = max(2, TOLERANCE * float(stream.average_rate or 0), (count + damaged + missing) / 100)
         if missing > tolerance:
@@ -229,6 +232,7 @@ class _Numbering:
         self._hidden = stream.codec_context.name == "vp8"  # some of its packets are never shown
         self._first: float | None = None  # time of the first picture that can be decoded without others
         self._waiting: set[int] = set()  # times of pictures that the decoder has
+        self._refused: set[int | None] = set()  # times of packets with errors; pictures may come of their parts
         self._sent = self._errors = 0
         self._gaps: set[int] = set()  # numbers of lost pictures in streams without times
         self._last: int | None = None  # time of the last picture that has one
@@ -251,6 +255,7 @@ class _Numbering:
         """Note a packet that the decoder has refused; those before the first key frame tell nothing."""
         self.trouble = True
         self._mark(packet.pts)
+        self._refused.add(packet.pts)
         if not self._timed or packet.pts is None:
             self._gaps.add(self._sent - 1)
         elif packet.pts in self._waiting:
@@ -264,12 +269,13 @@ class _Numbering:
             self._mark(picture.pts)
             return None
         lost = self._lost_before(picture)
+        damaged = picture.is_corrupt or (picture.pts is not None and picture.pts in self._refused)
         number = self.number + lost
-        self._note(number + picture.is_corrupt)
+        self._note(number + damaged)
         self.number = number + 1
-        self._mark(picture.pts, picture.is_corrupt or lost > 0)
-        self.trouble = self.trouble or lost > 0 or picture.is_corrupt
-        return None if picture.is_corrupt else number
+        self._mark(picture.pts, damaged or lost > 0)
+        self.trouble = self.trouble or lost > 0 or damaged
+        return None if damaged else number
 
     def finish(self) -> None:
         """Count the lost pictures behind the last one."""
@@ -330,13 +336,26 @@ class _Numbering:
         return frames - 1 if 1 <= frames <= LONGEST_GAP else 0
 
 
-def _packets(container: InputContainer, shown: str) -> Iterator[av.Packet]:
-    """The packets of all streams; damage between packets is skipped where the container can be read on."""
-    attempts = 0
+def _states_end(container: InputContainer) -> bool:
+    """Whether the duration that a container states counts from zero, not from its first picture."""
+    return "matroska" in container.format.name
+
+
+def _packets(container: InputContainer, stream: VideoStream, shown: str) -> Iterator[av.Packet]:
+    """The packets of all streams; damage between packets is skipped where the container can be read on.
+
+    Where recordings were joined and the clock of `stream` goes back, its times go on.
+    """
+    attempts, shift, latest = 0, 0, -math.inf
     while True:
         try:
             for packet in container.demux():
                 attempts = 0
+                if packet.stream.index == stream.index and packet.dts is not None and packet.pts is not None:
+                    if packet.is_keyframe and packet.dts + shift < latest:
+                        shift = int(latest) + (packet.duration or 1) - packet.dts
+                    packet.dts, packet.pts = packet.dts + shift, packet.pts + shift
+                    latest = max(latest, packet.dts)
                 yield packet
             return
         except (av.FFmpegError, OSError) as error:

@@ -123,6 +123,26 @@ def test_a_hole_in_a_transport_stream_shifts_no_number(tmp_path: Path, options: 
     assert sorted([*source.damaged, *(frame.number for frame in frames)]) == list(range(30)) and source.damaged
 
 
+@pytest.mark.parametrize(("name", "codec"), [("part.ts", "libx264"), ("part.mpg", "mpeg2video")])
+def test_recordings_that_were_joined_are_one_after_the_other(
+    tmp_path: Path, name: str, codec: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_numbered(tmp_path / name, codec=codec, options={"bf": "2"})
+    path.write_bytes(3 * path.read_bytes())
+    source, frames = read(path)
+    assert numbers(frames) == [(number, number % 30) for number in range(90)]
+    assert (list(source.damaged), caplog.text) == ([], "")
+    assert [frame.seconds for frame in frames] == pytest.approx(np.arange(90) / 30, abs=0.01)
+
+
+def test_a_picture_of_half_a_packet_is_damaged(tmp_path: Path) -> None:
+    path = write_numbered(tmp_path / "cut.mpg", codec="mpeg2video")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])  # amid picture 15
+    source, frames = read(path)
+    assert numbers(frames) == same(*range(14))
+    assert list(source.damaged) == [14, 15]
+
+
 def test_the_reported_damaged_video(shared: Path, caplog: pytest.LogCaptureFixture) -> None:
     source, frames = read(shared / "faults" / "corrupt_frame" / "bad_intra_zero.mp4")
     assert [frame.number for frame in frames] == [*range(100), *range(101, 240)]
@@ -143,6 +163,21 @@ def test_whole_files_raise_no_alarm(tmp_path: Path, name: str, options: dict, ca
     source, frames = read(write_numbered(tmp_path / name, **options))
     assert numbers(frames) == same(*range(30))
     assert (source.missing, list(source.damaged), caplog.text) == (0, [], "")
+
+
+def test_a_clock_that_starts_late_raises_no_alarm(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with av.open(str(write_numbered(tmp_path / "whole.mp4"))) as file, av.open(str(tmp_path / "late.mkv"), "w") as copy:
+        stream = copy.add_stream_from_template(file.streams.video[0])
+        for packet in file.demux(video=0):
+            if packet.size:
+                packet.pts, packet.dts = (
+                    time + 100 * packet.time_base.denominator for time in (packet.pts, packet.dts)
+                )
+                packet.stream = stream
+                copy.mux(packet)
+    source, frames = read(tmp_path / "late.mkv")
+    assert numbers(frames) == same(*range(30))
+    assert (source.length, source.missing, caplog.text) == (30, 0, "")
 
 
 def test_the_reported_false_alarms(shared: Path, caplog: pytest.LogCaptureFixture) -> None:
