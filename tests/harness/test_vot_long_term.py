@@ -61,7 +61,7 @@ def test_scores_are_those_of_the_toolkit_on_a_workspace(tmp_path: Path, tiny_wei
 
     made = {"one": made_run(40, 1), "two": made_run(55, 2)}
     for name, (truth, _, _) in made.items():
-        write_frames(tmp_path / "clips" / name, [np.zeros(SIZE[::-1] + (3,), np.uint8)] * len(truth))
+        write_frames(tmp_path / "clips" / name, [np.zeros((*SIZE[::-1], 3), np.uint8)] * len(truth))
         np.savetxt(tmp_path / "clips" / name / "groundtruth.txt", truth, fmt="%g", delimiter=",")
     settings = TrackerSettings(weights=str(tiny_weights), device="cpu")
     create_workspace(tmp_path / "workspace", tmp_path / "clips", settings, stack="longterm", protocols=["python"])
