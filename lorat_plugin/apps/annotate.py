@@ -1,19 +1,7 @@
 """Boxes for every frame from a few drawn by hand: the tracker runs from each to its neighbours, both runs are blended.
 
-The rule, for a frame between hand boxes at frames a and b, u = (frame - a) / (b - a):
-
-- one run starts from a and goes forwards (f), one from b and goes backwards (g); each is asked how well it arrives: the
-  IoU of its last box with the other hand box, r_f and r_g;
-- weights: (1 - u) * score_f * (1 - u + u * r_f) and u * score_g * (u + (1 - u) * r_g), so a run counts for less the
-  further it is from its hand box, the less sure the tracker is, and the more it missed the other hand box; an absent
-  target counts for nothing;
-- trackers frame an object by another convention than a person: the shift and the scale from where runs arrive to the
-  hand boxes there, averaged over all arrivals of the object with their IoU as weight, and with two more that say "none"
-  because few boxes say little, are applied to every tracked box.
-
-Hand boxes stay as they are, with score 1; the score of a blended box is the weighted mean. Before the first hand box
-and after the last there is one run. From a frame in which the object is said to be gone to its next hand box there is
-no run and no box.
+The rule is in docs/howto/interchange.md, "Annotate": `blend` weighs a forward and a backward run by distance, score and
+arrival, the IoU of a run's last box with the hand box there, after the mean offset at all arrivals is removed.
 """
 
 from __future__ import annotations
@@ -141,7 +129,7 @@ def annotate_object(
         keys: hand boxes, by frame; at least one.
         tracker: starts and steps targets; those that it follows itself are left alone.
         advance: called once for each frame that is read.
-    Returns a row for each of those frames in which the object is not absent. The rule is in this module's text. Raises
+    Returns a row for each of those frames in which the object is not absent. Raises
     InputError for a frame that cannot be read, a box that misses its frame, or a gap whose frames do not fit on the
     disk.
     """
@@ -199,7 +187,7 @@ def follow_gaps(
 
 
 def blend(keys: Sequence[Row], gaps: Sequence[Gap]) -> list[Row]:
-    """Rows of an object from its hand boxes and the runs between them, by the rule in this module's text."""
+    """Rows of an object from its hand boxes and the runs between them, by the rule."""
     boxes = {key.frame: np.array(key.box, np.float64) for key in keys}
     correction = _mean_correction(boxes, gaps)
     rows = {key.frame: key._replace(score=1.0) for key in keys}

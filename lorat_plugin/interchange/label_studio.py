@@ -23,7 +23,13 @@ GREATEST_PERCENT = 110  # of a side of a box; it may reach a little over the fra
 
 
 def write_label_studio(tracks: Tracks, path: Path) -> None:
-    """Write one task with the tracks as a prediction; a region's score is the mean of its boxes', cut at the border."""
+    """Write one task with the tracks as a prediction."""
+    prediction = {"model_version": "lorat_plugin", "result": video_regions(tracks)}
+    path.write_text(json.dumps([{"data": {"video": tracks.video.name}, "predictions": [prediction]}]), encoding="utf-8")
+
+
+def video_regions(tracks: Tracks) -> list[dict[str, Any]]:
+    """A prediction's regions, one for each object: boxes cut at the border, the score their mean."""
     video = tracks.video
     result = []
     for number, rows in tracks.objects().items():
@@ -36,8 +42,7 @@ def write_label_studio(tracks: Tracks, path: Path) -> None:
         score = round(float(np.mean([row.score for row in rows])), 6)
         names = {"id": str(number), "type": "videorectangle", "from_name": "box", "to_name": "video"}
         result.append({**names, "value": value, "score": score})
-    task = {"data": {"video": video.name}, "predictions": [{"model_version": "lorat_plugin", "result": result}]}
-    path.write_text(json.dumps([task]), encoding="utf-8")
+    return result
 
 
 def _keyframe(row: Row, after: Row | None, video: VideoInfo) -> dict[str, Any]:

@@ -78,7 +78,8 @@ class TextFile:
     def __enter__(self) -> TextFile:
         with contextlib.ExitStack() as stack:
             part = stack.enter_context(whole_file(self.path))
-            self._stream = stack.enter_context(part.open("w", encoding="utf-8", newline="\n"))
+            # by line: a killed run leaves its rows
+            self._stream = stack.enter_context(part.open("w", 1, "utf-8", newline="\n"))
             self._stack = stack.pop_all()
         return self
 
