@@ -25,6 +25,7 @@ from lorat_plugin.interchange.tracks import (
     read_json,
     reading,
     upright,
+    whole,
 )
 
 CVAT_ATTRIBUTES = {"occluded", "outside", "keyframe", "track_id", "rotation"}  # its own; others are its users'
@@ -80,7 +81,7 @@ def read_coco(path: Path, video: VideoInfo) -> Tracks:
         for entry, frame, box in boxes(content, video, path):
             about = entry.get("attributes") or {}
             numbers = [entry.get("track_id"), entry.get("instance_id"), about.get("track_id")]
-            identity = next((int(number) for number in numbers if number is not None), None)
+            identity = next((whole(float(number)) for number in numbers if number is not None), None)
             if entry.get("iscrowd"):
                 losses["crowds (not read)"] += 1
             elif identity is None:
@@ -88,6 +89,12 @@ def read_coco(path: Path, video: VideoInfo) -> Tracks:
             elif box is None or about.get("outside"):
                 gone.append((frame, identity))
             else:
+                if len(box) != 4:
+                    raise ValueError(f"annotation {entry.get('id')} has the box {box}")
+                if names and entry.get("category_id") not in names:
+                    raise ValueError(
+                        f"annotation {entry.get('id')} has category {entry.get('category_id')}, not listed"
+                    )
                 x, y, w, h = map(float, box)
                 degrees = 0.0 if entry.get("segmentation") else float(about.get("rotation") or 0)  # a polygon is turned
                 upright_box = upright((x, y, w, h), degrees, (x + w / 2, y + h / 2))
@@ -125,7 +132,7 @@ def _image_boxes(content: dict[str, Any], video: VideoInfo, path: Path) -> Itera
                 raise ValueError(f"image {image['file_name']} has no video and is named after no frame of {video.name}")
             frames[image["id"]] = numbers[stem] if numbers else int(match[1]) if match else 0
         elif image["video_id"] == chosen:
-            frames[image["id"]] = int(image["frame_index"] if "frame_index" in image else image["frame_id"])
+            frames[image["id"]] = whole(float(image["frame_index"] if "frame_index" in image else image["frame_id"]))
         else:
             continue
         check_size(video, image["width"], image["height"], str(path))

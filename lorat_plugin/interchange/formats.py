@@ -57,7 +57,7 @@ def read_tracks(path: Path, video: VideoInfo) -> Tracks:
         is_task = isinstance(content, dict) and "data" in content
         read = read_label_studio if is_task or isinstance(content, list) else read_coco
     elif suffix == ".txt":
-        read = read_mot if read_plain_text(path).partition("\n")[0].count(",") >= 5 else read_got10k
+        read = read_mot if read_plain_text(path).lstrip().partition("\n")[0].count(",") >= 5 else read_got10k
     elif suffix in (".xml", ".jsonl"):
         read = read_cvat if suffix == ".xml" else read_json_lines
     else:

@@ -113,6 +113,9 @@ def _read_region(
     labels = value.get("labels") or [LABEL]
     if len(labels) > 1:
         losses["further labels of an object (not kept)"] += len(labels) - 1
+    sides = [float(entry[key]) for entry in value["sequence"] for key in ("x", "y", "width", "height")]
+    if sides and max(sides) <= 1:
+        raise ValueError(f"the boxes of region {region['id']} are fractions of the frame, not percents")
     score = region.get("score")
     gone.append((0, identity))  # a region begins with its first box
     rows: dict[int, Row] = {}

@@ -58,7 +58,7 @@ def read_mot(path: Path, video: VideoInfo) -> Tracks:
         label = LABEL if len(kinds) == 1 else f"class {kind}"
         if names and kind > 0:
             label = names[kind - 1].strip()
-        rows.append(Row(frame - 1, identity - 1, (x - origin, y - origin, w, h), score if score >= 0 else 1.0, label))
+        rows.append(Row(frame - 1, identity - 1, (x - origin, y - origin, w, h), 1.0 if score == -1 else score, label))
     return Tracks.checked(video, rows, str(path), losses=losses)
 
 
@@ -70,7 +70,7 @@ def read_json_lines(path: Path, video: VideoInfo) -> Tracks:
             if not line.strip():
                 continue
             entry: dict[str, Any] = parse_json(line)
-            frame, identity = int(entry["frame"]), int(entry.get("id", 0))
+            frame, identity = whole(float(entry["frame"])), whole(float(entry.get("id", 0)))
             if entry.get("absent"):
                 gone.append((frame, identity))
                 continue

@@ -84,8 +84,8 @@ class Tracks:
         """Sort and check rows that were read; where an object has a row, it is not gone.
 
         `losses` counts what the file holds and `Tracks` does not, by a phrase that says what becomes of it; one line
-        of the log lists them. Raises InputError naming `shown` for a box that is not finite or has no area, a frame
-        that the video does not have, or two boxes of an object in a frame.
+        of the log lists them. Raises InputError naming `shown` for a box that is not finite or has no area, a score
+        outside [0, 1], a frame that the video does not have, or two boxes of an object in a frame.
         """
         if losses:
             logger.warning("%s: holds %s", shown, ", ".join(f"{count} {what}" for what, count in losses.items()))
@@ -93,8 +93,10 @@ class Tracks:
         before = None
         for row in ordered:
             what = f"{shown}: frame {row.frame} (counted from 0), object {row.id}:"
-            if not np.isfinite((*row.box, row.score)).all() or min(row.box[2:]) <= 0:
-                raise InputError(f"{what} box {row.box} and score {row.score} must be finite, w and h above 0")
+            if not np.isfinite(row.box).all() or min(row.box[2:]) <= 0:
+                raise InputError(f"{what} box {row.box} must be finite, w and h above 0")
+            if not 0 <= row.score <= 1:
+                raise InputError(f"{what} has the score {row.score}; it must lie between 0 and 1")
             if row.frame not in video.frames:
                 raise InputError(f"{what} {video.name} has frames {video.frames.start} to {video.frames.stop - 1}")
             if row[:2] == before:

@@ -14,6 +14,7 @@ from lorat_plugin.errors import InputError
 from lorat_plugin.files import parse_yaml, read_plain_text
 from lorat_plugin.interchange.tracks import Row, Tracks, VideoInfo, clipped, frames_by_stem, reading, whole
 
+GREATEST = 1.1  # fraction of a frame; a box may reach a little over its border
 NOT_FRAMES = ("train.txt", "val.txt", "test.txt", "valid.txt", "classes.txt")  # lists beside the labels
 
 
@@ -60,8 +61,9 @@ def read_yolo(folder: Path, video: VideoInfo) -> Tracks:
     """Read boxes of one video: lines `class centre_x centre_y width height`, then a confidence, a track id, or both.
 
     A sixth column holds ids if all its numbers are whole, else confidences. Without ids a class is an object; if some
-    boxes have one, those without are left out. Classes are named by data.yaml or CVAT's obj.names. Raises InputError
-    for other lines (segments, key points, rotated boxes), and for files of no frame of the video.
+    boxes have one, those without are left out. Classes are named by data.yaml, CVAT's obj.names or a classes.txt.
+    Raises InputError for other lines (segments, key points, rotated boxes, pixels), and for files of no frame of the
+    video.
     """
     names = _class_names(folder)
     lines = [line for path in _files(folder) for line in _read_lines(path, video)]
@@ -79,8 +81,6 @@ def read_yolo(folder: Path, video: VideoInfo) -> Tracks:
                 continue
             with reading(line.path, "YOLO text: a track id as last number"):
                 identity = whole(line.rest[-1])
-        if not 0 <= score <= 1:
-            raise InputError(f"{line.path}: has the confidence {score}; it must lie between 0 and 1")
         if names and line.kind not in names:
             raise InputError(f"{line.path}: has class {line.kind}, which the list of names lacks; complete the list")
         x, y, w, h = (line.sides * ([video.width, video.height] * 2)).tolist()
@@ -99,9 +99,9 @@ def _class_names(folder: Path) -> dict[int, str]:
         with reading(folder / "data.yaml", "YOLO's data.yaml: names of classes"):
             names = (parse_yaml(read_plain_text(folder / "data.yaml")) or {})["names"]
             return dict(enumerate(names)) if isinstance(names, list) else dict(names)
-    if (folder / "obj.names").exists():
-        return dict(enumerate(read_plain_text(folder / "obj.names").split("\n")))
-    return {}
+    lists = [folder / "obj.names", folder / "classes.txt", folder / "labels" / "classes.txt"]
+    listed = next((path for path in lists if path.exists()), None)
+    return dict(enumerate(read_plain_text(listed).split("\n"))) if listed else {}
 
 
 def _read_lines(path: Path, video: VideoInfo) -> list[_Line]:
@@ -118,6 +118,8 @@ def _read_lines(path: Path, video: VideoInfo) -> list[_Line]:
                 )
             kind, *sides = numbers
             box = np.array(sides[:4]).reshape(4)
+            if box.max() > GREATEST:
+                raise InputError(f"{path}: has the box {sides[:4]}, in pixels: divide it by the frame's sides")
             found.append(_Line(path, _frame(path.stem, video), whole(kind), box, tuple(sides[4:])))
     return found
 

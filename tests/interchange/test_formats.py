@@ -167,6 +167,8 @@ def test_boxes_that_cvat_filled_in_are_no_keys(tmp_path: Path) -> None:
         ("a.jsonl", '{"absent": true}', "line 1 (no 'frame')"),
         ("a.jsonl", '{"frame": 8, "box_xywh": [1, 2, 3, 4]}', "walk has frames 0 to 7"),
         ("a.jsonl", '{"frame": 0, "box_xywh": [1, 2, 0, 4]}', "w and h above 0"),
+        ("a.jsonl", '{"frame": 0.5, "box_xywh": [1, 2, 3, 4]}', "line 1 (0.5 is no whole number)"),
+        ("a.jsonl", '{"frame": 0, "box_xywh": [1, 2, 3, 4], "score": NaN}', "has the score nan"),
         ("a.jsonl", '{"frame": 0, "box_xywh": [1, 2, 3, 4]}\n' * 2, "has two boxes"),
         ("a.txt", "1,2,3,4,5,x", "line 1"),
         ("a.txt", "nan,nan,nan,nan\n", "holds no box"),

@@ -151,6 +151,14 @@ def test_boxes_in_pixels_are_refused(tmp_path: Path, change: dict[str, float]) -
         read_tracks(export(tmp_path, annotation(region({**key(1), **change}))), VIDEO)
 
 
+def test_boxes_in_fractions_are_refused(tmp_path: Path) -> None:
+    sides = {"x": 0.1, "y": 0.2, "width": 0.3, "height": 0.4}
+    with pytest.raises(InputError, match="are fractions of the frame, not percents"):
+        read_tracks(export(tmp_path, annotation(region({**key(1), **sides}, {**key(9), **sides}))), VIDEO)
+    rows = read_tracks(export(tmp_path, annotation(region({**key(1), **sides}, key(9)))), VIDEO).rows
+    assert rows[0].box == pytest.approx((0.32, 0.48, 0.96, 0.96))  # of an object that comes in at the corner
+
+
 @pytest.mark.parametrize(
     "address",
     [

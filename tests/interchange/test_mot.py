@@ -29,7 +29,7 @@ def test_truth_with_flag_0_does_not_count(tmp_path: Path, caplog: pytest.LogCapt
 
 
 def test_the_seventh_column_of_results_is_a_score(tmp_path: Path) -> None:
-    rows = read(tmp_path, "1,3,11,21,5,6,0,-1,-1,-1\n2,3,11,21,5,6,0.25,-1,-1,-1\n3,3,11,21,5,6,-1,-1,-1,-1\n")
+    rows = read(tmp_path, "\n1,3,11,21,5,6,0,-1,-1,-1\n2,3,11,21,5,6,0.25,-1,-1,-1\n3,3,11,21,5,6,-1,-1,-1,-1\n")
     assert [row.score for row in rows] == [0, 0.25, 1]
     rows = read(tmp_path, "1,3,11,21,5,6,0.75,2,-1\n1,4,11,21,5,6,0.5,0,-1\n")  # nine columns, as BoxMOT writes results
     assert [(row.score, row.label) for row in rows] == [(0.75, "class 2"), (0.5, "class 0")]
@@ -48,6 +48,8 @@ def test_classes_of_cvat_are_named_and_its_pixels_count_from_0(tmp_path: Path) -
         ("1,1.5,10,20,5,6,1,1,1\n", "line 1 (1.5 is no whole number)"),
         ("0,1,10,20,5,6,1,1,1\n", "walk has frames 0 to 7"),
         ("1,1,10,20,5,6,1,3,1\n", "has class 3"),
+        ("1,1,10,20,5,6,97.5,-1,-1,-1\n", "has the score 97.5; it must lie between 0 and 1"),
+        ("1,2,30,2,30,8,1,8\n2,3,31,3,31,9,2,9\n", "has the score 2.0"),  # VOT's polygons
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, text: str, says: str) -> None:

@@ -56,6 +56,13 @@ def test_cvats_exports_are_read(tmp_path: Path) -> None:
     assert (row.frame, row.id, row.label) == (12, 0, "car")
 
 
+@pytest.mark.parametrize("place", ["classes.txt", "labels/classes.txt"])  # Label Studio, labelImg
+def test_classes_are_named_by_a_list(tmp_path: Path, place: str) -> None:
+    home = folder(tmp_path, {"base_1.txt": f"1 {BOX}\n"})
+    (home / place).write_text("car\nbus\n")
+    assert [row.label for row in read_tracks(home, VIDEO).rows] == ["bus"]
+
+
 def test_files_of_a_folder_are_named_after_its_images(tmp_path: Path) -> None:
     video = VIDEO._replace(frames=range(2), file_names=("base_1.jpg", "base_7.jpg"))
     (row,) = read_tracks(folder(tmp_path, {"base_7.txt": f"0 {BOX}"}), video).rows
@@ -67,7 +74,8 @@ def test_files_of_a_folder_are_named_after_its_images(tmp_path: Path) -> None:
     [
         ("base_1.txt", "0 0.1 0.1 0.2 0.1 0.2 0.2 0.1 0.2", "a line of 9 numbers, a segment"),
         ("base_1.txt", "0 0.1 0.1 0.2 0.1 0.2 0.25", "a track id as last number (0.25 is no whole number)"),
-        ("base_1.txt", f"0 {BOX} 1.5", "has the confidence 1.5"),
+        ("base_1.txt", f"0 {BOX} 1.5", "has the score 1.5"),
+        ("base_1.txt", "0 160 120 80 120", "has the box [160.0, 120.0, 80.0, 120.0], in pixels"),
         ("base_1.txt", f"1 {BOX}", "has class 1, which the list of names lacks"),
         ("base_1.txt", "0 0.1 0.1", "cannot be read as YOLO text"),
         ("base_0.txt", f"0 {BOX}", "base has frames 0 to 239"),
