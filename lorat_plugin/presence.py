@@ -30,7 +30,7 @@ GROWTH, LARGEST = 1.05, 2.0  # of an absent target's search region: area factor 
 SWELL = 1.5  # most that a side of an uncertain box is reported to have grown, as a factor
 ALIKE = 0.3  # least Bhattacharyya coefficient of the colours of a target that returns
 STRIDE = 0.6  # of the sweep's regions, in their side
-USUAL = 0.45  # `absent_below` of weights that store none
+USUAL, FOUND = 0.45, 0.55  # `absent_below` and least `found_above` of weights that store none
 KEY = "presence"  # in the header of a weights file
 
 
@@ -58,9 +58,9 @@ class PresenceRule:
         check_threshold(self.absent_below)
 
     def below(self, threshold: float | None) -> PresenceRule:
-        """A rule with another `absent_below`; None for the stored one, or `USUAL` if there is none."""
+        """A rule with another `absent_below`; None for the stored one. What is not stored is `USUAL` and `FOUND`."""
         chosen = (self.absent_below or USUAL) if threshold is None else threshold
-        return replace(self, absent_below=chosen, found_above=max(chosen, self.found_above))
+        return replace(self, absent_below=chosen, found_above=max(chosen, self.found_above or FOUND))
 
     def probability(self, score: float) -> float | None:
         """Calibrated probability that the box of a score is on target; None without a calibration."""

@@ -32,20 +32,17 @@ def without_target(count: int) -> Iterator[np.ndarray]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("absent_below", "count", "largest"), [(None, 2000, 4.0), (0.0, 200, SIZE[0] * SIZE[1])])
-def test_a_target_that_is_gone_costs_nothing_and_comes_back(
-    absent_below: float | None, count: int, largest: float
-) -> None:
-    """With the default of `lorat track` the box stays near its size; off, it follows the published rule."""
+def test_a_target_that_is_gone_costs_nothing_and_comes_back() -> None:
+    """With the default of `lorat track` the box stays near its size."""
     small, boxes = square_sequence(20)
     seen = [cv2.resize(frame, SIZE[::-1]) for frame in small]
-    tracker = LoRATTracker.from_pretrained("lorat_tiny", device="cpu", engine="eager", absent_below=absent_below)
+    tracker = LoRATTracker.from_pretrained("lorat_tiny", device="cpu", engine="eager", absent_below=None)
     tracker.init(seen[0], boxes[0] * SCALE)
     for frame in seen[1:]:
         before = tracker.update(frame).box
     areas, seconds, memory = [], [], []
     tracemalloc.start()
-    for number, frame in enumerate(without_target(count)):
+    for number, frame in enumerate(without_target(2000)):
         began = time.thread_time()  # not the time that other processes take
         x, y, w, h = tracker.update(frame).box
         seconds.append(time.thread_time() - began)
@@ -54,8 +51,7 @@ def test_a_target_that_is_gone_costs_nothing_and_comes_back(
         if number % 50 == 49:
             memory.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
-    assert max(areas[: 2 * count // 3]) <= largest * before[2] * before[3]  # another scene may hold look-alikes
-    assert max(areas) <= 4 * largest * before[2] * before[3]
+    assert max(areas) <= 4 * before[2] * before[3]
     assert memory[-1] - memory[1] < 1 << 20
     assert np.median(seconds[-50:]) < 3 * np.median(seconds[:50]) + 0.01
     for frame in seen[::-1]:

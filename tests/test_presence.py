@@ -9,7 +9,7 @@ import pytest
 
 from lorat_plugin import LoRATTracker, load_checkpoint, save_checkpoint
 from lorat_plugin.errors import InputError
-from lorat_plugin.presence import LARGEST, TRIAL, USUAL, Presence, PresenceRule, colours
+from lorat_plugin.presence import FOUND, LARGEST, TRIAL, USUAL, Presence, PresenceRule, colours
 
 RULE = PresenceRule(0.4, 0.6, (2.0, -0.5))
 RED, BLUE = (np.full((100, 120, 3), colour, np.uint8) for colour in ((200, 30, 30), (30, 30, 200)))
@@ -114,7 +114,7 @@ def test_weights_store_the_rule(tiny_network, tmp_path) -> None:
 
 def test_weights_that_store_none_have_the_usual_threshold_and_no_probability(tiny_network) -> None:
     tracker = LoRATTracker(tiny_network, device="cpu", absent_below=None)
-    assert tracker.presence == PresenceRule(USUAL, USUAL)
+    assert tracker.presence == PresenceRule(USUAL, FOUND)
     frame = np.full((100, 120, 3), 90, np.uint8)
     tracker.init(frame, [20, 20, 40, 50])
     result = tracker.update(frame)
