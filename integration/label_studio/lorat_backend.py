@@ -21,7 +21,7 @@ from label_studio_ml.model import LabelStudioMLBase
 
 from lorat_plugin import MultiObjectTracker
 from lorat_plugin.apps.annotate import annotate, read_hand_boxes
-from lorat_plugin.interchange.label_studio import video_regions
+from lorat_plugin.interchange.json_formats import video_regions
 
 
 @cache

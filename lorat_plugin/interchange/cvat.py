@@ -66,13 +66,10 @@ def _add_box(track: ET.Element, row: Row, frame: int, key: bool = True, outside:
 
 
 def key_frames(rows: Sequence[Row]) -> set[int]:
-    """Frames of one object's rows from which linear interpolation gives the other rows.
+    """Frames of one object's rows, at least one, from which linear interpolation gives the other rows.
 
     An edge may be off by `TOLERANCE` of its box's size or `LEAST_TOLERANCE` pixels, whichever is more. The first and
     last frames of gapless runs are among them, and so are hand boxes where `Row.key` tells them from filled-in ones.
-
-    Args:
-        rows: of one object, by frame; at least one.
     """
     boxes = np.array([row.box for row in rows], np.float64)
     edges = xywh_to_xyxy(boxes)

@@ -8,15 +8,13 @@ from typing import NamedTuple
 
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import read_plain_text, whole_file, whole_folder
-from lorat_plugin.interchange.coco import read_coco, write_coco
+from lorat_plugin.interchange import text
 from lorat_plugin.interchange.cvat import read_cvat, write_cvat
-from lorat_plugin.interchange.label_studio import read_label_studio, write_label_studio
-from lorat_plugin.interchange.text import read_got10k, read_json_lines, read_mot, write_got10k, write_mot
+from lorat_plugin.interchange.json_formats import read_coco, read_label_studio, write_coco, write_label_studio
 from lorat_plugin.interchange.tracks import Tracks, VideoInfo, read_json
-from lorat_plugin.interchange.yolo import is_yolo, read_yolo, write_yolo
 
 
-class Format(NamedTuple):
+class TrackFormat(NamedTuple):
     """How tracks are written and read, and the name that their file (a folder, if without suffix) gets."""
 
     file_name: str
@@ -25,12 +23,12 @@ class Format(NamedTuple):
 
 
 FORMATS = {
-    "mot": Format("track_mot.txt", write_mot, read_mot),
-    "coco": Format("track_coco.json", write_coco, read_coco),
-    "cvat": Format("track_cvat.xml", write_cvat, read_cvat),
-    "labelstudio": Format("track_labelstudio.json", write_label_studio, read_label_studio),
-    "yolo": Format("track_yolo", write_yolo, read_yolo),
-    "got10k": Format("track_got10k", write_got10k, read_got10k),
+    "mot": TrackFormat("track_mot.txt", text.write_mot, text.read_mot),
+    "coco": TrackFormat("track_coco.json", write_coco, read_coco),
+    "cvat": TrackFormat("track_cvat.xml", write_cvat, read_cvat),
+    "labelstudio": TrackFormat("track_labelstudio.json", write_label_studio, read_label_studio),
+    "yolo": TrackFormat("track_yolo", text.write_yolo, text.read_yolo),
+    "got10k": TrackFormat("track_got10k", text.write_got10k, text.read_got10k),
 }
 
 
@@ -51,15 +49,16 @@ def read_tracks(path: Path, video: VideoInfo) -> Tracks:
     """
     suffix = path.suffix.lower()
     if path.is_dir():
-        read = read_yolo if is_yolo(path) else read_got10k
+        read = text.read_yolo if text.is_yolo(path) else text.read_got10k
     elif suffix == ".json":
         content = read_json(path)
         is_task = isinstance(content, dict) and "data" in content
         read = read_label_studio if is_task or isinstance(content, list) else read_coco
     elif suffix == ".txt":
-        read = read_mot if read_plain_text(path).lstrip().partition("\n")[0].count(",") >= 5 else read_got10k
+        first = read_plain_text(path).lstrip().partition("\n")[0]
+        read = text.read_mot if first.count(",") >= 5 else text.read_got10k
     elif suffix in (".xml", ".jsonl"):
-        read = read_cvat if suffix == ".xml" else read_json_lines
+        read = read_cvat if suffix == ".xml" else text.read_json_lines
     else:
         raise InputError(
             f"{path}: is no file of tracks: give .txt, .json, .jsonl, .xml, or a folder of texts; unpack archives"
@@ -93,7 +92,7 @@ def former_tracks(folder: Path) -> list[Path]:
     ]
 
 
-def check_format(name: str) -> Format:
+def check_format(name: str) -> TrackFormat:
     """The format of a name. Raises InputError for an unknown one."""
     if name not in FORMATS:
         raise InputError(f"format '{name}' is unknown; there are {', '.join(FORMATS)}")

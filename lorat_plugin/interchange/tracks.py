@@ -177,13 +177,7 @@ def frames_by_stem(video: VideoInfo) -> dict[str, int]:
 
 
 def only(things: Sequence[Any], texts: Callable[[Any], Sequence[str]], video: VideoInfo, path: Path) -> Any:
-    """The entry about `video` among those of a file: the one that names it, or the only one.
-
-    Args:
-        things: entries of a file, each about a video.
-        texts: names, paths or URLs of an entry's video.
-    Raises InputError if none or several of more than one entry name it.
-    """
+    """The entry of a file about `video`: the one that names it in its `texts`, or the only one; else InputError."""
     named = [thing for thing in things if any(video.name in _names(text) for text in texts(thing))] or things
     if len(named) != 1:
         listed = ", ".join(next(iter(texts(thing)), "?") for thing in things) or "none"
