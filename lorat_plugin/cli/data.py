@@ -12,7 +12,7 @@ import typer
 from lorat_plugin.cli.options import JsonOption
 
 if TYPE_CHECKING:
-    from lorat_plugin.datasets.check import DatasetReport
+    from lorat_plugin.datasets.registry import DatasetReport
 
 SHOWN_PROBLEMS = 20
 
@@ -37,8 +37,8 @@ def check_command(
 
     Example: lorat data check datasets/got10k
     """
-    from lorat_plugin.datasets.check import check_dataset, find_datasets
     from lorat_plugin.datasets.got10k import read_list
+    from lorat_plugin.datasets.registry import check_dataset, find_datasets
     from lorat_plugin.errors import InputError
 
     if reading not in ("index", "name"):

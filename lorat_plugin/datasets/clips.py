@@ -11,9 +11,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -24,6 +25,8 @@ from lorat_plugin.errors import InputError
 from lorat_plugin.files import link_or_copy, require_utf8, whole_file
 from lorat_plugin.images import list_images, read_image, read_size
 
+T = TypeVar("T")
+FULLY_VISIBLE = 8  # GOT-10k's cover label counts visible eighths
 LAYOUT = "DIR/<clip>/ with the frames (00000001.jpg ...) and groundtruth.txt (x,y,w,h, one row per frame)"
 
 
@@ -50,15 +53,11 @@ def clip_homes(folder: str | Path) -> list[Path]:
 
 
 def read_clip(home: Path, labels: Path | None = None) -> VideoSequence:
-    """Read one clip.
+    """Read one clip, its boxes from groundtruth.txt or the file `labels`.
 
     Frames are the images beside groundtruth.txt or in `img/`, in natural order; any image type. Rows with a NaN or
-    without area say that the target is absent; these boxes become NaN.
-
-    Args:
-        home: the clip's folder.
-        labels: file of boxes to read instead of its groundtruth.txt.
-    Raises InputError for an unreadable file, or a number of rows other than the number of frames.
+    without area say that the target is absent; these boxes become NaN. Raises InputError for an unreadable file, or a
+    number of rows other than the number of frames.
     """
     home = Path(os.path.abspath(home))
     require_utf8(str(home), str(home))
@@ -74,9 +73,6 @@ def read_clip(home: Path, labels: Path | None = None) -> VideoSequence:
     name = home.name if labels.name == "groundtruth.txt" else labels.stem
     listed = Frames.listed("", [frame.name for frame in frames], str(folder))
     return box_sequence(name, listed, boxes, present, read_size(frames[0]))
-
-
-FULLY_VISIBLE = 8  # GOT-10k's cover label counts visible eighths
 
 
 def find_scorable_clips(folder: str | Path) -> list[VideoSequence]:
@@ -120,12 +116,8 @@ def link_clips(clips: Sequence[VideoSequence], root: str | Path) -> None:
 
     The frames are linked, or copied where the system has no symbolic links, under GOT-10k's names; the toolkit and
     its readers look at the content, so a link may be called .jpg and lead to a PNG. Frames in which the target is
-    absent get the box 0,0,0,0, cover 0 and absence 1, and the toolkit's report leaves them out.
-
-    Args:
-        clips: from `find_scorable_clips`.
-        root: folder to write to.
-    Raises InputError if a first frame cannot be decoded, or the frames lie in the folder that would be replaced.
+    absent get the box 0,0,0,0, cover 0 and absence 1, and the toolkit's report leaves them out. Raises InputError if a
+    first frame cannot be decoded, or the frames lie in the folder that would be replaced.
     """
     subset = Path(root) / "val"
     for clip in clips:
@@ -134,11 +126,8 @@ def link_clips(clips: Sequence[VideoSequence], root: str | Path) -> None:
     sizes = [read_image(clip.frames[0]).shape[:2] for clip in clips]
     shutil.rmtree(subset, ignore_errors=True)
     for clip, size in zip(clips, sizes, strict=True):
-        home = subset / clip.name
-        home.mkdir(parents=True)
-        for number, frame in enumerate(clip.frames, start=1):
-            link_or_copy(Path(frame), home / f"{number:08d}.jpg")
-        _write_labels(home, clip.boxes, size)
+        for frame, target in _write_labels(subset / clip.name, clip.boxes, size, clip.frames):
+            link_or_copy(Path(frame), target)
     _write_list(subset, [clip.name for clip in clips])
 
 
@@ -147,21 +136,21 @@ def write_sequences(sequences: Mapping[str, tuple[Sequence[np.ndarray], np.ndarr
 
     Args:
         sequences: name -> ((H, W, 3) uint8 RGB frames, (N, 4) boxes x, y, w, h in pixels).
-        root: folder to write to.
     """
     subset = Path(root) / "val"
     shutil.rmtree(subset, ignore_errors=True)
     for name, (frames, boxes) in sequences.items():
-        home = subset / name
-        home.mkdir(parents=True)
-        for number, frame in enumerate(frames, start=1):
+        for frame, target in _write_labels(subset / name, boxes, frames[0].shape[:2], frames):
             _, packed = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
-            (home / f"{number:08d}.jpg").write_bytes(packed.tobytes())
-        _write_labels(home, boxes, frames[0].shape[:2])
+            target.write_bytes(packed.tobytes())
     _write_list(subset, list(sequences))
 
 
-def _write_labels(home: Path, boxes: np.ndarray, frame_size: tuple[int, int]) -> None:
+def _write_labels(
+    home: Path, boxes: np.ndarray, frame_size: tuple[int, int], frames: Iterable[T]
+) -> Iterator[tuple[T, Path]]:
+    """Write the text files of a sequence; returns each frame with the path that it is to get."""
+    home.mkdir(parents=True)
     height, width = frame_size
     absent = np.isnan(boxes).any(axis=1)
     written = np.where(absent[:, None], 0.0, boxes)
@@ -173,6 +162,7 @@ def _write_labels(home: Path, boxes: np.ndarray, frame_size: tuple[int, int]) ->
     np.savetxt(home / "cut_by_image.label", cut.astype(int), fmt="%d")
     # the toolkit drops the first line and reads "key: value" from the others
     (home / "meta_info.ini").write_text(f"[METAINFO]\nresolution: ({width}, {height})\n", encoding="utf-8")
+    return ((frame, home / f"{number:08d}.jpg") for number, frame in enumerate(frames, start=1))
 
 
 def _write_list(subset: Path, names: Sequence[str]) -> None:

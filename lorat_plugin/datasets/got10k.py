@@ -32,9 +32,8 @@ Reading = Literal["index", "name"]
 class Got10kReader:
     """GOT-10k's sequences: those of `subset` ("train", "val" or "test") that `chosen` names, or all.
 
-    A sequence of "test" has the box of its first frame only.
-
-    `chosen` holds names, or numbers in the sense of `reading`; names in `excluded` are left out in any case.
+    `chosen` holds names, or numbers in the sense of `reading`; names in `excluded` are left out in any case. A sequence
+    of "test" has the box of its first frame only.
     """
 
     chosen: tuple[str, ...] = ()
@@ -83,14 +82,10 @@ class Got10kReader:
 
 
 def numbered(chosen: tuple[str, ...], listed: list[str], reading: Reading) -> list[str]:
-    """Names of the sequences that a split file chooses.
+    """Names of the sequences that a split file chooses by names or numbers.
 
-    Args:
-        chosen: its entries, names or numbers.
-        listed: the names in list.txt.
-        reading: of numbers: "index", a place in `listed` from 0; "name", the number at the end of a name. No name ends
-            in number 0, so a 0 chooses nothing then.
-    Raises InputError for a number that fits no sequence.
+    Numbers are indices into `listed` from 0, or with reading "name" those at the end of a name. No name ends in number
+    0, so a 0 chooses nothing then. Raises InputError for a number that fits no sequence.
     """
     by_number = {int(name.rpartition("_")[2]): name for name in listed if name.rpartition("_")[2].isdecimal()}
     by_place = dict(enumerate(listed))

@@ -132,7 +132,10 @@ def index_dataset(reader: Reader, store: Store, root: Path) -> IndexedDataset:
 
     Raises InputError for a data set of another layout, missing or malformed annotations, or an unusable cache folder.
     """
-    place, state = source_hashes(reader, store, root)
+    # these change when the root, the reader's options or the format do, and when its files do
+    source = hashlib.sha256(f"{FORMAT} {reader!r} {root.resolve()} {type(store).__name__}".encode())
+    files = hashlib.sha256("".join(f"\n{key} {store.stamp(key)}" for key in reader.labels(store)).encode())
+    place, state = source.hexdigest()[:8], files.hexdigest()[:16]
     folder = cache_folder() / f"{reader.name}-{place}-{state}"
     if folder.is_dir():
         dataset = IndexedDataset(reader.name, store, folder)
@@ -153,15 +156,6 @@ def index_dataset(reader: Reader, store: Store, root: Path) -> IndexedDataset:
         if former != folder:
             shutil.rmtree(former, ignore_errors=True)
     return IndexedDataset(reader.name, store, folder)
-
-
-def source_hashes(reader: Reader, store: Store, root: Path) -> tuple[str, str]:
-    """Hexadecimal digits that change when the root, the reader's options or the format do, and when its files do."""
-    place = hashlib.sha256(f"{FORMAT} {reader!r} {root.resolve()} {type(store).__name__}".encode())
-    state = hashlib.sha256()
-    for key in reader.labels(store):
-        state.update(f"\n{key} {store.stamp(key)}".encode())
-    return place.hexdigest()[:8], state.hexdigest()[:16]
 
 
 def _write(folder: Path, store: Store, entries: Iterable[Entry], shown: str) -> None:
@@ -241,10 +235,9 @@ def fit_to_image(boxes_xyxy: np.ndarray, size: ArrayLike) -> np.ndarray:
 def clean(sequence: VideoSequence, sizes: np.ndarray | None = None) -> VideoSequence | None:
     """Clip boxes, drop what shows no object, and trim the ends; None if nothing is left.
 
-    `sizes` (n, 2) are width and height of each frame in pixels, those of the first if left out.
-
-    Boxes of absent objects are left as they are. An object is present where it is flagged so and its clipped box has
-    area. Objects that are never present go; so do frames without any object, but only at the head and the tail.
+    `sizes` (n, 2) are width and height of each frame in pixels, those of the first if left out. Boxes of absent objects
+    are left as they are. An object is present where it is flagged so and its clipped box has area. Objects that are
+    never present go; so do frames without any object, but only at the head and the tail.
     """
     if min(sequence.size) <= 0:
         return None

@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from lorat_plugin.datasets.sequences import Store
 from lorat_plugin.errors import InputError
 
 SUFFIX = "_lmdb"  # of the folders of parts
@@ -50,12 +51,12 @@ def is_lmdb(root: Path) -> bool:
     return (root / DATA_FILE).is_file() or any(root.glob(f"*{SUFFIX}/{DATA_FILE}"))
 
 
-class LmdbStore:
-    """A data set in LMDB; see `sequences.Store`. Picklable: each process opens its environments when it reads."""
+class LmdbStore(Store):
+    """A data set in LMDB. Picklable: each process opens its environments when it reads."""
 
     def __init__(self, root: Path) -> None:
         """Read the environment at `root`, or those of its parts."""
-        self.root = root
+        super().__init__(root)
         self._whole = (root / DATA_FILE).is_file()
 
     def open(self, key: str) -> BinaryIO:

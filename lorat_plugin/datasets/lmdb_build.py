@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lorat_plugin.datasets.lasot import lasot_class
-from lorat_plugin.datasets.lmdb import DATA_FILE, SUFFIX, is_lmdb
+from lorat_plugin.datasets.folders import lasot_class
+from lorat_plugin.datasets.lmdb import SUFFIX, is_lmdb
 from lorat_plugin.datasets.registry import make_reader
-from lorat_plugin.datasets.sequences import FolderStore
+from lorat_plugin.datasets.sequences import Store
 from lorat_plugin.datasets.trackingnet import training_parts
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import walk_files
@@ -27,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class Item(NamedTuple):
-    """One file to be stored: its path, its key in the LMDB, its size in bytes."""
+    """One file to be stored; size in bytes."""
 
     path: str
     key: str
@@ -42,29 +41,20 @@ def build_lmdb(
     The work is done in `<target>.part`, which stays if the build is stopped or the disk is full; the same call goes
     on from there. At the end every value is read back and compared with its file, and the folder gets its name.
 
-    Args:
-        dataset: its name.
-        source: its folder.
-        target: the LMDB's folder, which must not exist.
-        on_file: called for each file after it was verified.
-    Returns the number of files and of bytes. Raises InputError for a source of another layout, a target in the way,
-    too little space on the disk, or a file that changed or cannot be read.
+    `on_file` is called for each file after it was verified. Returns the number of files and of bytes. Raises InputError
+    for a source of another layout, a target in the way, a full disk, or a file that changed or cannot be read.
     """
     layout = make_reader(dataset).layout
     if target.exists():
         raise InputError(f"{target}: is there already; remove it or choose another name")
     if not source.is_dir() or is_lmdb(source):
         raise InputError(f"{source}: is no folder of plain files; give the data set's folder; wanted {layout}")
-    store = FolderStore(source)
+    store = Store(source)
     # LaSOT's reader wants the whole split, but a part of LaSOT may be stored as well
     homes = [*source.glob("*/groundtruth.txt"), *source.glob("*/*/groundtruth.txt")] if dataset == "lasot" else []
     make_reader(dataset, **({"chosen": tuple(sorted(p.parent.name for p in homes))} if homes else {})).labels(store)
     parts = training_parts(store) if dataset == "trackingnet" else [""]
     working = target.with_name(f"{target.name}.part")
-    needed = sum(_room(item.size) for part in parts for item in list_items(dataset, source, part))
-    if not needed:
-        raise InputError(f"{source}: holds no files of {dataset}; wanted {layout}")
-    _check_space(needed, working)
     files = size = 0
     videos: list[list[int | str]] = []
     for part in parts:  # one at a time: TrackingNet has millions of files
@@ -99,35 +89,16 @@ def list_items(dataset: str, source: Path, part: str = "") -> Iterator[Item]:
         yield Item(str(path), key, size)
 
 
-def _room(size: int) -> int:
-    """Bytes that a value takes on pages of its own, with a generous share of a page of keys."""
-    return (size + 16 + PAGE - 1) // PAGE * PAGE + PAGE // 4
-
-
-def _check_space(needed: int, working: Path) -> None:
-    present = sum(path.stat().st_size for path in working.rglob(DATA_FILE)) if working.is_dir() else 0
-    try:
-        working.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(working).free
-    except OSError as error:
-        raise InputError(f"{working}: cannot be written ({error}); choose another place") from error
-    if needed - present > free:
-        if not present:
-            working.rmdir()
-        raise InputError(
-            f"{working}: needs {(needed - present) / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free; make room first"
-        )
-
-
 def _fill(path: Path, items: list[Item], on_file: Callable[[], None]) -> None:
     try:
         import lmdb
     except ImportError as error:
         raise InputError("writing an LMDB needs the package lmdb; pip install lmdb") from error
-    path.mkdir(parents=True, exist_ok=True)
-    size = sum(_room(item.size) for item in items) + SPARE
+    # a value has pages of its own; a quarter of a page for its key is generous
+    room = sum(-(-(item.size + 16) // PAGE) * PAGE + PAGE // 4 for item in items) + SPARE
     try:
-        with lmdb.open(str(path), map_size=size, readahead=False, meminit=False) as env:
+        path.mkdir(parents=True, exist_ok=True)
+        with lmdb.open(str(path), map_size=room, readahead=False, meminit=False) as env:
             _write(env, items)
             if env.stat()["entries"] != len(items):
                 raise InputError(
@@ -136,7 +107,7 @@ def _fill(path: Path, items: list[Item], on_file: Callable[[], None]) -> None:
             for item in items:
                 _verify(env, item)
                 on_file()
-    except lmdb.Error as error:
+    except (lmdb.Error, OSError) as error:
         raise InputError(
             f"{path}: cannot be written ({error}); what it holds is whole: make room and run the same command again"
         ) from error

@@ -149,10 +149,9 @@ class VideoSequence:
 
     @cached_property
     def record(self) -> Record:
-        """What a tracker's result depends on: the frames (see `describe_frames`), their folder, and the first box.
+        """What a result depends on, of the whole sequence: its frames (`describe_frames`), their folder, the first box.
 
-        Those of the whole sequence. Read from the disk when it is first asked for. Raises InputError if a frame cannot
-        be read.
+        Read from the disk when it is first asked for. Raises InputError if a frame cannot be read.
         """
         whole = self.parent or self
         # four digits, as files of annotation have them after a shift by a pixel
@@ -176,27 +175,8 @@ def box_sequence(
     return VideoSequence(name, frames, size, (track,), attributes=attributes)
 
 
-class Store(Protocol):
-    """Files under relative paths with "/" between the parts. Raises InputError naming a file that is missing."""
-
-    def open(self, key: str) -> BinaryIO:
-        """The file `key`, opened for reading."""
-
-    def exists(self, key: str) -> bool:
-        """Whether there is a file `key`."""
-
-    def names(self, folder: str) -> list[str]:
-        """Names of the files and folders in a folder, sorted; none if it is absent."""
-
-    def stamp(self, key: str) -> str:
-        """What changes when the file does: its size and time, or those of the LMDB that holds it."""
-
-    def shown(self, key: str) -> str:
-        """The file `key` as messages name it."""
-
-
-class FolderStore:
-    """A data set as plain files."""
+class Store:
+    """A data set's plain files, under relative paths with "/" between the parts; `LmdbStore` has them in an LMDB."""
 
     def __init__(self, root: Path) -> None:
         """Read below `root`."""
@@ -226,7 +206,7 @@ class FolderStore:
         return names
 
     def stamp(self, key: str) -> str:
-        """Size and time of the file, empty if there is none."""
+        """What changes when the file does: its size and time, empty if there is none."""
         try:
             status = (self.root / key).stat()
         except OSError:
@@ -234,7 +214,7 @@ class FolderStore:
         return f"{status.st_size} {status.st_mtime_ns}"
 
     def shown(self, key: str) -> str:
-        """The path of the file."""
+        """The file as messages name it: its path."""
         return str(self.root / key)
 
 
@@ -344,14 +324,10 @@ def single_track(
     one_based: bool = False,
     first_only: bool = False,
 ) -> VideoSequence:
-    """A video of one object.
+    """A video of one object, whose first frame tells the size; the last must be there.
 
-    Args:
-        store: holds the first frame, which tells the size, and the last, which must be there.
-        name: of the sequence.
-        frames: as many as boxes, or InputError is raised; with `first_only` there may be one box for them all.
-        boxes_xywh: (n, 4) float64; with `one_based` the top left pixel is 1, 1 and not 0, 0.
-        present: (n,) bool, whether the object is to be seen.
+    There are as many frames as boxes, or InputError is raised; with `first_only` one box may be for them all. With
+    `one_based` the top left pixel of `boxes_xywh`, (n, 4) float64, is 1, 1 and not 0, 0. `present` is (n,) bool.
     """
     if frames.count != len(boxes_xywh) and not (first_only and frames.count and len(boxes_xywh) == 1):
         raise InputError(

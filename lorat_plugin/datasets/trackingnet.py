@@ -87,8 +87,7 @@ def missing_parts(store: Store) -> str:
 
 
 def _annotations(store: Store, parts: list[str]) -> list[str]:
-    homes = [f"{part}/anno" for part in parts]
-    return [f"{home}/{file}" for home in homes for file in store.names(home) if file.endswith(".txt")]
+    return [f"{part}/anno/{file}" for part in parts for file in store.names(f"{part}/anno") if file.endswith(".txt")]
 
 
 def _check_list(store: Store) -> None:

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lorat_plugin.datasets.check import check_dataset
-from lorat_plugin.datasets.lasot import lasot_split
+from lorat_plugin.datasets.folders import lasot_split
 from lorat_plugin.datasets.lmdb_build import build_lmdb
-from lorat_plugin.datasets.registry import open_dataset
+from lorat_plugin.datasets.registry import check_dataset, open_dataset
 from lorat_plugin.errors import InputError
 from lorat_plugin.training.pairs import DatasetPairs
 from tests.helpers.datasets import (

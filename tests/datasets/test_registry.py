@@ -10,10 +10,16 @@ import pytest
 
 from lorat_plugin import plugins
 from lorat_plugin.datasets import registry as catalogue
-from lorat_plugin.datasets.check import check_dataset, find_datasets
 from lorat_plugin.datasets.folders import FolderReader
 from lorat_plugin.datasets.got10k import Got10kReader, read_list
-from lorat_plugin.datasets.registry import dataset_names, dataset_root, make_reader, open_dataset
+from lorat_plugin.datasets.registry import (
+    check_dataset,
+    dataset_names,
+    dataset_root,
+    find_datasets,
+    make_reader,
+    open_dataset,
+)
 from lorat_plugin.errors import InputError
 from tests.helpers.datasets import OPTIONS, WRITERS, write_clips, write_coco, write_got10k, write_trackingnet
 

@@ -23,7 +23,7 @@ NAMES = ("lasot", "got10k", "trackingnet", "coco")
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORAT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("lorat_plugin.datasets.lasot.lasot_split", lambda subset: list(LASOT_NAMES))
+    monkeypatch.setattr("lorat_plugin.datasets.folders.lasot_split", lambda subset: list(LASOT_NAMES))
 
 
 def settings(**changes: object) -> TrainConfig:
