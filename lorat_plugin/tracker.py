@@ -17,7 +17,7 @@ from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.presence import check_threshold
 from lorat_plugin.processes import check_process
 from lorat_plugin.tracking import Target, TrackResult, check_frame, start, step
-from lorat_plugin.video.calibration import calibration_tracks
+from lorat_plugin.video.demo_clips import calibration_tracks
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -39,7 +39,7 @@ _NOWHERE = TrackResult(np.full(4, np.nan), 0.0, absent=True)  # an object in fra
 
 
 @dataclass
-class Track:
+class TrackedObject:
     """One object: `results[i]` belongs to frame `first + i`; `drawn` is the frame of its last box from a hand."""
 
     first: int
@@ -77,7 +77,7 @@ class Session:
         self._scale = 1.0  # pixels of the shown picture for a pixel of the frame
         self._fps: float | None = None
         self.length, self.size, self.note = 0, (0, 0), ""
-        self.tracks: dict[int, Track] = {}
+        self.tracks: dict[int, TrackedObject] = {}
         self.seen = time.monotonic()  # when the visitor's page last gave a sign of life
 
     def open(self, source: Path, advance: Callable[[int, int | None], None] = lambda done, total: None) -> None:
@@ -140,7 +140,7 @@ class Session:
             if track is not None and frame > track.end:
                 raise InputError(f"object {number} is tracked up to frame {track.end - 1}: draw it there, or a new one")
             if track is None or frame < track.first:  # nothing is followed backwards
-                track = self.tracks[number] = Track(frame, frame, [])
+                track = self.tracks[number] = TrackedObject(frame, frame, [])
             track.drawn = frame
             track.results[frame - track.first :] = [TrackResult(np.array(box, np.float64), 1.0)]
         return number
@@ -161,7 +161,7 @@ class Session:
         self.stop()
         shutil.rmtree(self._home, ignore_errors=True)
 
-    def due(self) -> dict[int, Track]:
+    def due(self) -> dict[int, TrackedObject]:
         """The objects that are not yet at the end of the video, id -> track. Raises InputError if there is none."""
         tracks = list(self.tracks.items())  # a box may be drawn meanwhile
         due = {number: track for number, track in tracks if track.end < self.length}
@@ -252,7 +252,9 @@ class Session:
         InputError if there is nothing to write.
         """
         with self._lock:
-            tracks = {n: Track(track.first, track.drawn, list(track.results)) for n, track in self.tracks.items()}
+            tracks = {
+                n: TrackedObject(track.first, track.drawn, list(track.results)) for n, track in self.tracks.items()
+            }
             seconds = dict(self._seconds)
         if not formats or not tracks:
             raise InputError("choose at least one format" if tracks else "there are no results yet: draw a box first")

@@ -119,7 +119,7 @@ def export_command(
     from lorat_plugin.engines.export import export
     from lorat_plugin.engines.graphs import cut_crops, plain
     from lorat_plugin.errors import InputError
-    from lorat_plugin.video.calibration import boxed_frames
+    from lorat_plugin.video.demo_clips import boxed_frames
 
     if batch != "dynamic" and not (batch.isdecimal() and int(batch)):
         raise InputError(f"batch '{batch}': give a number above 0, or dynamic")

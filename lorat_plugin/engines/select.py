@@ -120,7 +120,7 @@ def prepare(
         engine: a name from `list_engines()`: "eager" is the network as it stands, "fused" the same numbers sooner, on
             a CPU. "auto" is the fastest exact one that needs no extras and runs the network.
         precision: "auto" (fp32 on a CPU and MPS; bf16, else fp16, on a CUDA GPU), or a name from `list_precisions()`.
-        calibration: called for int8, gives the tracks to calibrate on; see `lorat_plugin.video.calibration`.
+        calibration: called for int8, gives the tracks to calibrate on; see `lorat_plugin.video.demo_clips`.
     Returns the engine and its device. Raises InputError for a name that is unknown, a device that is not there, or a
     network, device or precision that the engine named does not run; what "auto" chose instead is logged.
     """

@@ -30,7 +30,7 @@ from lorat_plugin.speed.rounds import (
 )
 from lorat_plugin.tracking import Engine
 from lorat_plugin.variants import Variant, get_variant, list_variants
-from lorat_plugin.video.calibration import calibration_tracks
+from lorat_plugin.video.demo_clips import calibration_tracks
 
 ROUND_SECONDS = 0.25  # at least, for each contestant: long beside the clock's and the scheduler's grain
 AUTOCAST = "autocast"  # takes part like an engine

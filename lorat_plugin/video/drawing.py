@@ -29,13 +29,12 @@ def object_colour(number: int) -> tuple[int, int, int]:
 def outline_boxes(
     image: np.ndarray, boxes: Iterable[tuple[np.ndarray, tuple[int, int, int]]], line: int, zoom: float = 1.0
 ) -> None:
-    """Draw boxes as lines between black ones, to be seen on any ground.
+    """Draw boxes as coloured lines, `line` pixels wide, between black ones, to be seen on any ground.
 
     Args:
         image: (H, W, 3) uint8 RGB; it is drawn on.
         boxes: pairs of x, y, w, h (4,) and an RGB colour. A box that is not finite or has no area is left out.
-        line: width of a coloured line in pixels; a thin one does not hide a small target.
-        zoom: pixels of the image for a pixel of the boxes.
+        line, zoom: width in pixels of the image, and pixels of the image for a pixel of the boxes.
     """
     corners = []
     for box, colour in boxes:
@@ -88,10 +87,8 @@ def draw_results(
 
     Args:
         image: (H, W, 3) uint8 RGB; it is not changed.
-        results: id -> result with box x, y, w, h in frame pixels. A box that is not finite is left out.
-        masks: id -> (H, W) bool, for all objects or some.
+        results, masks: id -> result, whose box is left out if it is not finite; id -> (H, W) bool, for all or some.
         names: id -> label, the id itself for those left out.
-
     Returns a (k H, k W, 3) uint8 RGB picture, k >= 1 an integer: frames with a side below 360 pixels are enlarged.
     """
     import supervision

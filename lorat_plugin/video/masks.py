@@ -49,11 +49,9 @@ class Segmenter:
     def from_pretrained(cls, name: str, device: str = "auto") -> Self:
         """Load a SAM.
 
-        Args:
-            name: hub id or folder of a SAM, SAM-HQ or SAM 2 as transformers stores them; "sam" or "sam2" for the small
-                ones of the hub; or MobileSAM's own file `mobile_sam.pt`.
-            device: "auto" (CUDA, MPS or CPU, the first there is), or torch's name of one.
-        Raises InputError if transformers is missing, or the model cannot be had or is of another kind.
+        `name` is the hub id or folder of a SAM, SAM-HQ or SAM 2 as transformers stores them; "sam" or "sam2" for the
+        small ones of the hub; or MobileSAM's own file `mobile_sam.pt`. Raises InputError if transformers is missing, or
+        the model cannot be had or is of another kind.
         """
         try:
             import transformers
@@ -89,11 +87,8 @@ class Segmenter:
 
     @torch.inference_mode()
     def segment(self, frame: np.ndarray, boxes: ArrayLike) -> np.ndarray:
-        """Masks of boxes, all in one batch.
+        """Masks of boxes, (N, 4) x, y, w, h in pixels of a frame, (H, W, 3) uint8 RGB, all in one batch.
 
-        Args:
-            frame: (H, W, 3) uint8 RGB.
-            boxes: (N, 4) x, y, w, h in frame pixels, 0-based top-left.
         Returns (N, H, W) bool. Empty for a box that is not finite, has no area or misses the frame; where SAM finds
         nothing, and for a box too small to be cut out, its rectangle. Raises InputError for a frame of another kind.
         """
@@ -127,12 +122,10 @@ class Segmenter:
 
 
 def box_masks(boxes: ArrayLike, frame_size: tuple[int, int]) -> np.ndarray:
-    """The boxes' rectangles as masks: the pixels whose centre a box covers, at least one along each side.
+    """Rectangles of boxes, (N, 4) x, y, w, h in pixels of a frame of (height, width).
 
-    Args:
-        boxes: (N, 4) x, y, w, h in frame pixels, 0-based top-left.
-        frame_size: (height, width), pixels.
-    Returns (N, H, W) bool; empty for a box that is not finite, has no area or misses the frame.
+    They are the pixels whose centre a box covers, at least one along each side. Returns (N, H, W) bool; empty for a box
+    that is not finite, has no area or misses the frame.
     """
     given = np.asarray(boxes, np.float64).reshape(-1, 4)
     corners = clip_to_image(xywh_to_xyxy(np.where(np.isfinite(given).all(axis=1, keepdims=True), given, 0)), frame_size)
@@ -145,10 +138,7 @@ def box_masks(boxes: ArrayLike, frame_size: tuple[int, int]) -> np.ndarray:
 
 
 def mask_maker(name: str, device: str = "auto") -> MaskMaker:
-    """What makes masks by this name: "box", or a SAM as in `Segmenter.from_pretrained`.
-
-    The rectangles are announced with one line in the log. Raises InputError as `Segmenter.from_pretrained`.
-    """
+    """What makes masks by this name: "box", or a SAM as in `Segmenter.from_pretrained`, whose errors are raised."""
     if name != BOX:
         return Segmenter.from_pretrained(name, device).segment
     logger.warning("masks are the boxes' rectangles: name a SAM model for the object's shape")

@@ -11,7 +11,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any, Protocol
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lorat_plugin.tracker import TrackResult
 
 Masks = Mapping[int, np.ndarray]
+Lines = Callable[[Frame, Mapping[int, "TrackResult"], float], Iterable[str]]
 NO_MASKS: Masks = MappingProxyType({})
 DEFAULT_FPS = 30.0
 WINDOW = "lorat track (q stops)"
@@ -70,7 +71,7 @@ def output_folder(folder: Path) -> Iterator[Path]:
 class TextFile:
     """A text file to which each frame adds the lines that `lines(frame, results, seconds)` gives."""
 
-    def __init__(self, path: Path, lines: Callable[[Frame, Mapping[int, TrackResult], float], Iterator[str]]) -> None:
+    def __init__(self, path: Path, lines: Lines) -> None:
         self.path, self._lines = path, lines
         self._stack = contextlib.ExitStack()
         self._stream: IO[str] | None = None
@@ -92,13 +93,9 @@ class TextFile:
         self._stack.__exit__(*details)  # closing raises an error on a full disk: then no file appears
 
 
-def box_lines(object_id: int) -> Callable[[Frame, Mapping[int, TrackResult], float], Iterator[str]]:
+def box_lines(object_id: int) -> Lines:
     """GOT-10k text of one object: a row `x,y,w,h` a frame, pixels with four decimals; the first is the given box."""
-
-    def lines(frame: Frame, results: Mapping[int, TrackResult], seconds: float) -> Iterator[str]:
-        yield ",".join(f"{value:.4f}" for value in results[object_id].box)
-
-    return lines
+    return lambda frame, results, seconds: [",".join(f"{value:.4f}" for value in results[object_id].box)]
 
 
 def json_lines(frame: Frame, results: Mapping[int, TrackResult], seconds: float) -> Iterator[str]:
@@ -234,15 +231,8 @@ class AnnotatedVideo:
 
     def _check(self, kind: type[BaseException] | None) -> None:
         """Raise OSError if the video cannot be read: the writer reports no error, on a full disk for one."""
-        if kind is None and not self._is_readable():
+        if kind is None and not cv2.VideoCapture(str(self._part)).read()[0]:
             raise OSError(f"{self.path}: the video could not be written; is the disk full?")
-
-    def _is_readable(self) -> bool:
-        capture = cv2.VideoCapture(str(self._part))
-        try:
-            return bool(capture.read()[0])
-        finally:
-            capture.release()
 
 
 def result_outputs(
@@ -259,12 +249,8 @@ def result_outputs(
 ) -> tuple[list[Path], list[Output]]:
     """Files and folders of a run's results, and the outputs that write them, in the order in which they are opened.
 
-    Args:
-        folder: of all but `formats`.
-        ids: of the objects; one object's files have no number in their names.
-        name, fps: of the video; None for 30 frames/s.
-        formats: paths of files for other tools, by format.
-        boxes, lines, masks, video: GOT-10k text, JSON lines, folders of masks, and the annotated video are wanted.
+    Wanted may be GOT-10k text, JSON lines, folders of masks, the annotated video, and by `formats` the paths of files
+    for other tools. One object's files have no number in their names; without fps 30 frames/s are assumed.
     """
     suffixes = {number: "" if len(ids) == 1 else f"_{number}" for number in ids}
     written: list[TextFile | MaskFolder] = []
@@ -328,10 +314,7 @@ def require_display() -> None:
 
 
 def select_boxes(image: np.ndarray) -> list[tuple[float, float, float, float]]:
-    """Let the user draw boxes with the mouse: Space or Enter takes a box, Escape ends.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
+    """Let the user draw boxes in an (H, W, 3) uint8 RGB image with the mouse: Space or Enter takes one, Escape ends.
 
     Returns boxes x, y, w, h in frame pixels. Raises InputError if none was drawn. Call `require_display` before.
     """

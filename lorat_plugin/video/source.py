@@ -182,7 +182,7 @@ def open_source(source: str | int | Path, start: int = 0, end: int | None = None
     path = Path(str(source)).expanduser()
     require_utf8(os.path.abspath(path), str(path))
     if not isinstance(source, int) and path.is_dir():
-        return _open_images(path, _folder_images(path), start, end)
+        return _open_images(path, list_images(path), start, end)
     if not isinstance(source, int) and path.exists():
         if IMAGE_NAME.fullmatch(path.name) and path.suffix.lower() != ".gif":
             raise InputError(f"{path}: is a single image; give the folder of frames or a video")
@@ -217,16 +217,11 @@ def without_gaps(frames: Iterable[Frame]) -> Iterator[Frame]:
         before = frame
 
 
-def _folder_images(folder: Path) -> list[Path]:
-    paths = list_images(folder)
+def _open_images(folder: Path, paths: Sequence[Path], start: int, end: int | None) -> FrameSource:
     if not paths:
         inside = sorted(path.name for path in folder.iterdir() if path.is_dir() and list_images(path))
         hint = f"; its folder {inside[0]} has some" if inside else ""
         raise InputError(f"{folder}: no images in this folder{hint}")
-    return paths
-
-
-def _open_images(folder: Path, paths: Sequence[Path], start: int, end: int | None) -> FrameSource:
     if start >= len(paths):
         raise InputError(f"{folder}: start {start} is beyond its end, it has {len(paths)} frames")
     end = min(len(paths), len(paths) if end is None else end)

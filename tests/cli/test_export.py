@@ -20,7 +20,7 @@ from lorat_plugin.cli.main import run
 from lorat_plugin.engines.export import DESCRIPTION, compare, export
 from lorat_plugin.engines.graphs import OPSET, Crops, cut_crops
 from lorat_plugin.variants import get_variant
-from lorat_plugin.video.calibration import boxed_frames
+from lorat_plugin.video.demo_clips import boxed_frames
 
 SCRIPT = Path(__file__).resolve().parents[2] / "integration/onnx/track_onnx.py"
 

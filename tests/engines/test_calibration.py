@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lorat_plugin.engines.graphs import cut_crops
-from lorat_plugin.video.calibration import boxed_frames
+from lorat_plugin.video.demo_clips import boxed_frames
 
 
 def test_the_bundled_clips_are_used_where_no_frames_are_named(tiny_network) -> None:

@@ -18,7 +18,7 @@ from lorat_plugin.engines.graphs import OpenVINOEngine, cut_crops, sums_in_16_bi
 from lorat_plugin.errors import InputError
 from lorat_plugin.models import load_pretrained
 from lorat_plugin.tracking import hann_window, peak
-from lorat_plugin.video.calibration import VARIABLE, boxed_frames, calibration_tracks
+from lorat_plugin.video.demo_clips import VARIABLE, boxed_frames, calibration_tracks
 from tests.helpers.small_variants import variant_of
 
 pytest.importorskip("openvino")
