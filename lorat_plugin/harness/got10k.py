@@ -32,13 +32,9 @@ class TrackerLoRAT(FrameTracker, Tracker):
     def __init__(
         self, name: str = "LoRAT", tracker: LoRATTracker | None = None, *, model: str = "lorat_tiny", **options: Any
     ) -> None:
-        """Wrap a tracker, or load one.
+        """Wrap a tracker, or load one as `LoRATTracker.from_pretrained` does.
 
-        Args:
-            name: folder of the results and label in the report; keep it free of spaces.
-            tracker: a tracker to use; then `model` and `options` do not matter.
-            model: variant or hub id, as for `LoRATTracker.from_pretrained`.
-            options: its other keywords: weights, backbone, device, engine, precision.
+        `name` is the folder of the results and the label in the report; keep it free of spaces.
         """
         super().__init__(name)
         if tracker is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,13 +19,12 @@ from got10k.utils.metrics import rect_iou
 from matplotlib.figure import Figure
 
 from lorat_plugin.box_files import read_boxes
-from lorat_plugin.datasets.sequences import VideoSequence, box_sequence
+from lorat_plugin.datasets.sequences import box_sequence
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark
 from lorat_plugin.evaluation.provenance import changed_data, settle_settings
-from lorat_plugin.evaluation.registry import BENCHMARKS, open_benchmark
+from lorat_plugin.evaluation.registry import BENCHMARKS, open_benchmark, toolkit_dataset
 from lorat_plugin.evaluation.results import ResultFiles
-from lorat_plugin.evaluation.toolkit_sets import toolkit_dataset
 from lorat_plugin.files import whole_file
 
 logger = logging.getLogger(__name__)
@@ -57,15 +57,12 @@ class ExperimentBenchmark(toolkit.ExperimentOTB):
         report_dir: str | Path = "reports",
         invisible: Invisible = "penalize",
     ) -> None:
-        """Results go to `<result_dir>/<benchmark.folder>/<tracker>/<sequence>.txt`.
-
-        Both folders are made absolute at once, so changing the working folder later moves nothing.
-        """
+        """Results go to `<result_dir>/<benchmark.folder>/<tracker>/<sequence>.txt`; both folders are made absolute."""
         # not super().__init__: it downloads OTB
         if invisible not in ("penalize", "drop"):
             raise InputError(f"invisible='{invisible}': use 'penalize' or 'drop'")
         folder = benchmark.folder
-        self.dataset = _Truth(benchmark)
+        self.dataset = _truth(benchmark)
         self.title = folder
         self.origin = benchmark.origin
         self.result_dir = str(Path(result_dir).expanduser().resolve() / folder)
@@ -78,16 +75,14 @@ class ExperimentBenchmark(toolkit.ExperimentOTB):
     def run(self, tracker: Any, *args: Any, **keywords: Any) -> None:
         """Track every sequence without a result of its present data; results that are there are kept.
 
-        Args:
-            tracker: with the toolkit's interface; if it has `settings`, they must be those of its earlier results.
-            args, keywords: what else this release's `ExperimentOTB.run` takes.
-        Raises InputError for results of other settings, or of data from another folder; see `provenance`.
+        Takes what this release's `ExperimentOTB.run` takes. Raises InputError for results of other `tracker.settings`,
+        or of data from another folder; see `provenance`.
         """
         files = self._files(tracker.name)
         if settings := getattr(tracker, "settings", None):
             settle_settings(self.notes / tracker.name, settings, files)
         for name in self.dataset.seq_names:
-            if files.has(name) and (changed := changed_data(files, self._sequence(name))):
+            if files.has(name) and (changed := changed_data(files, self.dataset.sequence(name))):
                 logger.warning("%s; tracked again", changed)
                 files.boxes_path(name).unlink()
         super().run(tracker, *args, **keywords)
@@ -95,34 +90,32 @@ class ExperimentBenchmark(toolkit.ExperimentOTB):
     def _record(self, record_file: str, boxes: np.ndarray, times: np.ndarray) -> None:
         """The toolkit's step that writes a result: the record of its data goes first."""
         path = Path(record_file)
-        self._files(path.parent.name).begin(self._sequence(path.stem))
+        self._files(path.parent.name).begin(self.dataset.sequence(path.stem))
         super()._record(record_file, boxes, times)
 
     def _files(self, tracker: str) -> ResultFiles:
         home = Path(self.result_dir) / tracker
         return ResultFiles(tracker, home, "flat", self.origin, records=self.notes / tracker / "data")
 
-    def _sequence(self, name: str) -> VideoSequence:
-        frames, boxes = self.dataset[name]
-        given = boxes[:1] - np.array([self.origin, self.origin, 0, 0])
-        return box_sequence(name, frames, given, np.ones(1, bool), (0, 0))
-
     def report(self, tracker_names: Sequence[str], *args: Any, **keywords: Any) -> dict[str, Any]:
         """Score recorded results and plot the curves.
 
-        Args:
-            tracker_names: folders of results; the first one names the folder of the report.
-            args, keywords: what else this release's `ExperimentOTB.report` takes.
-        Returns the content of `<report_dir>/<folder>/<first tracker>/performance.json`.
-        Raises InputError if a tracker has no result for a sequence, or one with another number of rows, if the truth is
-        not public, or if a sequence has one frame, which the toolkit cannot read.
+        Takes what this release's `ExperimentOTB.report` takes. Returns the content of
+        `<report_dir>/<folder>/<first tracker>/performance.json`. Raises InputError if a tracker has no result for a
+        sequence, or one with another number of rows, if the truth is not public, or if a sequence has one frame.
         """
         names = list(tracker_names)
-        truths = [(name, self.dataset[name][1]) for name in self.dataset.seq_names]
-        for sequence, truth in truths:
-            self._check_truth(sequence, truth)
+        truths = {name: self.dataset[name][1] for name in self.dataset.seq_names}
+        for sequence, truth in truths.items():
+            if len(truth) == 1:
+                raise InputError(f"{sequence}: the toolkit cannot score a sequence of one frame; leave it out")
+            if np.isnan(truth[1:]).all():
+                raise InputError(
+                    f"{self.title}: {sequence} has no box after the first frame, so it cannot be scored here; where the"
+                    " truth is not public, the benchmark's server scores"
+                )
             for name in names:
-                self._files(name).read(self._sequence(sequence))
+                self._files(name).read(self.dataset.sequence(sequence))
         super().report(names, *args, **keywords)
         folder = Path(self.report_dir) / names[0]
         performance: dict[str, Any] = json.loads((folder / "performance.json").read_text(encoding="utf-8"))
@@ -132,15 +125,6 @@ class ExperimentBenchmark(toolkit.ExperimentOTB):
             part.write_text(json.dumps(performance, indent=4), encoding="utf-8")
         _plot_normalized(performance, folder / "normalized_precision_plots.png", self.title)
         return performance
-
-    def _check_truth(self, sequence: str, truth: np.ndarray) -> None:
-        if len(truth) == 1:
-            raise InputError(f"{sequence}: the toolkit cannot score a sequence of one frame; leave it out")
-        if np.isnan(truth[1:]).all():
-            raise InputError(
-                f"{self.title}: {sequence} has no box after the first frame, so it cannot be scored here; where the"
-                " truth is not public, the benchmark's server scores"
-            )
 
     def _calc_metrics(self, boxes: np.ndarray, anno: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Overlaps (M,) and centre errors (M,) in pixels by this experiment's rule for invisible frames."""
@@ -156,19 +140,17 @@ class ExperimentBenchmark(toolkit.ExperimentOTB):
         filled[visible] = values
         return filled
 
-    def _add_normalized_precision(
-        self, tracker: str, performance: dict[str, Any], truths: Sequence[tuple[str, np.ndarray]]
-    ) -> None:
+    def _add_normalized_precision(self, tracker: str, found: dict[str, Any], truths: dict[str, np.ndarray]) -> None:
         curves = []
-        for name, truth in truths:
+        for name, truth in truths.items():
             boxes = read_boxes(Path(self.result_dir) / tracker / f"{name}.txt")
             boxes[0] = truth[0]
             visible = ~np.isnan(truth).any(axis=1)
             offsets = (_centres(boxes[visible]) - _centres(truth[visible])) / truth[visible, 2:]
             errors = self._by_rule(np.linalg.norm(offsets, axis=1), visible, np.inf)
             curves.append((errors[:, None] <= NORMALIZED_THRESHOLDS).mean(axis=0))
-            performance["seq_wise"][name].update(_summary(curves[-1]))
-        performance["overall"].update(_summary(np.mean(curves, axis=0)))
+            found["seq_wise"][name].update(_summary(curves[-1]))
+        found["overall"].update(_summary(np.mean(curves, axis=0)))
 
 
 class _Opened(ExperimentBenchmark):
@@ -243,29 +225,22 @@ def toolkit_experiment(
 ) -> Any:
     """The GOT-10k toolkit's own experiment on the sequences of a benchmark, or ours where it has none.
 
-    `report([names])` reads the files that `results.ResultFiles` wrote in the layout "got10k", and other trackers'.
-
-    Args:
-        benchmark: from `open_benchmark`.
-        result_dir: folder of results, in which `benchmark.folder` lies.
-        report_dir: folder for the report.
+    `report([names])` reads the files that `results.ResultFiles` wrote in the layout "got10k", and other trackers', in
+    `<result_dir>/<benchmark.folder>`.
     """
     name = BENCHMARKS[benchmark.name].toolkit if benchmark.name in BENCHMARKS else ""
     frames = benchmark.sequences[0].frames
     if not name or not frames.root:
         return ExperimentBenchmark(benchmark, result_dir, report_dir)
     make = getattr(toolkit, f"Experiment{name}")
-    places = Path(result_dir).expanduser().resolve(), Path(report_dir).expanduser().resolve()
+    places = [str(Path(folder).expanduser().resolve()) for folder in (result_dir, report_dir)]
     if benchmark.name == "got10k":  # by keywords: their order differs between releases
-        experiment = make(
-            root_dir=frames.root, subset=benchmark.subset, result_dir=str(places[0]), report_dir=str(places[1])
-        )
+        experiment = make(root_dir=frames.root, subset=benchmark.subset, result_dir=places[0], report_dir=places[1])
     else:
         experiment = make.__new__(make)  # its __init__ may want to download
-        experiment.dataset = toolkit_dataset(
-            benchmark.name, Path(frames.root), benchmark.subset, BENCHMARKS[benchmark.name].layout
-        )
-        experiment.result_dir, experiment.report_dir = (str(place / benchmark.folder) for place in places)
+        layout = BENCHMARKS[benchmark.name].layout
+        experiment.dataset = toolkit_dataset(benchmark.name, Path(frames.root), benchmark.subset, layout)
+        experiment.result_dir, experiment.report_dir = (f"{place}/{benchmark.folder}" for place in places)
         experiment.nbins_iou, experiment.nbins_ce = 21, 51
     dataset = experiment.dataset
     kept = [dataset.seq_names.index(name) for name in benchmark.seq_names]
@@ -275,24 +250,16 @@ def toolkit_experiment(
     return experiment
 
 
-class _Truth:
+def _truth(benchmark: Benchmark) -> Benchmark:
     """A benchmark whose boxes are NaN where the target is invisible or the truth is not public: N rows for N frames."""
-
-    def __init__(self, benchmark: Benchmark) -> None:
-        self.benchmark = benchmark
-        self.seq_names = benchmark.seq_names
-
-    def __len__(self) -> int:
-        return len(self.benchmark)
-
-    def __getitem__(self, index: int | str) -> tuple[list[str], np.ndarray]:
-        sequence = self.benchmark.sequences[self.seq_names.index(index) if isinstance(index, str) else index]
-        frames, annotated = self.benchmark[sequence.name]
-        boxes = np.full((len(frames), 4), np.nan)
-        seen = sequence.present & np.isfinite(annotated).all(axis=1) & (annotated[:, 2:] > 0).all(axis=1)
+    sequences = []
+    for sequence in benchmark.sequences:
+        given, boxes = sequence.boxes, np.full((len(sequence), 4), np.nan)
+        seen = sequence.present & np.isfinite(given).all(axis=1) & (given[:, 2:] > 0).all(axis=1)
         seen[0] = True  # a tracker starts from it, whatever the flags say
-        boxes[: len(annotated)][seen] = annotated[seen]
-        return frames, boxes
+        boxes[: len(given)][seen] = given[seen]
+        sequences.append(box_sequence(sequence.name, sequence.frames, boxes, ~np.isnan(boxes[:, 0]), sequence.size))
+    return replace(benchmark, sequences=tuple(sequences))
 
 
 def _centres(boxes: np.ndarray) -> np.ndarray:

@@ -69,12 +69,10 @@ class Follower:
         self._many = False
 
     def initialize(self, image: np.ndarray, info: Mapping[str, Any]) -> dict[str, Any]:
-        """Start on the objects of a sequence's first frame.
+        """Start on the objects of a sequence's first frame, (H, W, 3) uint8 RGB.
 
-        Args:
-            image: (H, W, 3) uint8 RGB.
-            info: `init_bbox` is x, y, w, h in frame pixels, 0-based top-left, or a dict of object id -> box.
-        Returns what `track` does. Raises InputError where there is no box, or as `tracking.start`.
+        `init_bbox` of `info` is x, y, w, h in frame pixels, 0-based top-left, or a dict of object id -> box. Returns
+        what `track` does. Raises InputError where there is no box, or as `tracking.start`.
         """
         if "init_bbox" not in info:
             raise InputError("this sequence starts from a mask: LoRAT needs a box in the first frame (init_bbox)")
@@ -84,11 +82,9 @@ class Follower:
     def track(self, image: np.ndarray, info: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Follow the objects into the next frame; those that a dict `init_bbox` of `info` names start in it.
 
-        Args:
-            image: (H, W, 3) uint8 RGB.
-            info: as for `initialize`; the truth, which OSTrack's tree passes too, is not looked at.
-        Returns `target_bbox`, a list x, y, w, h in frame pixels, and `object_presence_score`, in [0, 1]; each is a
-        dict by object id where the sequence has several objects.
+        The truth, which OSTrack's tree passes too, is not looked at. Returns `target_bbox`, a list x, y, w, h in frame
+        pixels, and `object_presence_score`, in [0, 1]; each is a dict by object id where the sequence has several
+        objects.
         """
         results = dict(zip(self._targets, self._tracker.step(image, list(self._targets.values())), strict=True))
         if info and isinstance(info.get("init_bbox"), Mapping):  # pytracking: an object enters, or the webcam's user
@@ -123,15 +119,11 @@ def _load(settings: TrackerSettings) -> LoRATTracker:
 
 
 def install(folder: Path, settings: TrackerSettings, name: str = "", force: bool = False) -> dict[str, list[Path]]:
-    """Copy the tracker and a parameter file into a tree.
+    """Copy the tracker and a parameter file into a tree, or both kinds where a tree is of both.
 
-    Args:
-        folder: where the tree was cloned to. A tree that is of both kinds gets both.
-        settings: files by absolute paths.
-        name: of the parameter; made from the weights' or the model's name if left out.
-        force: replace files that differ.
-    Returns the files by the kind of the tree; nothing is written unless all can be. Raises InputError for a folder
-    that is no such tree, a name that is no Python module's, and files in the way.
+    `settings` have absolute paths; `name` of the parameter is made from the weights' or the model's if left out.
+    Returns the files by the kind of the tree; nothing is written unless all can be. Raises InputError for a folder that
+    is no such tree, a name that is no Python module's, and files in the way.
     """
     halves = ("tracker", "parameter")
     kinds = [kind for kind, home in TREES.items() if all((folder / home / half).is_dir() for half in halves)]
@@ -145,7 +137,7 @@ def install(folder: Path, settings: TrackerSettings, name: str = "", force: bool
         raise InputError(f"--name {name}: must be a Python name: letters, digits and _, no digit first")
     contents = {kind: _contents(kind, folder, settings, name) for kind in kinds}
     wanted = {path: text for paths in contents.values() for path, text in paths.items()}
-    differing = [path for path, text in wanted.items() if path.exists() and _text(path) != text]
+    differing = [p for p, text in wanted.items() if p.exists() and (p.is_dir() or p.read_bytes() != text.encode())]
     if differing and not force:
         raise InputError(f"{differing[0]}: exists with other contents: --force replaces it, --name avoids it")
     for path in wanted:
@@ -160,7 +152,9 @@ def install(folder: Path, settings: TrackerSettings, name: str = "", force: bool
 
 def _contents(kind: str, folder: Path, settings: TrackerSettings, name: str) -> dict[Path, str]:
     """Files of a tree and what is in them; the example of a parameter becomes the one that is asked for."""
-    home = _templates() / f"{kind}_tree"
+    package = Path(str(files("lorat_plugin")))
+    inside = package / "pytracking_files"  # of a wheel; in a source tree it lies beside the package
+    home = (inside if inside.is_dir() else package.parent / "integration" / "pytracking") / f"{kind}_tree"
     found = {}
     for path in sorted(p for p in home.rglob("*") if p.suffix in (".py", ".yaml")):
         target, text = folder / path.relative_to(home), path.read_text(encoding="utf-8")
@@ -171,17 +165,3 @@ def _contents(kind: str, folder: Path, settings: TrackerSettings, name: str) -> 
             text = yaml.safe_dump(shown) if path.suffix == ".yaml" else text.replace(line, f"SETTINGS = {shown!r}")
         found[target] = text
     return found
-
-
-def _templates() -> Path:
-    """integration/pytracking: beside the package in a source tree, inside it in a wheel."""
-    package = Path(str(files("lorat_plugin")))
-    inside = package / "pytracking_files"
-    return inside if inside.is_dir() else package.parent / "integration" / "pytracking"
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return ""

@@ -60,11 +60,9 @@ class SequenceTracker:
     def initialize(self, frame: np.ndarray, boxes: Sequence[np.ndarray | None]) -> list[Answer]:
         """Forget the former sequence and start with these objects.
 
-        Args:
-            frame: (H, W, 3) uint8 RGB.
-            boxes: one (4,) x, y, w, h in frame pixels for each object, None for an empty region; may be empty.
-        Returns the boxes as given, without a confidence: the toolkit would rank it among those of predictions. Raises
-        InputError if the frame or a box cannot be used.
+        `frame` is (H, W, 3) uint8 RGB, `boxes` one (4,) x, y, w, h in frame pixels for each object, None for an empty
+        region. Returns the boxes as given, without a confidence: the toolkit would rank it among those of predictions.
+        Raises InputError if the frame or a box cannot be used.
         """
         for key in self._ids:
             if key is not None:
@@ -98,10 +96,8 @@ class SequenceTracker:
 def load_tracker(settings: TrackerSettings, masks: str | None = None) -> SequenceTracker:
     """Load a model and track one dummy frame, so that no measured frame pays for lazy loading or compiling.
 
-    Args:
-        settings: of the tracker.
-        masks: what turns boxes into masks, a SAM or "box", see `mask_maker`; None answers with boxes.
-    Raises InputError (CheckpointError) for a model, file or device that cannot be used.
+    `masks` is what turns boxes into masks, a SAM or "box", see `mask_maker`; None answers with boxes. Raises InputError
+    (CheckpointError) for a model, file or device that cannot be used.
     """
     from lorat_plugin.tracker import MultiObjectTracker
 
@@ -168,12 +164,9 @@ class LoRATPython:
     def init(self, frame: Any, new: list[tuple[Any, dict[str, Any]]], properties: dict[str, Any]) -> list[Answer]:
         """Start a sequence.
 
-        Args:
-            frame: path of the image, or a dict of channels (path or RGB array), of which `color` is used.
-            new: (region, properties) of each object; see `region_to_box`.
-            properties: not used.
-        Returns ((x, y, w, h), {}) of each object, from `update` {"confidence": score} in place of {}; or masks in place
-        of boxes.
+        `frame` is the path of the image, or a dict of channels (path or RGB array), of which `color` is used; `new` has
+        (region, properties) of each object; see `region_to_box`. Returns ((x, y, w, h), {}) of each object, from
+        `update` {"confidence": score} in place of {}; or masks in place of boxes.
         """
         with _reported():
             return self._tracker.initialize(_colour_image(frame), [region_to_box(region) for region, _ in new])
@@ -220,38 +213,29 @@ def _colour_image(frame: Any) -> np.ndarray:
 def serve(tracker: SequenceTracker, *, multiobject: bool = True) -> int:
     """Answer TraX requests on stdin and stdout until the toolkit quits or closes the pipe.
 
-    Args:
-        tracker: loaded and warm.
-        multiobject: announce that all objects of a sequence are tracked at once; otherwise the toolkit runs the
-            sequence again for each of them.
-    Returns the exit code: 0 after a quit or a closed pipe; after a failure 2 (bad input) or 1, with the traceback
-    logged and the reason sent to the toolkit.
+    With `multiobject` all objects of a sequence are tracked at once; otherwise the toolkit runs the sequence again for
+    each of them. Returns the exit code: 0 after a quit or a closed pipe; after a failure 2 (bad input) or 1, with the
+    traceback logged and the reason sent to the toolkit.
     """
     import trax
 
-    try:
-        return _converse(_open_server(multiobject), tracker)
-    except trax.TraxException as error:
-        logger.info("the connection ended: %s", error)
-        return 0
-
-
-def _converse(server: Any, tracker: SequenceTracker) -> int:
-    import trax
-
-    try:
-        while (request := server.wait()).type != "quit":
-            frame = _colour_image({channel: image.path() for channel, image in request.image.items()})
-            boxes = [_received_box(region) for region, _ in request.objects or ()]
-            answers = tracker.initialize(frame, boxes) if request.type == "initialize" else tracker.update(frame, boxes)
-            server.status([(_sent_region(region), properties) for region, properties in answers])
-    except trax.TraxException:
-        raise
-    except Exception as error:
-        logger.exception("stopped: %s", _sentence(error))
-        with contextlib.suppress(trax.TraxException):
-            server.quit(_sentence(error))
-        return _exit_code(error)
+    with contextlib.suppress(trax.TraxException):  # the toolkit has closed the pipe
+        server = _open_server(multiobject)
+        try:
+            while (request := server.wait()).type != "quit":
+                frame = _colour_image({channel: image.path() for channel, image in request.image.items()})
+                # the library makes rectangles of all regions that have an extent
+                given = [r.bounds() if getattr(r, "type", "") == "rectangle" else r for r, _ in request.objects or ()]
+                boxes = [region_to_box(region) for region in given]
+                answer = tracker.initialize if request.type == "initialize" else tracker.update
+                server.status([(_sent_region(region), properties) for region, properties in answer(frame, boxes)])
+        except trax.TraxException:
+            raise
+        except Exception as error:
+            logger.exception("stopped: %s", _sentence(error))
+            with contextlib.suppress(trax.TraxException):
+                server.quit(_sentence(error))
+            return _exit_code(error)
     return 0
 
 
@@ -266,12 +250,6 @@ def refuse(reason: str) -> None:
         server = _open_server(multiobject=True)
         server.wait()
         server.quit(reason)
-
-
-def _received_box(region: Any) -> np.ndarray | None:
-    if getattr(region, "type", None) != "rectangle":  # which the library makes of every region that has an extent
-        raise InputError(f"a target must be given as a rectangle, polygon or mask; got {region}")
-    return region_to_box(region.bounds())
 
 
 def _sent_region(region: Box | np.ndarray) -> Any:

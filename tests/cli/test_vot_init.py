@@ -117,9 +117,9 @@ def test_one_protocol(place: Path, capsys: pytest.CaptureFixture[str], protocol:
 def test_own_stack_is_copied_and_a_doubtful_one_named(
     place: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lorat_plugin.harness.vot_tools import workspace as vot_workspace
+    from lorat_plugin.harness.vot_tools import stacks
 
-    monkeypatch.setattr(vot_workspace, "toolkit_version", lambda: "0.9.0")
+    monkeypatch.setattr(stacks, "toolkit_version", lambda: "0.9.0")
     text = "experiments: {baseline: {type: supervised}}\n"
     (place / "mine.yaml").write_text(text)
     assert init("--stack", "mine.yaml") == 0

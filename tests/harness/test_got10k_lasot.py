@@ -19,7 +19,7 @@ from tests.helpers.sequences import square_sequence, write_frames
 pytest.importorskip("got10k.experiments")
 import matplotlib
 
-from lorat_plugin.datasets.lasot import lasot_split
+from lorat_plugin.datasets.folders import lasot_split
 from lorat_plugin.evaluation import ExperimentLaSOT
 from lorat_plugin.harness.got10k import TrackerLoRAT
 

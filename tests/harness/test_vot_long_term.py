@@ -8,10 +8,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lorat_plugin.evaluation.long_term import LongTermRun, long_term_run, measure_long_term, precision_recall
 from lorat_plugin.evaluation.registry import open_benchmark
 from lorat_plugin.evaluation.results import notes_folder, result_files
-from lorat_plugin.evaluation.scoring import score_tracker
+from lorat_plugin.evaluation.scoring import (
+    LongTermRun,
+    long_term_run,
+    measure_long_term,
+    precision_recall,
+    score_tracker,
+)
 from lorat_plugin.harness.vot_tools.workspace import create_workspace
 from lorat_plugin.settings import TrackerSettings
 from tests.helpers.sequences import write_frames

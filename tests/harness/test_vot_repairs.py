@@ -1,37 +1,10 @@
-"""The launcher that mends the toolkit: attributee's trap; what it mends in stacks is run in test_vot_run."""
+"""The launcher that repairs the toolkit: masks; what it repairs in stacks is run in test_vot_run."""
 
 from __future__ import annotations
-
-import sys
-import typing
-from pathlib import Path
 
 import pytest
 
 from lorat_plugin.harness.vot_tools import repairs as vot_repairs
-
-ATTRIBUTEE = """
-import typing
-assert "dataclass_transform" not in vars(typing)
-"""
-
-
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="typing has no dataclass_transform")
-def test_attributee_is_imported_without_the_decorator_it_misuses(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "attributee.py").write_text(ATTRIBUTEE)
-    monkeypatch.syspath_prepend(tmp_path)
-    for name in [name for name in sys.modules if name.split(".")[0] == "attributee"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(vot_repairs, "version", lambda _: "0.1.10")
-    decorator = typing.dataclass_transform
-    vot_repairs.mend_attributee()
-    assert sys.modules.pop("attributee").__file__ == str(tmp_path / "attributee.py")
-    assert typing.dataclass_transform is decorator
-    monkeypatch.setattr(vot_repairs, "version", lambda _: "0.1.9")
-    vot_repairs.mend_attributee()
-    assert "attributee" not in sys.modules  # nothing to mend, nothing imported
 
 
 @pytest.mark.toolkit

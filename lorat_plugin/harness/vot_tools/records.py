@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
@@ -29,15 +28,9 @@ WITHOUT_EFFECT = ("label", "timeout")  # on results
 def settle_records(workspace: Workspace, trackers: Sequence[str], *, evaluate: bool, force: bool) -> None:
     """Compare the workspace with the records of its trackers' results, and write the records for an evaluation.
 
-    Results without a record are taken as they are, with a warning. With `force` results of something else are removed,
-    and with them the sequences that the toolkit has derived from others.
-
-    Args:
-        workspace: as it is now.
-        trackers: identifiers of trackers.ini.
-        evaluate: whether an evaluation follows.
-        force: whether it replaces results.
-    Raises InputError for results of another tracker entry, weights, experiment or sequence.
+    Results without a record are taken as they are, with a warning. Where an evaluation follows, with `force` results of
+    something else are removed, and with them the sequences that the toolkit has derived from others. Raises InputError
+    for results of another tracker entry, weights, experiment or sequence.
     """
     sequences = describe_sequences(workspace)
     experiments = {experiment.name: {"settings": experiment.settings} for experiment in workspace.experiments}
@@ -59,7 +52,7 @@ def settle_records(workspace: Workspace, trackers: Sequence[str], *, evaluate: b
                     " with --force"
                 )
             elif former is None:
-                _warn_unrecorded(workspace, tracker, results)
+                logger.warning("%s: results of %s without a record of what they were made from", results, tracker)
         if evaluate:
             write_json(path, now)
 
@@ -106,12 +99,3 @@ def _read(path: Path) -> Parts | None:
         return {part: {n: dict(r) for n, r in content[part].items()} for part in ("tracker", "experiment", "sequence")}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None  # as good as none
-
-
-def _warn_unrecorded(workspace: Workspace, tracker: str, results: Path) -> None:
-    """Say that results have no record, and which file of the workspace is newer than the oldest of them."""
-    oldest = min(os.stat(file).st_mtime for file in results.rglob("*") if file.is_file())
-    inputs = [workspace.folder / "trackers.ini", *(workspace.folder / "sequences").glob("*/groundtruth*.txt")]
-    newer = [str(file.relative_to(workspace.folder)) for file in inputs if file.stat().st_mtime > oldest]
-    told = f"; {newer[0]} is newer than they are: if it changed, evaluate again with --force" if newer else ""
-    logger.warning("%s: results of %s without a record of what they were made from%s", results, tracker, told)

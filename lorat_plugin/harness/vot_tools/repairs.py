@@ -2,19 +2,17 @@
 
     python -m lorat_plugin.harness.vot_tools.repairs evaluate --workspace my_workspace LoRATTraX
 
-`REPAIRS` says which versions need what; another version runs as it is. The toolkit reads arguments and writes results
-as ever, and the unmended one reads them. Once a release needs none of this, delete this file and what names it in
-`vot_stacks.py` and `vot_run.py`.
+`REPAIRS` says which versions need what; another version runs as it is. Once a release needs none of this, delete this
+file and what names it in `stacks.py` and `run.py`.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any
 
 from packaging.specifiers import SpecifierSet
@@ -178,25 +176,6 @@ REPAIRS = {
 }
 
 
-def mend_attributee() -> None:
-    """Import attributee 0.1.10 on Python 3.11 and later, where it applies `typing.dataclass_transform` wrongly.
-
-    It leaves the decorator out where `typing` lacks it, so it lacks it for the time of the import.
-    """
-    import typing
-
-    try:
-        trapped = version("attributee") == "0.1.10" and "dataclass_transform" in vars(typing)
-    except PackageNotFoundError:
-        return
-    if trapped:
-        decorator = vars(typing).pop("dataclass_transform")
-        try:
-            importlib.import_module("attributee")
-        finally:
-            vars(typing)["dataclass_transform"] = decorator
-
-
 def main() -> None:
     """Mend what this version of the toolkit needs, then hand over to its command line with this one's arguments."""
     if "--registry" in sys.argv[:-1]:  # read by the toolkit when a repair imports it
@@ -210,7 +189,5 @@ def main() -> None:
     cli.main()
 
 
-if __name__ in ("__main__", "__mp_main__"):  # the second in the process that the python protocol starts
-    mend_attributee()
 if __name__ == "__main__":
     main()

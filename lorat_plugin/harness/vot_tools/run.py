@@ -25,16 +25,8 @@ from lorat_plugin.box_files import parse_regions
 from lorat_plugin.datasets.got10k import lines_of
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import parse_yaml, read_plain_text
+from lorat_plugin.harness.vot_tools import stacks
 from lorat_plugin.harness.vot_tools.records import settle_records
-from lorat_plugin.harness.vot_tools.stacks import (
-    PYTHON_PROTOCOL,
-    Experiment,
-    Problem,
-    find_problems,
-    parse_stack,
-    read_stack,
-    toolkit_stack,
-)
 
 STEPS = ("evaluate", "analysis", "report", "pack")
 WORDS = {  # what the toolkit prints after success
@@ -54,7 +46,7 @@ class Workspace:
 
     folder: Path
     trackers: dict[str, dict[str, str]]
-    experiments: list[Experiment]
+    experiments: list[stacks.Experiment]
 
     @property
     def sequences(self) -> list[str]:
@@ -65,11 +57,15 @@ class Workspace:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one command of the toolkit ended; `text` is the reason of a failure."""
+    """How one command ended: the reason of a failure, or of a trial the seconds for the start and for each frame.
+
+    `traceback` is what the tracker itself says when a trial fails.
+    """
 
     command: str
     good: bool
     text: str
+    traceback: tuple[str, ...] = ()
 
 
 def open_workspace(folder: Path) -> Workspace:
@@ -91,10 +87,10 @@ def open_workspace(folder: Path) -> Workspace:
         raise InputError(f"{folder / 'trackers.ini'} cannot be read: {' '.join(str(error).split())}") from error
     if not trackers:
         raise InputError(f"{folder / 'trackers.ini'} has no tracker: add one, or make a workspace: lorat vot init")
-    file = folder / stack if os.path.isfile(folder / stack) else toolkit_stack(stack)
+    file = folder / stack if os.path.isfile(folder / stack) else stacks.toolkit_stack(stack)
     if file is None:
         raise InputError('vot-toolkit is not installed: pip install "lorat_plugin[vot]"')
-    return Workspace(folder, trackers, parse_stack(read_stack(file, stack), stack))
+    return Workspace(folder, trackers, stacks.parse_stack(stacks.read_stack(file, stack), stack))
 
 
 def choose_trackers(workspace: Workspace, names: Sequence[str], installed: str) -> list[str]:
@@ -108,7 +104,7 @@ def choose_trackers(workspace: Workspace, names: Sequence[str], installed: str) 
     startable = [
         name
         for name in names or workspace.trackers
-        if workspace.trackers[name].get("protocol") != "python" or installed in PYTHON_PROTOCOL
+        if workspace.trackers[name].get("protocol") != "python" or installed in stacks.PYTHON_PROTOCOL
     ]
     if not startable or (names and len(startable) < len(names)):
         raise InputError(
@@ -117,7 +113,7 @@ def choose_trackers(workspace: Workspace, names: Sequence[str], installed: str) 
     return startable
 
 
-def workspace_problems(workspace: Workspace, trackers: Sequence[str], installed: str) -> list[Problem]:
+def workspace_problems(workspace: Workspace, trackers: Sequence[str], installed: str) -> list[stacks.Problem]:
     """What the installed toolkit cannot run of a workspace."""
     masks = any(
         workspace.trackers[name].get("protocol") == "python" and "arg_masks" in workspace.trackers[name]
@@ -127,7 +123,7 @@ def workspace_problems(workspace: Workspace, trackers: Sequence[str], installed:
         file for n in workspace.sequences for file in (workspace.folder / "sequences" / n).glob("groundtruth_*.txt")
     ]
     late = any(_starts_late(file) for file in files)
-    return find_problems(workspace.experiments, installed, late_objects=late, python_masks=masks)
+    return stacks.find_problems(workspace.experiments, installed, late_objects=late, python_masks=masks)
 
 
 def _starts_late(file: Path) -> bool:
@@ -145,18 +141,11 @@ def run_steps(
     force: bool = False,
     name: str = "lorat",
 ) -> Iterator[Outcome]:
-    """Run steps of the toolkit for these trackers, one process after the other, until one fails.
+    """Run some of `STEPS`, in that order, for these trackers, one process after the other, until one fails.
 
-    Args:
-        workspace: to work in.
-        trackers: identifiers of trackers.ini.
-        steps: some of `STEPS`; run in that order.
-        show: gets each line that the toolkit prints, without colours, while it runs.
-        repair: start the toolkit through `vot_repairs`.
-        force: evaluate again what has results; those of a changed workspace are refused without it.
-        name: of the analysis and the report.
-    Raises InputError for results that the workspace's trackers, experiments or sequences no longer fit.
-    Yields an outcome after each process; if the last one is not good, the toolkit failed.
+    `show` gets each line that the toolkit prints, without colours; with `repair` it starts through `repairs`; `force`
+    evaluates again what has results, and those of a changed workspace are refused without it. Yields an outcome after
+    each process. Raises InputError for results that the workspace's trackers, experiments or sequences no longer fit.
     """
     settle_records(workspace, trackers, evaluate="evaluate" in steps, force=force)
     for command, check in _commands(workspace, trackers, steps, force, name):
@@ -221,8 +210,7 @@ def _commands(
 
 
 def _missing_results(workspace: Workspace, tracker: str, experiment: str, _: Sequence[str]) -> str:
-    folder = workspace.folder / "results" / tracker / experiment
-    wanted = len(workspace.sequences)
+    folder, wanted = workspace.folder / "results" / tracker / experiment, len(workspace.sequences)
     found = {path.parent for ending in ("bin", "txt") for path in folder.glob(f"*/*.{ending}")}
     return "" if len(found) >= wanted else f"{folder}: results for {len(found)} of {wanted} sequences"
 
@@ -246,31 +234,16 @@ PROCESSING = re.compile(r"Processing frame (\d+)/")
 PROTOCOL_LINE = "@@TRAX:"
 
 
-@dataclass(frozen=True)
-class TrackerTrial:
-    """How `vot test`, the toolkit's 50 generated frames of 640 x 480 pixels with up to 3 objects, went.
-
-    Attributes:
-        good: whether it ended well.
-        text: seconds for the start and for each frame, or the toolkit's reason.
-        traceback: what the tracker itself says when it fails.
-    """
-
-    good: bool
-    text: str
-    traceback: tuple[str, ...] = ()
-
-
-def toolkit_imports(repair: bool) -> TrackerTrial:
+def toolkit_imports(repair: bool) -> Outcome:
     """Whether the toolkit's command line imports."""
     lines = run_toolkit(["--help"], lambda line: None, repair=repair)
     if any(line.startswith("usage: vot") for line in lines):
-        return TrackerTrial(True, "imports")
-    return TrackerTrial(False, reason(lines), tuple(lines))
+        return Outcome("--help", True, "imports")
+    return Outcome("--help", False, reason(lines), tuple(lines))
 
 
-def try_tracker(workspace: Workspace, tracker: str, *, repair: bool = True) -> TrackerTrial:
-    """Run the toolkit's test of a tracker of trackers.ini.
+def try_tracker(workspace: Workspace, tracker: str, *, repair: bool = True) -> Outcome:
+    """Run `vot test`: the toolkit's 50 generated frames of 640 x 480 pixels with up to 3 objects.
 
     If it fails, the tracker is started once more without the toolkit, which hides why.
     """
@@ -279,19 +252,15 @@ def try_tracker(workspace: Workspace, tracker: str, *, repair: bool = True) -> T
     lines = run_toolkit(arguments, lambda line: stamps.append((time.perf_counter(), line)), repair=repair)
     if not any(WORDS["test"] in line for line in lines):
         alone = _start(workspace.trackers[tracker])
-        failed_alone = any(line.startswith("Traceback") for line in alone)
-        return TrackerTrial(False, reason(lines), tuple(alone if failed_alone else _traceback(lines) or alone))
+        starts = [number for number, line in enumerate(lines) if line.startswith("Traceback")]
+        if starts and not any(line.startswith("Traceback") for line in alone):
+            alone = lines[starts[-1] :]  # the toolkit shows the tracker's own lines with TraX
+        return Outcome("test", False, reason(lines), tuple(alone))
     frames = [(moment, int(found[1])) for moment, line in stamps if (found := PROCESSING.search(line))]
     began = next(moment for moment, line in stamps if "Generating" in line)
     (first, _), (last, count) = frames[0], frames[-1]
     each = (last - first) / max(count - 1, 1) * 1000
-    return TrackerTrial(True, f"starts in {first - began:.1f} s, then {each:.1f} ms a frame")
-
-
-def _traceback(lines: list[str]) -> list[str]:
-    """The last traceback among a tracker's own lines, which the toolkit shows with TraX."""
-    starts = [number for number, line in enumerate(lines) if line.startswith("Traceback")]
-    return lines[starts[-1] :] if starts else []
+    return Outcome("test", True, f"starts in {first - began:.1f} s, then {each:.1f} ms a frame")
 
 
 def _start(entry: Mapping[str, str]) -> list[str]:

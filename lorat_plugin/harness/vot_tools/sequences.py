@@ -91,15 +91,12 @@ def sequence_problems(folder: Path, names: Iterable[str]) -> Iterator[str]:
 
 
 def anchors(present: np.ndarray, spacing: int = ANCHOR_SPACING) -> np.ndarray:
-    """Frames in which a multi-start experiment starts the tracker, by VOT's rule since 2020.
+    """Frames in which a multi-start experiment starts the tracker, by VOT's rule since 2020; `present` is (N,) bool.
 
     The first and the last frame and about every `spacing` frames between; where the target is absent, the nearest
     frame where it is present, if that is no farther than half of it. Anchors in the first half run forward, the others
-    backward: each has the longer part of the sequence before it.
-
-    Args:
-        present: (N,) bool.
-    Returns (N,) int: 1 for a forward anchor, -1 for a backward one, else 0. Source: Kristan et al., VOT2020, sec. 2.
+    backward: each has the longer part of the sequence before it. Returns (N,) int: 1 for a forward anchor, -1 for a
+    backward one, else 0. Source: Kristan et al., VOT2020, sec. 2.
     """
     last = len(present) - 1
     values = np.zeros(len(present), dtype=int)
@@ -141,14 +138,14 @@ def write_sequence(folder: Path, sequence: VOTSequence) -> None:
         for number, frame in enumerate(sequence.frames, 1):
             link_or_copy(frame, colour / f"{number:08d}{ending}")
         for name, target in sequence.targets.items():
-            _write_lines(folder / (f"groundtruth_{name}.txt" if name else "groundtruth.txt"), target.lines)
+            write_lines(folder / (f"groundtruth_{name}.txt" if name else "groundtruth.txt"), target.lines)
         facts = {"name": sequence.name, "fps": FRAMES_PER_SECOND, "format": "default", "channel.default": "color"}
         facts["channels.color"] = f"color/%08d{ending}"
-        _write_lines(folder / "sequence", [f"{key}={value}" for key, value in facts.items()])
+        write_lines(folder / "sequence", [f"{key}={value}" for key, value in facts.items()])
         if not sequence.all_present.all():
-            _write_lines(folder / "absent.tag", (~sequence.all_present).astype(int))
+            write_lines(folder / "absent.tag", (~sequence.all_present).astype(int))
     if not (folder / "anchor.value").exists():
-        _write_lines(folder / "anchor.value", anchors(sequence.all_present))
+        write_lines(folder / "anchor.value", anchors(sequence.all_present))
 
 
 def _is_clip(home: Path) -> bool:
@@ -164,7 +161,10 @@ def _read(home: Path, boxes: bool) -> VOTSequence:
         sequence = VOTSequence(home.name, (), _made_targets(home, files), home)
         _check_made(home, len(sequence.all_present))
     else:
-        frames, masks = _images(home) or _images(home / "img"), _images(home / "mask")
+        frames, masks, inside = (
+            tuple(list_images(folder)) if folder.is_dir() else () for folder in (home, home / "mask", home / "img")
+        )
+        frames = frames or inside
         if masks and not (boxes and next(iter(files.values())).is_file()):
             targets = _mask_targets(home.name, frames, masks)
         else:
@@ -218,10 +218,6 @@ def _one_size(name: str, frames: Sequence[Path]) -> tuple[int, int]:
     return size
 
 
-def _images(folder: Path) -> tuple[Path, ...]:
-    return tuple(list_images(folder)) if folder.is_dir() else ()
-
-
 def _box_target(home: Path, labels: Path) -> VOTTarget:
     clip = read_clip(home, labels)
     lines = [ABSENT if np.isnan(box[0]) else ",".join(f"{value:.4f}" for value in box) for box in clip.boxes]
@@ -271,5 +267,6 @@ def _read_labels(file: Path) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def _write_lines(path: Path, lines: Iterable[object]) -> None:
+def write_lines(path: Path, lines: Iterable[object]) -> None:
+    """Write one line for each object."""
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")

@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,64 +21,13 @@ from lorat_plugin.harness.vot_tools.repairs import REPAIRS
 
 USABLE = SpecifierSet(">=0.7.3,!=0.8.0")
 PYTHON_PROTOCOL = SpecifierSet(">=0.8.1")
-REALTIME = {"grace": 3}  # late frames that the toolkit forgives, as in its challenges
-_ACCURACY = [
-    {"type": "average_accuracy", "name": "Accuracy", "burnin": 1},  # frame 1 is the given box
-    {"type": "average_success_plot", "name": "Success plot", "burnin": 1},
-]
-_MULTISTART = [
-    {"type": "multistart_average_ar", "name": "Accuracy and robustness"},
-    {"type": "multistart_eao_curve", "name": "EAO curve", "high": 755},
-    {"type": "multistart_eao_score", "name": "EAO", "low": 115, "high": 755},
-]
-_SUPERVISED = [
-    {"type": "supervised_average_ar", "name": "Accuracy and robustness", "sensitivity": 30},
-    {"type": "supervised_eao_curve", "name": "EAO curve"},
-    {"type": "supervised_eao_score", "name": "EAO", "low": 100, "high": 356},
-]
-_LONGTERM = [
-    {"type": "average_tpr", "name": "Precision and recall"},
-    {"type": "pr_curve", "name": "Precision-recall curve"},
-    {"type": "f_curve", "name": "F curve"},
-]
-_MULTIOBJECT = [
-    {"type": "average_accuracy", "name": "Quality", "burnin": 0, "ignore_unknown": False, "weighted": False},
-    {"type": "average_success_plot", "name": "Quality plot", "burnin": 0, "ignore_unknown": False},
-    {"type": "longterm_ar", "name": "Accuracy and robustness"},
-    {"type": "average_quality_auxiliary", "name": "Auxiliary"},
-]
-_REDETECTION = {"type": "redetection", "length": 200, "initialization": 5, "padding": 2, "scaling": 3}
-LOCAL_STACKS: dict[str, dict[str, Any]] = {  # one kind of experiment each, with the challenges' settings
-    "unsupervised": {"baseline": {"type": "unsupervised", "repetitions": 1, "analyses": _ACCURACY}},
-    "multistart": {"baseline": {"type": "multistart", "analyses": _MULTISTART}},
-    "supervised": {
-        "baseline": {
-            "type": "supervised",
-            "repetitions": 1,
-            "skip_initialize": 5,
-            "skip_tags": ["absent"],
-            "analyses": _SUPERVISED,
-        }
-    },
-    "realtime": {
-        "realtime": {"type": "unsupervised", "repetitions": 1, "realtime": REALTIME, "analyses": _ACCURACY},
-    },
-    "longterm": {
-        "longterm": {"type": "unsupervised", "repetitions": 1, "analyses": _LONGTERM},
-        "redetection": {"type": "unsupervised", "repetitions": 1, "transformers": [_REDETECTION]},
-    },
-    "multiobject": {
-        "baseline": {"type": "unsupervised", "repetitions": 1, "multiobject": True, "analyses": _MULTIOBJECT}
-    },
-}
+# one kind of experiment each, with the challenges' settings
+LOCAL_STACKS = parse_yaml(read_plain_text(Path(str(files("lorat_plugin"))) / "assets" / "vot" / "stacks.yaml"))
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What matters here of an experiment: its type, and whether it has modifiers and analyses.
-
-    settings: all that its results depend on, as text.
-    """
+    """What matters here of an experiment; `settings` is all that its results depend on, as text."""
 
     name: str
     type: str
@@ -173,13 +123,10 @@ def _experiment(name: str, facts: Mapping[str, Any]) -> Experiment:
 def find_problems(
     experiments: Iterable[Experiment], installed: str, *, late_objects: bool = False, python_masks: bool = False
 ) -> list[Problem]:
-    """What keeps a version of the toolkit from running these experiments.
+    """What keeps the installed version of the toolkit from running these experiments.
 
-    Args:
-        experiments: of the workspace's stack.
-        installed: version of the toolkit.
-        late_objects: a sequence has an object that is not there in its first frame.
-        python_masks: a tracker of the python protocol answers masks.
+    `late_objects`: a sequence has an object that is not there in its first frame; `python_masks`: a tracker of the
+    python protocol answers masks.
     """
     problems = []
     for experiment in experiments:

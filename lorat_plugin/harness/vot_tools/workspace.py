@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import itertools
 import logging
 import os
 import shlex
@@ -16,17 +17,8 @@ from typing import Literal
 import yaml
 
 from lorat_plugin.errors import InputError
-from lorat_plugin.harness.vot_tools.sequences import VOTSequence, anchors, find_sequences, write_sequence
-from lorat_plugin.harness.vot_tools.stacks import (
-    LOCAL_STACKS,
-    Experiment,
-    find_problems,
-    local_stack,
-    parse_stack,
-    read_stack,
-    toolkit_stack,
-    toolkit_version,
-)
+from lorat_plugin.harness.vot_tools import stacks
+from lorat_plugin.harness.vot_tools.sequences import VOTSequence, anchors, find_sequences, write_lines, write_sequence
 from lorat_plugin.settings import TrackerSettings
 
 logger = logging.getLogger(__name__)
@@ -51,15 +43,11 @@ def create_workspace(
 
     Args:
         workspace: folder to make; it appears whole or not at all.
-        clips: folder of clips, or one clip, see `find_sequences`; None leaves the sequences of one of the toolkit's
-            stacks to the toolkit, which downloads them when it first opens the workspace. Frames are linked, or copied
-            where the system has no links.
-        settings: what both tracker entries run.
-        masks: what turns boxes into masks, see `mask_maker`; None answers with boxes.
+        clips: folder of clips, or one clip, see `find_sequences`; frames are linked, or copied where there are no
+            links. None leaves the sequences of one of the toolkit's stacks to the toolkit, which downloads them.
+        settings, masks: what both tracker entries run, and what turns boxes into masks, see `load_tracker`.
         stack: a name of `LOCAL_STACKS`, one of the toolkit's stacks, or a yaml file, which is copied.
-        protocols: entries for trackers.ini.
-        boxes: take the boxes of clips that have masks too.
-        force: set an existing workspace aside.
+        boxes, force: take the boxes of clips that have masks too; set an existing workspace aside.
     Returns the folder where a former workspace is kept now, else None. Raises InputError for input that is missing,
     malformed or in the way.
     """
@@ -72,26 +60,37 @@ def create_workspace(
         raise InputError(f"stack {stack} has no sequences to download: name a folder of clips by --sequences")
     found = [] if clips is None else find_sequences(clips, boxes=boxes)
     _check_sequences(found, experiments)
-    _warn(experiments, found, masks is not None and "python" in protocols)
+    facts = {
+        "late_objects": any(sequence.late for sequence in found),
+        "python_masks": bool(masks) and "python" in protocols,
+    }
+    try:  # say what the installed toolkit cannot run
+        for problem in stacks.find_problems(experiments, stacks.toolkit_version(), **facts):
+            logger.warning("%s", problem)
+    except InputError as error:
+        logger.warning("%s", error)
 
     workspace.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=workspace.parent, prefix=f".{workspace.name}-"))
     try:
         draft.chmod(0o755)  # mkdtemp's are for its owner alone
-        if stack in LOCAL_STACKS:
-            text = local_stack(stack, [len(sequence.all_present) for sequence in found])
+        if stack in stacks.LOCAL_STACKS:
+            text = stacks.local_stack(stack, [len(sequence.all_present) for sequence in found])
         if text is not None:
-            _write_text(draft / "stack.yaml", text)
+            (draft / "stack.yaml").write_text(text, encoding="utf-8", newline="\n")
         config = {"registry": ["./trackers.ini"], "stack": stack if text is None else "./stack.yaml"}
-        _write_text(draft / "config.yaml", yaml.safe_dump(config))
+        (draft / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8", newline="\n")
         with open(draft / "trackers.ini", "w", encoding="utf-8") as file:
             tracker_entries(settings, protocols, masks).write(file)
         for sequence in found:
             write_sequence(draft / "sequences" / sequence.name, sequence)
         if found:  # without the list the toolkit downloads
-            _write_text(draft / "sequences" / "list.txt", "".join(f"{sequence.name}\n" for sequence in found))
-        former = _set_aside(workspace) if occupied else None
-        if workspace.is_dir():
+            write_lines(draft / "sequences" / "list.txt", [sequence.name for sequence in found])
+        taken = (workspace.with_name(f"{workspace.name}.old{number}") for number in itertools.count(1))
+        former = next(path for path in taken if not path.exists()) if occupied else None
+        if former is not None:
+            os.replace(workspace, former)
+        elif workspace.is_dir():
             workspace.rmdir()  # empty, see above
         os.replace(draft, workspace)
     except BaseException:
@@ -136,19 +135,19 @@ def _check_target(workspace: Path, force: bool) -> bool:
     return True
 
 
-def _find_stack(stack: str) -> tuple[str | None, list[Experiment]]:
+def _find_stack(stack: str) -> tuple[str | None, list[stacks.Experiment]]:
     """The text for stack.yaml, or None if it is the toolkit's; and its experiments, none if there is no toolkit."""
-    if stack in LOCAL_STACKS:
-        text = local_stack(stack)
+    if stack in stacks.LOCAL_STACKS:
+        text = stacks.local_stack(stack)
     elif stack.endswith((".yaml", ".yml")):
-        text = read_stack(Path(stack), stack)
+        text = stacks.read_stack(Path(stack), stack)
     else:
-        file = toolkit_stack(stack)
-        return None, [] if file is None else parse_stack(read_stack(file, stack), stack)
-    return text, parse_stack(text, stack)
+        file = stacks.toolkit_stack(stack)
+        return None, [] if file is None else stacks.parse_stack(stacks.read_stack(file, stack), stack)
+    return text, stacks.parse_stack(text, stack)
 
 
-def _check_sequences(sequences: Sequence[VOTSequence], experiments: Sequence[Experiment]) -> None:
+def _check_sequences(sequences: Sequence[VOTSequence], experiments: Sequence[stacks.Experiment]) -> None:
     """Raises InputError for a sequence that one of the experiments cannot start with."""
     for sequence in sequences:
         for experiment in experiments:
@@ -161,27 +160,3 @@ def _check_sequences(sequences: Sequence[VOTSequence], experiments: Sequence[Exp
                     f"clip {sequence.name}: an object appears late, and experiment {experiment.name} wants all of them"
                     f" in frame 1: take a multi-object stack such as multiobject"
                 )
-
-
-def _warn(experiments: Sequence[Experiment], sequences: Sequence[VOTSequence], python_masks: bool) -> None:
-    """Say what the installed toolkit cannot run."""
-    try:
-        installed = toolkit_version()
-    except InputError as error:
-        logger.warning("%s", error)
-        return
-    late = any(sequence.late for sequence in sequences)
-    for problem in find_problems(experiments, installed, late_objects=late, python_masks=python_masks):
-        logger.warning("%s", problem)
-
-
-def _set_aside(workspace: Path) -> Path:
-    number = 1
-    while (former := workspace.with_name(f"{workspace.name}.old{number}")).exists():
-        number += 1
-    os.replace(workspace, former)
-    return former
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="\n")
