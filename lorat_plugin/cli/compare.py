@@ -69,10 +69,7 @@ def compare_command(
     def create_lorat() -> Evaluation:
         from lorat_plugin.evaluation.evaluate import Evaluation
 
-        return Evaluation(
-            settings.network(), benchmark, results, compare.LORAT, device=settings.device, engine=settings.engine,
-            precision=settings.precision,
-        )  # fmt: skip
+        return Evaluation(settings.network(), benchmark, results, compare.LORAT, settings)
 
     specs = [spec.strip() for spec in trackers.split(",") if spec.strip()]
     contestants = compare.choose_contestants(specs, benchmark, results, create_lorat, baseline_models)
@@ -109,4 +106,4 @@ def _print(scores: list[TrackerScore], content: dict[str, Any]) -> None:
         console.print(make_table(["sequence", *content["trackers"]], rows, "success AUC by sequence"))
     for sentence in content["notes"]:
         console.print(sentence, soft_wrap=True, highlight=False)
-    console.print(f"report.html, auc_difference.png, tables: {content['folder']}", soft_wrap=True, highlight=False)
+    console.print(f"report.html, tables: {content['folder']}", soft_wrap=True, highlight=False)

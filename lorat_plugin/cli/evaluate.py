@@ -80,10 +80,8 @@ def evaluate_command(
         check_scorable(benchmark, protocol or benchmark.protocol)  # before the work, not after it
     official = None if check_official is None else _find_official(check_official, benchmark)
     run = Evaluation(
-        settings.network(), benchmark, results, name, device=settings.device, engine=settings.engine,
-        precision=settings.precision, batch=batch, style=style, repetitions=repetitions,
-        absent_below=settings.absent_below,
-    )  # fmt: skip
+        settings.network(), benchmark, results, name, settings, batch=batch, style=style, repetitions=repetitions
+    )
     if run.process.rank > 0:
         return run.play()
     left = run.frames_open()
@@ -121,7 +119,7 @@ def _tell(
     benchmark: Benchmark, run: Evaluation, protocol: Optional[str], official: Optional[_Official], as_json: bool
 ) -> None:
     """Score the results where the truth is public, compare them with someone's where that is asked for, and print."""
-    from lorat_plugin.evaluation.agreement import compare_runs, show_agreement
+    from lorat_plugin.evaluation.raw_results import compare_runs, show_agreement
     from lorat_plugin.evaluation.scoring import score_tracker
     from lorat_plugin.evaluation.tables import show_table, wide_console, write_tables
 

@@ -21,7 +21,6 @@ from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.runner import FrameTracker
 
 NANO_FILES = ("nanotrack_backbone_sim.onnx", "nanotrack_head_sim.onnx")
-VIT_FILES = ("vitTracker.onnx",)
 BUNDLED_MODELS = Path(str(files("lorat_plugin"))) / "assets" / "models"
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -30,20 +29,19 @@ class StaticTracker(FrameTracker):
     """A box that never moves: what any tracker has to beat."""
 
     def start(self, frame: np.ndarray, box_xywh: np.ndarray) -> None:
-        """Keep the (4,) box x, y, w, h."""
+        """As of `FrameTracker`."""
         self.box = box_xywh
 
     def follow(self, frame: np.ndarray) -> np.ndarray:
-        """The first box again."""
+        """As of `FrameTracker`."""
         return self.box
 
 
 class OpenCVTracker(FrameTracker):
     """One of OpenCV's trackers. A frame in which it reports failure keeps the last box.
 
-    OpenCV wants whole pixels and BGR, so the first box is rounded and clipped to the frame. Runs repeat: OpenCV's
-    generator is seeded for each sequence. Only MIL also has one that cannot be seeded: its results repeat for a whole
-    run in a fresh process, not for a sequence by itself.
+    Runs repeat, as OpenCV's generator is seeded for each sequence. Only MIL also has one that cannot be seeded: its
+    results repeat for a whole run in a fresh process, not for a sequence by itself.
     """
 
     def __init__(self, name: str, create: Callable[[], Any]) -> None:
@@ -52,7 +50,7 @@ class OpenCVTracker(FrameTracker):
         self.create = create
 
     def start(self, frame: np.ndarray, box_xywh: np.ndarray) -> None:
-        """Begin with the target at x, y, w, h (pixels) in an (H, W, 3) uint8 RGB frame."""
+        """As of `FrameTracker`; the box is rounded and clipped to the frame."""
         cv2.setRNGSeed(0)
         height, width = frame.shape[:2]
         x, y, w, h = (round(float(v)) for v in box_xywh)
@@ -64,7 +62,7 @@ class OpenCVTracker(FrameTracker):
         self.opencv.init(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), (left, top, right - left, bottom - top))
 
     def follow(self, frame: np.ndarray) -> np.ndarray:
-        """Box x, y, w, h (pixels) in the next (H, W, 3) uint8 RGB frame; the last one if OpenCV reports failure."""
+        """As of `FrameTracker`; the last box if OpenCV reports failure."""
         found, box = self.opencv.update(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
         if found:
             self.box = np.asarray(box, dtype=np.float64)
@@ -76,18 +74,9 @@ class Baseline:
     """A row of the table: which OpenCV class makes the tracker and which model files it reads."""
 
     about: str
-    create: Callable[[Path], Any] | None = None  # from the folder of model files; None for the static box
+    create: Callable[[Path], Any] | None = None  # from the folder of model files; None: `create` of the OpenCV class
     opencv_name: str = ""  # attribute of cv2, or of cv2.legacy, that must exist
     files: tuple[str, ...] = ()
-
-
-def _classical(opencv_name: str) -> Callable[[Path], Any]:
-    def create(_: Path) -> Any:
-        make = _find(opencv_name)
-        assert make is not None, "`unavailable` was not asked"
-        return make()
-
-    return create
 
 
 def _nano(models: Path) -> Any:
@@ -97,7 +86,7 @@ def _nano(models: Path) -> Any:
 
 
 def _vit(models: Path) -> Any:
-    model = str(models / VIT_FILES[0])
+    model = str(models / "vitTracker.onnx")
     return _create_vit(model, vit_stdvalue(model))
 
 
@@ -136,11 +125,11 @@ def vit_stdvalue(model: str) -> tuple[float, float, float, float]:
 
 BASELINES: dict[str, Baseline] = {
     "static": Baseline("the first box, never moved"),
-    "MIL": Baseline("multiple instance learning, CVPR 2009", _classical("TrackerMIL"), "TrackerMIL"),
-    "KCF": Baseline("kernelised correlation filter, TPAMI 2015", _classical("TrackerKCF"), "TrackerKCF"),
-    "CSRT": Baseline("correlation filter with reliability maps, CVPR 2017", _classical("TrackerCSRT"), "TrackerCSRT"),
+    "MIL": Baseline("multiple instance learning, CVPR 2009", opencv_name="TrackerMIL"),
+    "KCF": Baseline("kernelised correlation filter, TPAMI 2015", opencv_name="TrackerKCF"),
+    "CSRT": Baseline("correlation filter with reliability maps, CVPR 2017", opencv_name="TrackerCSRT"),
     "NanoTrack": Baseline("small Siamese network", _nano, "TrackerNano", NANO_FILES),
-    "VitTrack": Baseline("small vision transformer", _vit, "TrackerVit", VIT_FILES),
+    "VitTrack": Baseline("small vision transformer", _vit, "TrackerVit", ("vitTracker.onnx",)),
 }
 
 
@@ -159,14 +148,10 @@ def unavailable(name: str, models: Path | None = None) -> str | None:
 
 
 def create_baseline(name: str, models: str | Path | None = None) -> FrameTracker:
-    """Make a baseline; experiments of the GOT-10k toolkit take it too.
+    """Make a baseline of `BASELINES`; experiments of the GOT-10k toolkit take it too.
 
-    Args:
-        name: a key of `BASELINES`.
-        models: folder of the model files that NanoTrack and VitTrack read; None: VitTrack's in the package.
-
-    Raises:
-        InputError: unknown name, or one that cannot run here; the message says why.
+    `models` is the folder of the model files that NanoTrack and VitTrack read; None: VitTrack's in the package. Raises
+    InputError for an unknown name, or one that cannot run here.
     """
     if name not in BASELINES:
         raise InputError(f"unknown baseline '{name}': use one of {', '.join(BASELINES)}")
@@ -174,10 +159,12 @@ def create_baseline(name: str, models: str | Path | None = None) -> FrameTracker
     reason = unavailable(name, folder)
     if reason:
         raise InputError(f"baseline {name} cannot run: {reason}")
-    create = BASELINES[name].create
-    if create is None:
+    row = BASELINES[name]
+    if not row.opencv_name:
         return StaticTracker(name)
-    return OpenCVTracker(name, partial(create, folder or BUNDLED_MODELS))
+    create = partial(row.create, folder or BUNDLED_MODELS) if row.create else _find(row.opencv_name)
+    assert create is not None  # `unavailable` has found it
+    return OpenCVTracker(name, create)
 
 
 def choose_baselines(
@@ -195,22 +182,21 @@ def choose_baselines(
         return [create_baseline(name, folder) for name in dict.fromkeys(names)], {}
     reasons = {name: unavailable(name, folder) for name in BASELINES}
     usable = [create_baseline(name, folder) for name, reason in reasons.items() if reason is None]
-    return usable, {name: reason for name, reason in reasons.items() if reason is not None}
+    return usable, {name: reason for name, reason in reasons.items() if reason}
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     # the network engine of OpenCV 5 warns on stderr about targets that nobody asked for; 4.x has no such module
     log = getattr(cv2.utils, "logging", None)
-    if log is None:
-        yield
-        return
-    level = log.getLogLevel()
-    log.setLogLevel(log.LOG_LEVEL_ERROR)
+    level = log.getLogLevel() if log else None
+    if log:
+        log.setLogLevel(log.LOG_LEVEL_ERROR)
     try:
         yield
     finally:
-        log.setLogLevel(level)
+        if log:
+            log.setLogLevel(level)
 
 
 def _find(opencv_name: str) -> Callable[[], Any] | None:

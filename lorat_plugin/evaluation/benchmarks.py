@@ -112,45 +112,21 @@ def as_trees_start(benchmark: Benchmark) -> Benchmark:
     return replace(benchmark, sequences=tuple(sequences))
 
 
-LASOT_ATTRIBUTES = (  # in the order of the flags in `<sequence>.txt` of LaSOT's toolkit
-    "Illumination Variation",
-    "Partial Occlusion",
-    "Deformation",
-    "Motion Blur",
-    "Camera Motion",
-    "Rotation",
-    "Background Clutter",
-    "Viewpoint Change",
-    "Scale Variation",
-    "Full Occlusion",
-    "Fast Motion",
-    "Out-of-View",
-    "Low Resolution",
-    "Aspect Ratio Change",
+LASOT_FLAGS = (  # in the order of the flags in `<sequence>.txt` of LaSOT's toolkit
+    "Illumination Variation,Partial Occlusion,Deformation,Motion Blur,Camera Motion,Rotation,Background Clutter,"
+    "Viewpoint Change,Scale Variation,Full Occlusion,Fast Motion,Out-of-View,Low Resolution,Aspect Ratio Change"
 )
-UAV_ATTRIBUTES = (  # in the order of anno/UAV123/att/<sequence>.txt
-    "Scale Variation",
-    "Aspect Ratio Change",
-    "Low Resolution",
-    "Fast Motion",
-    "Full Occlusion",
-    "Partial Occlusion",
-    "Out-of-View",
-    "Background Clutter",
-    "Illumination Variation",
-    "Viewpoint Change",
-    "Camera Motion",
-    "Similar Object",
+UAV_FLAGS = (  # in the order of anno/UAV123/att/<sequence>.txt
+    "Scale Variation,Aspect Ratio Change,Low Resolution,Fast Motion,Full Occlusion,Partial Occlusion,Out-of-View,"
+    "Background Clutter,Illumination Variation,Viewpoint Change,Camera Motion,Similar Object"
 )
+LASOT_ATTRIBUTES, UAV_ATTRIBUTES = (tuple(flags.split(",")) for flags in (LASOT_FLAGS, UAV_FLAGS))
 
 
 def read_attributes(path: str | Path) -> dict[str, tuple[str, ...]]:
-    """Attributes by sequence.
+    """Attributes by sequence, from a file of lines `sequence,attribute;attribute`, or a folder of `<sequence>.txt`.
 
-    Args:
-        path: a text file with a line `sequence,attribute;attribute` for each sequence; or a folder of `<sequence>.txt`
-            with 14 zeros and ones, as the toolkits of LaSOT and its extension have them.
-    Raises InputError for a path that is missing, unreadable or holds something else.
+    These hold 14 zeros and ones, as in the toolkits of LaSOT and its extension. Raises InputError for anything else.
     """
     path = Path(path)
     if path.is_dir():

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import matplotlib
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 
 from lorat_plugin.datasets.sequences import VideoSequence
@@ -24,8 +22,7 @@ from lorat_plugin.errors import InputError, first_line
 from lorat_plugin.evaluation.baselines import BASELINES, BUNDLED_MODELS, create_baseline
 from lorat_plugin.evaluation.benchmarks import Benchmark
 from lorat_plugin.evaluation.evaluate import Evaluation
-from lorat_plugin.evaluation.plots import colour, write_plots
-from lorat_plugin.evaluation.provenance import changed_data, settle_settings
+from lorat_plugin.evaluation.provenance import Reusable, settle_settings
 from lorat_plugin.evaluation.raw_results import find_results, fit_lengths, start_notes
 from lorat_plugin.evaluation.report import check_names, write_report
 from lorat_plugin.evaluation.results import ResultFiles, notes_folder, result_files
@@ -45,11 +42,8 @@ TIE = 0.0005  # AUCs that are the same when three digits are printed
 
 @dataclass(frozen=True, eq=False)
 class Contestant:
-    """A tracker to compare.
-
-    Fields: files, its results; tracker, an `Evaluation`, a `FrameTracker`, another's with the toolkit's `track`, or
-    None if others have run it; settings, what its results depend on beside the data, as in run.json (those of an
-    `Evaluation` are its own).
+    """A tracker to compare: an `Evaluation`, a `FrameTracker`, another's with the toolkit's `track`, or None if others
+    have run it; settings, what its results depend on beside the data, as in run.json.
     """
 
     files: ResultFiles
@@ -59,10 +53,8 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Duel:
-    """The first tracker against another, over sequences, by success AUC.
-
-    Fields: rival; difference, mean AUC of the first less that of the rival; low and high, the 95 % interval of it;
-    wins, losses, ties, numbers of sequences in which the first is better, worse, equal to three digits.
+    """Mean success AUC of the first tracker less that of a rival, with its 95 % interval, and in how many sequences the
+    first is better, worse, equal to three digits.
     """
 
     rival: str
@@ -83,11 +75,11 @@ class ArrayTracker(FrameTracker):
         self.tracker = tracker
 
     def start(self, frame: np.ndarray, box_xywh: np.ndarray) -> None:
-        """Begin with the target at x, y, w, h (pixels) in an (H, W, 3) uint8 RGB frame."""
+        """As of `FrameTracker`."""
         self.tracker.init(Image.fromarray(frame), box_xywh)
 
     def follow(self, frame: np.ndarray) -> np.ndarray:
-        """Box x, y, w, h (pixels) of the target in the next (H, W, 3) uint8 RGB frame."""
+        """As of `FrameTracker`."""
         return self.tracker.update(Image.fromarray(frame))
 
 
@@ -103,10 +95,8 @@ def choose_contestants(
     Args:
         specs: each "LoRAT", a key of `BASELINES`, "module:Class" (the toolkit's interface; the working folder can be
             imported from, the class is called without arguments), or "NAME=FOLDER" of raw results.
-        benchmark: what they will run on.
-        results: folder of results.
         create_lorat: makes LoRAT's run, of one sequence at a time; called last, as it takes longest.
-        models: folder of the model files of NanoTrack and VitTrack; None: VitTrack's in the package.
+        models: as for `create_baseline`.
     Raises InputError for a name that means nothing, a tracker that cannot be made, or two of one name.
     """
     contestants = []
@@ -165,10 +155,8 @@ def import_tracker(spec: str) -> Any:
 def fit_raw_results(
     contestants: Sequence[Contestant], benchmark: Benchmark, protocol: str
 ) -> tuple[Benchmark, list[Contestant], list[str]]:
-    """Read all raw results of others and find the frames that all of them have, see `fit_lengths`.
-
-    Returns the benchmark with these frames, the contestants, and sentences about the files. Raises InputError as
-    `fit_lengths` and `start_notes`.
+    """Read all raw results of others and find the frames that all of them have: arguments, result and errors are those
+    of `fit_lengths`.
     """
     raw = [one.files for one in contestants if one.tracker is None]
     common, fitted, notes = fit_lengths(benchmark, raw, protocol)
@@ -189,33 +177,15 @@ def missing_sequences(contestant: Contestant, benchmark: Benchmark) -> list[Vide
     files = contestant.files
     if files.records is not None:
         settle_settings(files.records.parent, contestant.settings, files)
-    return [sequence for sequence in benchmark.sequences if not _has_result(contestant, sequence)]
-
-
-def _has_result(contestant: Contestant, sequence: VideoSequence) -> bool:
-    """Whether a result can be reused; one that is there and cannot is named."""
-    files = contestant.files
-    if not files.has(sequence.name):
-        return False
-    problem = changed_data(files, sequence)
-    if not problem:
-        try:
-            files.read(sequence)
-            return True
-        except InputError as error:
-            problem = str(error)
-    logger.warning("%s; tracked again", problem)
-    return False
+    reusable = Reusable(files, 1, benchmark)
+    return [sequence for sequence in benchmark.sequences if not reusable(sequence.name)]
 
 
 def track(contestant: Contestant, sequences: Sequence[VideoSequence], on_frames: Callable[[int], None]) -> None:
-    """Run a tracker through sequences, one after the other, and write its results.
+    """Run a tracker through the sequences of `missing_sequences`, one after the other, and write its results.
 
-    Args:
-        contestant: with a tracker, or there are no sequences.
-        sequences: from `missing_sequences`.
-        on_frames: called with the number of frames done since the last call.
-    Raises InputError for a tracker that fails, or whose answer has not a finite box and a time for each frame.
+    `on_frames` is called with the number of frames done since the last call. Raises InputError for a
+    tracker that fails, or whose answer has not a finite box and a time for each frame.
     """
     tracker, name = contestant.tracker, contestant.files.tracker
     if isinstance(tracker, Evaluation):
@@ -286,12 +256,9 @@ def speed_notes(contestants: Sequence[Contestant], scores: Sequence[TrackerScore
             says = "one target at a time, by its own `track`, which may count decoding"
         kinds.setdefault(says, []).append(one.files.tracker)
     notes = [f"frames/s of {', '.join(names)}: {says}." for says, names in kinds.items()]
-    places = [f"LoRAT on {one.tracker.device}" for one in contestants if isinstance(one.tracker, Evaluation)]
-    places += [
-        f"OpenCV {cv2.__version__}",
-        f"threads: {torch.get_num_threads()} of torch, {cv2.getNumThreads()} of OpenCV",
-    ]
-    notes.append(f"This run: {', '.join(places)}.")
+    devices = "".join(f"LoRAT on {c.tracker.device}, " for c in contestants if isinstance(c.tracker, Evaluation))
+    threads = f"{torch.get_num_threads()} of torch, {cv2.getNumThreads()} of OpenCV"
+    notes.append(f"This run: {devices}OpenCV {cv2.__version__}, threads: {threads}.")
     if len(scores[0].sequences) < FEW:
         notes.append(f"{len(scores[0].sequences)} sequences are few: the intervals are narrower than they should be.")
     if any(one.files.tracker == "MIL" and one.tracker is not None for one in contestants):
@@ -306,15 +273,10 @@ def write_comparison(
     results: Path,
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Write comparison.json, the tables of `tables.write_tables`, auc_difference.png and report.html.
+    """Write comparison.json, the tables of `tables.write_tables` and report.html.
 
-    Args:
-        contestants: all with results; the first is compared with each other.
-        benchmark: what they were run on.
-        scores: of the contestants, by one protocol.
-        results: folder of results; the files go to compare/<benchmark's folder> in it.
-        notes: from `fit_raw_results`.
-    Returns the content of comparison.json. Raises InputError if something cannot be written.
+    The files go to compare/<benchmark's folder> in the folder of results; `scores` are those of the contestants by one
+    protocol. Returns the content of comparison.json. Raises InputError if something cannot be written.
     """
     folder = results.expanduser().resolve() / "compare" / benchmark.folder
     found = duels(scores)
@@ -335,30 +297,13 @@ def write_comparison(
         "folder": str(folder),
     }
     write_tables(scores, folder)
-    with matplotlib.rc_context({"text.parse_math": False}):  # names may hold a $
-        difference = {"auc difference": draw_duels(scores[0], found)}
-        write_plots(difference, folder)
+    differences = [
+        f"AUC of {scores[0].tracker} less that of {duel.rival}: {duel.difference:+.3f}, 95 % interval {duel.low:+.3f}"
+        f" to {duel.high:+.3f}, {duel.wins} sequences won, {duel.losses} lost."
+        for duel in found
+    ]
     files = {one.files.tracker: one.files for one in contestants}
     homes = {name: notes_folder(benchmark, results, name) for name in files}
-    write_report(benchmark, scores, files, homes, folder / "report.html", more=difference, remarks=notes)
+    write_report(benchmark, scores, files, homes, folder / "report.html", remarks=[*differences, *notes])
     write_json(folder / "comparison.json", content)
     return content
-
-
-def draw_duels(first: TrackerScore, found: Sequence[Duel]) -> Figure:
-    """AUC differences with their intervals; to the right of zero the first tracker is better."""
-    figure = Figure(figsize=(6.4, 1.2 + 0.4 * len(found)), layout="constrained")
-    axis = figure.subplots()
-    axis.axvline(0, color="0.5", linewidth=1)
-    for number, duel in enumerate(found, start=1):
-        reach = [[duel.difference - duel.low], [duel.high - duel.difference]]
-        axis.errorbar(duel.difference, number, xerr=reach, fmt="o", capsize=4, color=colour(number))
-        axis.annotate(
-            f"{duel.difference:+.3f}", (duel.difference, number), (0, 6), textcoords="offset points", ha="center"
-        )
-    axis.set_yticks(range(1, len(found) + 1), [duel.rival for duel in found])
-    axis.set_ylim(len(found) + 0.6, 0.4)
-    axis.set_xlabel(f"AUC of {first.tracker} less AUC of the other, with 95 % intervals")
-    axis.set_title(f"{first.benchmark}, {len(first.sequences)} sequences, protocol {first.protocol}")
-    axis.grid(axis="x", alpha=0.3)
-    return figure

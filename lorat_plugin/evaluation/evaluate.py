@@ -1,4 +1,4 @@
-"""LoRAT on a benchmark: batched, shared out among processes, and gone on with after a stop.
+"""LoRAT on a benchmark: batched, distributed over processes, resumed after a stop.
 
 A sequence's files appear when it is done; what is there already is not tracked again, as far as `provenance` allows.
 
@@ -13,10 +13,9 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from lorat_plugin.checkpoints.saving import weights_digest
 from lorat_plugin.datasets.sequences import VideoSequence
+from lorat_plugin.digests import Record
 from lorat_plugin.engines import prepare
 from lorat_plugin.engines.select import choose_precision
 from lorat_plugin.errors import InputError
@@ -32,7 +32,8 @@ from lorat_plugin.evaluation.provenance import Reusable, settle_settings
 from lorat_plugin.evaluation.results import notes_folder, result_files, save_rows
 from lorat_plugin.evaluation.runner import Run, track_sequences
 from lorat_plugin.network import LoRATNetwork
-from lorat_plugin.video.calibration import BUNDLED, calibration_digest, calibration_tracks, named_source
+from lorat_plugin.settings import TrackerSettings
+from lorat_plugin.video.demo_clips import BUNDLED, VARIABLE, calibration_digest, calibration_tracks
 
 logger = logging.getLogger(__name__)
 
@@ -52,50 +53,40 @@ class Evaluation:
         benchmark: Benchmark,
         results: Path,
         tracker: str,
+        settings: TrackerSettings | None = None,
         *,
-        device: str = "auto",
-        engine: str = "auto",
-        precision: str = "auto",
-        absent_below: float | None = 0.0,
         batch: int = 1,
         style: str = "got10k",
         repetitions: int = 1,
     ) -> None:
         """Find out what is left to do.
 
-        Args:
-            network: with trained weights.
-            benchmark: what to track.
-            results: folder of all results; every process names the same.
-            tracker: name of the results.
-            device, engine, precision, absent_below: as for `LoRATTracker.from_pretrained`; the device "auto" gives each
-                process its own GPU.
-            batch: sequences that this process tracks at once.
-            style: of the result files, see `result_files`.
-            repetitions: runs through each sequence; more than one for the nested layout only.
-        Raises InputError if the results cannot be written, or those that are there were made with other settings or
-        from another folder's data.
+        Every process names the same folder of results. Of the settings device, engine, precision and absent_below
+        count; the device "auto" gives each process its own GPU. A process tracks `batch` sequences at once;
+        `repetitions` are for the nested layout only. Raises InputError if the results cannot be written, or those that
+        are there were made with other settings or from another folder's data.
         """
-        self.process = ProcessRank.from_environment()
+        alone = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
+        self.process = ProcessRank(*(int(os.environ.get(name, number)) for name, number in alone.items()))
         self.files = result_files(benchmark, results, tracker, style)
         self.notes = notes_folder(benchmark, results, tracker)
         self.failures: dict[str, InputError] = {}
         self.frames, self.seconds = 0, 0.0
         self.batch, self.repetitions = batch, repetitions
-        self.rule = network.presence.below(absent_below)
+        settings = settings or TrackerSettings()
+        self.rule = network.presence.below(settings.absent_below)
         if repetitions > 1 and self.files.layout != "nested":
             raise InputError(f"{repetitions} repetitions: {benchmark.name} in format {style} has files for one only")
+        device, engine, precision = settings.device, settings.engine, settings.precision
         if device == "auto" and torch.cuda.is_available():
             device = f"cuda:{self.process.local_rank % torch.cuda.device_count()}"
-        settings: dict[str, Any] = {
+        self.engine, self.device = prepare(network, device, engine, precision, calibration_tracks)
+        record: Record = {
             "tracker": tracker,
             "benchmark": benchmark.name,
             "subset": benchmark.subset,
             "model": network.variant.name,
             "weights": weights_digest(network),
-        }
-        self.engine, self.device = prepare(network, device, engine, precision, calibration_tracks)
-        settings |= {
             "precision": choose_precision(engine, self.device, precision),
             "format": style,
             "repetitions": repetitions,
@@ -106,9 +97,9 @@ class Evaluation:
             "lorat_plugin": version("lorat_plugin"),
         }
         if precision == "int8":  # what it is calibrated on, and by whom, changes boxes
-            settings["precision"] = f"int8 of {engine}, calibrated on {named_source() or BUNDLED}"
-            settings["calibration"] = calibration_digest()
-        settle_settings(self.notes, settings, self.files, benchmark)
+            record["precision"] = f"int8 of {engine}, calibrated on {os.environ.get(VARIABLE) or BUNDLED}"
+            record["calibration"] = calibration_digest()
+        settle_settings(self.notes, record, self.files, benchmark)
         self.claims = Claims(self.notes / "claims", benchmark.sequences, Reusable(self.files, repetitions, benchmark))
 
     @property
@@ -124,10 +115,8 @@ class Evaluation:
         """Track what nobody has tracked, beside other processes that do the same.
 
         The first process stays until all sequences are done, or have failed in its own hands: it goes on with those of
-        a process that died. The others leave when nothing is left to take.
-
-        Args:
-            on_frames: called with the number of frames done since the last call, in the first process for all of them.
+        a process that died. The others leave when nothing is left to take. `on_frames` is called with the number of
+        frames done since the last call, in the first process for all of them.
         """
         slots = min(self.batch, -(-len(self.claims.open) // self.process.world)) or 1  # every process is to have some
         planned, told = self.frames_open(), 0
@@ -192,20 +181,12 @@ class Evaluation:
         self.claims.settle(sequence)
 
 
-@dataclass(frozen=True)
-class ProcessRank:
+class ProcessRank(NamedTuple):
     """Number of this process among those that torchrun or `accelerate launch` started, of how many, on its machine."""
 
-    rank: int = 0
-    world: int = 1
-    local_rank: int = 0
-
-    @classmethod
-    def from_environment(cls) -> ProcessRank:
-        """As the launcher says; alone if there was none."""
-        return cls(
-            *(int(os.environ.get(name, alone)) for name, alone in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
-        )
+    rank: int
+    world: int
+    local_rank: int
 
 
 class Claims:

@@ -45,11 +45,7 @@ def rgb(number: int) -> tuple[int, int, int]:
 
 
 def draw_curves(scores: Sequence[TrackerScore]) -> dict[str, Figure]:
-    """Plots by title: success, and precision and normalised precision where the protocol has them.
-
-    Args:
-        scores: of one benchmark by one protocol. The order gives the colours, the legends are sorted by score.
-    """
+    """Plots by title, of one benchmark by one protocol; the order gives the colours, legends are sorted by score."""
     figures = {}
     for field, (title, measure, limit, label) in CURVES.items():
         numbered = [(n, s) for n, s in enumerate(scores) if getattr(s.overall, field) is not None]

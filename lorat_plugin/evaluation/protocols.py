@@ -104,12 +104,7 @@ def evaluate(
 
 
 def combine(protocol: str, benchmark: str, scores: Sequence[Score], overlaps: Sequence[np.ndarray]) -> Score:
-    """Score of many sequences together: their mean, or that of all frames pooled for got10k on GOT-10k.
-
-    Args:
-        protocol, benchmark: as for `evaluate`.
-        scores, overlaps: what it returned for each sequence, at least one.
-    """
+    """Score of the results of `evaluate` together: their mean, or of all frames pooled for got10k on GOT-10k."""
     if protocol == benchmark == "got10k":
         pooled = np.concatenate(overlaps)
         return _pooled(pooled[~np.isnan(pooled)])

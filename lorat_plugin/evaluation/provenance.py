@@ -21,14 +21,10 @@ NOT_COMPARED = ("lorat_plugin", "engine", "device", "opencv")  # of run.json: th
 
 
 def settle_settings(notes: Path, settings: Record, files: ResultFiles, benchmark: Benchmark | None = None) -> None:
-    """Write run.json, or check that the one that is there has the same settings.
+    """Write run.json, or check that the one that is there has the settings: what results depend on beside data.
 
-    Args:
-        notes: folder of run.json.
-        settings: what the results depend on beside the data.
-        files: where the results lie.
-        benchmark: refuse results on its sequences without a run.json; None takes them as made with these settings.
-    Raises InputError for other settings, results without a run.json, or a folder that cannot be written.
+    With a benchmark, results on its sequences without a run.json are refused, else taken as made with these settings.
+    Raises InputError for other settings, or a folder that cannot be written.
     """
     try:
         notes.mkdir(parents=True, exist_ok=True)
@@ -54,9 +50,6 @@ def settle_settings(notes: Path, settings: Record, files: ResultFiles, benchmark
 def _compare(path: Path, settings: dict[str, Any]) -> None:
     there = read_record(path, "choose another --name, or remove it")
     ignored = [*NOT_COMPARED, *(key for key in there if key not in settings)]
-    if "calibration" not in there and "calibration" in settings:
-        ignored.append("calibration")
-        logger.warning("%s: does not record the frames of the calibration, which are not checked", path)
     if changed := difference(there, settings, ignored):
         raise InputError(f"{path}: the results there differ from this run in {changed}; {REMEDY}")
 
@@ -96,19 +89,14 @@ class Reusable:
             return True
         if not self.files.has(name):
             return False
-        problem = changed_data(self.files, self.sequences[name]) or self._broken(name)
+        problem = changed_data(self.files, self.sequences[name])
+        try:
+            for number in range(1, self.repetitions + 1):
+                self.files.read(self.sequences[name], number)
+            self.known.add(name)
+        except InputError as error:
+            problem = problem or str(error)
         if problem and name not in self.named:
             logger.warning("%s; tracked again", problem)
             self.named.add(name)
-        if not problem:
-            self.known.add(name)
         return not problem
-
-    def _broken(self, name: str) -> str:
-        paths = [self.files.boxes_path(name, number + 1) for number in range(self.repetitions)]
-        wanted = len(self.sequences[name])
-        for path in (*paths, self.files.times_path(name)):
-            rows = path.read_bytes().count(b"\n") if path.is_file() else 0
-            if rows != wanted:
-                return f"{path}: {rows} of {wanted} rows"
-        return ""

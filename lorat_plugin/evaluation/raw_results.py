@@ -1,56 +1,52 @@
-"""Raw results that others publish: where they lie, which frames their rows stand for, and how they write boxes."""
+"""Raw results that others publish: where they lie, which frames their rows stand for, how far they agree with ours."""
 
 from __future__ import annotations
 
 import os
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
+from lorat_plugin.boxes import iou, xywh_to_xyxy
 from lorat_plugin.datasets.sequences import VideoSequence
 from lorat_plugin.errors import InputError, first_line
 from lorat_plugin.evaluation.benchmarks import Benchmark, frames_omitted
 from lorat_plugin.evaluation.protocols import PADDING
 from lorat_plugin.evaluation.results import FORMATS, ResultFiles, names_elsewhere
+from lorat_plugin.evaluation.scoring import score_tracker
+from lorat_plugin.evaluation.tables import make_table, wide_console
 
 BESIDE = ("times", "scores", "seconds")  # folders of other numbers, beside boxes
 LAYOUTS = [name for name in FORMATS if name not in ("pytracking", "ostrack")]  # which have the paths of "flat"
 LARGEST = 1 << 30  # bytes that an archive may unpack to; raw results of a whole benchmark have some 100 MB
 NAMED = 20  # sequences in a sentence
+DIVERGED = 0.5  # IoU below which two runs no longer follow the same target
 CLOSE = 2.0  # pixels; rounding moves no number of a box as far
 WANTED = (
     "<sequence>.txt, <sequence>/<sequence>_001.txt as the GOT-10k toolkit has it, or <sequence>/eval.csv as official"
     " LoRAT dumps it, in it or in a folder below, or a zip archive of these"
 )
-READINGS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    # what rows (S, 4) may be -> x, y, w, h of them; the other argument is (S, 4) width, height, width, height of frames
-    "corners x1,y1,x2,y2": lambda rows, sizes: np.hstack([rows[:, :2], rows[:, 2:] - rows[:, :2]]),
-    "centres cx,cy,w,h": lambda rows, sizes: np.hstack([rows[:, :2] - rows[:, 2:] / 2, rows[:, 2:]]),
-    "y,x,h,w": lambda rows, sizes: rows[:, [1, 0, 3, 2]],
-    "fractions of the frame's size": lambda rows, sizes: rows * sizes,
-}
 
 
 def find_results(folder: Path, benchmark: Benchmark, name: str | None = None) -> ResultFiles:
     """Recognise someone's raw results on a benchmark, in a layout of the GOT-10k toolkit, pytracking or official LoRAT.
 
-    The files may lie in folders below, such as <tracker>/<parameter>/, GOT-10k/<tracker>/ or trackingnet/, and have the
-    names of `names_elsewhere`. Their boxes count pixels as the benchmark's own files do, but those of a dump from 0.
-
-    Args:
-        folder: where to look, or a zip archive.
-        benchmark: its sequences are looked for.
-        name: of the tracker among our results; the folder's name if left out.
-    Raises InputError if nothing is recognised, the results of several trackers are, or an archive cannot be read.
+    The files may lie in a zip archive, in folders below, such as <tracker>/<parameter>/, GOT-10k/<tracker>/ or
+    trackingnet/, and have the names of `names_elsewhere`. Their boxes count pixels as the benchmark's own files do, but
+    those of a dump from 0. `name` is the tracker's, else the folder's. Raises InputError if nothing is recognised, the
+    results of several trackers are, or an archive cannot be read.
     """
     folder = Path(folder).expanduser().resolve()
     archive = None if folder.is_dir() else open_archive(folder)
-    paths = archive.namelist() if archive else _files_below(folder)
+    paths = archive.namelist() if archive else []
+    for home, folders, names in os.walk(folder):  # nothing for an archive
+        folders[:] = sorted(name for name in folders if name not in BESIDE)
+        paths += [Path(home, name).relative_to(folder).as_posix() for name in names]
     homes = _homes(paths, benchmark)
     if not homes:
         archives = [path for path in paths if path.endswith(".zip")]
@@ -85,15 +81,6 @@ def open_archive(path: Path) -> zipfile.ZipFile:
     return archive
 
 
-def _files_below(folder: Path) -> list[str]:
-    """Paths of all files below a folder, parts joined by "/"."""
-    found = []
-    for home, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name not in BESIDE)
-        found += [Path(home, name).relative_to(folder).as_posix() for name in files]
-    return found
-
-
 def _homes(paths: Iterable[str], benchmark: Benchmark) -> dict[str, ResultFiles]:
     """Folders that hold results, each with the layout and names that fit most sequences; none within another."""
     candidates: list[ResultFiles] = []
@@ -125,8 +112,6 @@ def fit_lengths(
     official LoRAT start. Other files that end early are taken to begin at the first frame.
 
     Args:
-        benchmark: what the results are of.
-        results: of trackers that others have run; each file is read.
         protocol: those in `PADDING` count frames without a row as failures; by the others they are left out.
         partial: leave out sequences without a result, in place of an error.
     Returns the benchmark with these frames only, the results with their `spans`, and a sentence for each difference.
@@ -190,11 +175,7 @@ def _span(
 
 
 def start_notes(benchmark: Benchmark, files: ResultFiles) -> list[str]:
-    """Say what the first rows of results tell of the files: the given box is what they should hold.
-
-    Returns sentences, none if all is well: another number of the first pixel, rows that are no x, y, w, h, or sequences
-    that start from another box. Raises InputError for a missing or damaged file.
-    """
+    """Sentences about first rows that are not the given box; none if all are. InputError for a damaged file."""
     rows = np.array([files.read(sequence)[0] for sequence in benchmark.sequences])
     given = np.array([sequence.boxes[0] for sequence in benchmark.sequences])
     gaps = rows - given
@@ -208,19 +189,10 @@ def start_notes(benchmark: Benchmark, files: ResultFiles) -> list[str]:
     apart = ~(np.abs(gaps) < CLOSE).all(axis=1)
     if not apart.any():
         return []
-    shift = np.array([files.origin, files.origin, 0, 0])
-    sizes = np.array([sequence.size * 2 for sequence in benchmark.sequences])
-    for what, reading in READINGS.items():
-        fits = (np.abs(reading(rows + shift, sizes) - shift - given) < CLOSE).all(axis=1)
-        if 2 * (fits & apart).sum() > len(benchmark):
-            return [
-                f"{files.tracker}: the first rows of {fits.sum()} of {len(benchmark)} sequences are the given boxes if"
-                f" read as {what}; scores take them as x,y,w,h: convert the files."
-            ]
     where = [name for name, is_apart in zip(benchmark.seq_names, apart, strict=True) if is_apart]
     return [
-        f"{files.tracker}: {len(where)} sequences start from another box than the given one, of other data or another"
-        f" annotation: {listed(where)}."
+        f"{files.tracker}: {len(where)} sequences start from another box than the given one, of other data, by another"
+        f" annotation, or as other numbers than x,y,w,h: {listed(where)}."
     ]
 
 
@@ -228,3 +200,103 @@ def listed(names: Sequence[str], most: int = NAMED) -> str:
     """The first `most` names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+@dataclass(frozen=True)
+class RunAgreement:
+    """Agreement of two runs on the frames of one sequence, or of all together; the first frame counts.
+
+    Fields: frames, how many; mean_iou; above_99 and above_90, shares of frames with IoU > 0.99 and > 0.9;
+    first_divergence, number of the first frame (from 0) with IoU < 0.5, None if there is none; corner, mean absolute
+    difference of the four edges in pixels; auc_difference, ours less theirs by the benchmark's protocol, None if the
+    truth is not public.
+    """
+
+    frames: int
+    mean_iou: float
+    above_99: float
+    above_90: float
+    first_divergence: int | None
+    corner: float
+    auc_difference: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Agreement:
+    """Two runs over a benchmark: their names, all frames together, by sequence, and sentences about the files."""
+
+    ours: str
+    theirs: str
+    overall: RunAgreement
+    sequences: dict[str, RunAgreement]
+    notes: list[str]
+
+
+def compare_runs(benchmark: Benchmark, ours: ResultFiles, theirs: ResultFiles) -> Agreement:
+    """Compare two runs frame by frame, on the sequences that both have.
+
+    Two boxes without area overlap by 1 if they are the same box, and a NaN overlaps with nothing. Raises InputError if
+    a file is damaged, has not a row for every frame, or there is no sequence in common.
+    """
+    both = [sequence for sequence in benchmark.sequences if ours.has(sequence.name) and theirs.has(sequence.name)]
+    if not both:
+        raise InputError(f"{theirs.folder}: has no sequence of {benchmark.name} in common with {ours.folder}")
+    common = replace(benchmark, sequences=tuple(both))
+    mine = {sequence.name: ours.read(sequence) for sequence in both}
+    other = {sequence.name: theirs.read(sequence) for sequence in both}
+    notes = [
+        f"{who} files hold whole pixels: each edge may differ by one for it."
+        for who, run in (("Our", mine), ("Their", other))
+        if all(np.array_equal(boxes, np.trunc(boxes), equal_nan=True) for boxes in run.values())
+    ]
+    if len(both) < len(benchmark):
+        left = [name for name in benchmark.seq_names if name not in mine]
+        notes.append(f"{len(left)} of {len(benchmark)} sequences have results of one run only, first {left[0]}")
+    notes += start_notes(common, ours) + start_notes(common, theirs)
+    differences: dict[str, float | None] = {name: None for name in ("", *mine)}
+    if common.scorable:
+        try:
+            mine_score, other_score = score_tracker(common, ours), score_tracker(common, theirs)
+            differences[""] = mine_score.overall.auc - other_score.overall.auc
+            differences |= {name: mine_score.sequences[name].auc - other_score.sequences[name].auc for name in mine}
+        except InputError as error:  # the protocol refuses a box or a sequence; the runs can be compared all the same
+            notes.append(f"No difference of AUC: {error}")
+    return Agreement(
+        ours.tracker,
+        str(theirs.folder),
+        replace(
+            _figures(np.concatenate([*mine.values()]), np.concatenate([*other.values()]), differences[""]),
+            first_divergence=None,
+        ),
+        {name: _figures(mine[name], other[name], differences[name]) for name in mine},
+        notes,
+    )
+
+
+def _figures(ours: np.ndarray, theirs: np.ndarray, auc_difference: float | None = None) -> RunAgreement:
+    same = (ours == theirs).all(axis=1)  # without area, too
+    values = np.where(same, 1.0, np.nan_to_num(iou(xywh_to_xyxy(ours), xywh_to_xyxy(theirs))))
+    corners = np.abs(xywh_to_xyxy(ours) - xywh_to_xyxy(theirs))
+    diverged = np.flatnonzero(values < DIVERGED)
+    return RunAgreement(
+        len(values),
+        float(values.mean()),
+        float((values > 0.99).mean()),
+        float((values > 0.9).mean()),
+        int(diverged[0]) if len(diverged) else None,
+        float(np.nanmean(corners)),
+        auc_difference,
+    )
+
+
+def show_agreement(agreement: Agreement) -> None:
+    """Print the figures of every sequence and of all frames, and the notes, to stdout."""
+    console, rows = wide_console(), []
+    headings = ("sequence", "frames", "mean IoU", "> 0.99", "> 0.9", "edges [px]", "AUC less theirs", "diverge at")
+    for name, row in [*agreement.sequences.items(), ("all frames", agreement.overall)]:
+        values = (row.mean_iou, row.above_99, row.above_90, row.corner, row.auc_difference)
+        shown = ["-" if value is None else f"{value:.4f}" for value in values]
+        rows.append([name, str(row.frames), *shown, "-" if row.first_divergence is None else str(row.first_divergence)])
+    console.print(make_table(headings, rows, f"{agreement.ours} against {agreement.theirs}"))
+    for note in agreement.notes:
+        console.print(note, soft_wrap=True, highlight=False)

@@ -1,44 +1,46 @@
 """The benchmarks by name: what their folders look like, how they are read, how their results are kept.
 
-GOT-10k, LaSOT and its extension, TrackingNet, TNL2K, VastTrack, VOT and plain clips are read by the readers of `data`;
-OTB, UAV123, NfS, DTB70 and TColor128 by the GOT-10k toolkit's classes, which know the frames that count.
+GOT-10k, LaSOT and its extension, TrackingNet, TNL2K, VastTrack, VOT and plain clips are read by the readers of
+`datasets`; OTB, UAV123, NfS, DTB70 and TColor128 by the GOT-10k toolkit's classes, which know the frames that count.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from lorat_plugin.box_files import read_boxes
+from lorat_plugin.datasets import folders
 from lorat_plugin.datasets.clips import LAYOUT as CLIPS_LAYOUT
 from lorat_plugin.datasets.clips import read_scorable_clip, scorable_homes
-from lorat_plugin.datasets.folders import tnl2k_reader, vasttrack_reader, vot_reader
 from lorat_plugin.datasets.got10k import Got10kReader, read_list
-from lorat_plugin.datasets.lasot import LAYOUT as LASOT_LAYOUT
-from lorat_plugin.datasets.lasot import LasotReader, lasot_split
 from lorat_plugin.datasets.lmdb import is_lmdb
 from lorat_plugin.datasets.registry import dataset_root
-from lorat_plugin.datasets.sequences import LISTED, FolderStore, Frames, Reader, VideoSequence, box_sequence, image_size
+from lorat_plugin.datasets.sequences import LISTED, Frames, Reader, Store, VideoSequence, box_sequence, image_size
 from lorat_plugin.datasets.trackingnet import TrackingNetReader
-from lorat_plugin.errors import InputError
+from lorat_plugin.errors import InputError, first_line
 from lorat_plugin.evaluation.benchmarks import UAV_ATTRIBUTES, Benchmark, Choice, Layout, flagged
-from lorat_plugin.evaluation.toolkit_sets import toolkit_dataset, toolkit_item
-from lorat_plugin.files import read_plain_text
+from lorat_plugin.files import decode_text, read_plain_text
 from lorat_plugin.images import IMAGE_NAME
 
 logger = logging.getLogger(__name__)
 
-LASOT_EXT_CLASSES = (  # of 10 sequences each
+LASOT_EXT_CLASSES = (
     "atv badminton cosplay dancingshoe footbag frisbee jianzi lantern misc opossum paddle raccoon rhino skatingshoe"
     " wingsuit"
 )
+LASOT_EXT = [f"{kind}-{number}" for kind in LASOT_EXT_CLASSES.split() for number in range(1, 11)]
 WITH_MORE_FRAMES = ("monkey-17",)  # LaSOT published more frames of it than boxes; its toolkit takes as many as boxes
-
 
 Read = Callable[[Path, str, Choice], Iterable[VideoSequence]]
 
@@ -48,17 +50,17 @@ class Published:
     """A benchmark before its files are opened.
 
     Fields: name, as users write it; layout, its folders and files in words; folder, of results, where {} stands for the
-    subset; read, its reader, called with the folder, a subset and the sequences to open; subsets, name -> number of
-    sequences that were published, 0 if that is open; the first one is the default, and "" the only one; toolkit, what
-    the GOT-10k toolkit's experiment is called, empty if it has none; prefix, of result files in pytracking's tree; the
-    others as in `Benchmark`.
+    subset; subsets, name -> number of sequences that were published, 0 if that is open; the first one is the default,
+    and "" the only one; read, its reader, called with the folder, a subset and the sequences to open, None for the
+    GOT-10k toolkit's class; toolkit, what the toolkit's experiment is called, empty if it has none; prefix, of result
+    files in pytracking's tree; the others as in `Benchmark`.
     """
 
     name: str
     layout: str
     folder: str
-    read: Read
     subsets: dict[str, int]
+    read: Read | None = None
     style: Layout = "flat"
     origin: int = 0
     rasterize: bool = False
@@ -80,8 +82,7 @@ def open_benchmark(
     clip and where the toolkit reads: a tracker has nothing to do on it, and it is refused when scores are asked for.
 
     Args:
-        name: a key of `BENCHMARKS`.
-        root: its folder; None as in `data.catalogue.dataset_root` (LORAT_<NAME>_ROOT, LORAT_DATA, the settings).
+        root: its folder; None as in `dataset_root` (LORAT_<NAME>_ROOT, LORAT_DATA, the settings).
         subset: such as "val"; None for the first in `BENCHMARKS`.
         sequences: names of those to open, in the order of the data set (of LaSOT and its extension: as given); None
             for all. Fewer sequences on disk than were published are told in a warning.
@@ -105,23 +106,15 @@ def open_benchmark(
             f"{data_root}: is an LMDB, and evaluation reads images by their paths; give the data set's folder"
         )
     choice = Choice(tuple(dict.fromkeys(sequences or ())), tuple(dict.fromkeys(skip)))
-    found = tuple(row.read(data_root, subset, choice))
+    read = row.read or partial(_by_toolkit, name)
+    found = tuple(read(data_root, subset, choice))
     if not found:
         raise InputError(f"{data_root}: no sequence of {name} there; wanted {row.layout}")
     there = len(found) + len(choice.skipped)
     if not choice.names and there < row.subsets[subset]:
         logger.warning("%s: %d of %s's %d sequences are there", data_root, there, name, row.subsets[subset])
-    return Benchmark(
-        name,
-        row.folder.format(subset),
-        found,
-        row.style,
-        row.origin,
-        row.rasterize,
-        row.protocol,
-        subset,
-        choice.skipped,
-    )
+    folder = row.folder.format(subset)
+    return Benchmark(name, folder, found, row.style, row.origin, row.rasterize, row.protocol, subset, choice.skipped)
 
 
 def _checked(root: Path, sequence: VideoSequence) -> VideoSequence:
@@ -147,13 +140,8 @@ def _checked(root: Path, sequence: VideoSequence) -> VideoSequence:
             f"{folder}: the target of {name} is absent in the first frame, and a tracker starts from it; leave the"
             " sequence out or correct its annotation"
         )
-    size = image_size(FolderStore(root), frames.key(0))
+    size = image_size(Store(root), frames.key(0))
     return replace(sequence, frames=replace(frames, root=str(root)), size=size)
-
-
-def _with_flags(sequence: VideoSequence, present: np.ndarray) -> VideoSequence:
-    """The sequence with other flags, (N,) bool, of the frames that show its object."""
-    return replace(sequence, tracks=(replace(sequence.tracks[0], present=present),))
 
 
 def _open_all(names: Iterable[str], read: Callable[[str], VideoSequence]) -> list[VideoSequence]:
@@ -174,10 +162,11 @@ def _open_all(names: Iterable[str], read: Callable[[str], VideoSequence]) -> lis
 def _by_reader(
     reader: Reader,
     root: Path,
+    subset: str,
     choice: Choice,
     finish: Callable[[VideoSequence], VideoSequence] = lambda sequence: sequence,
 ) -> list[VideoSequence]:
-    entries = {entry.name: entry for entry in reader.entries(FolderStore(root))}
+    entries = {entry.name: entry for entry in reader.entries(Store(root))}
 
     def read(name: str) -> VideoSequence:
         return finish(_checked(root, entries[name].load()))
@@ -186,8 +175,8 @@ def _by_reader(
 
 
 def _got10k(root: Path, subset: str, choice: Choice) -> list[VideoSequence]:
-    reader = Got10kReader(subset=subset, layout=BENCHMARKS["got10k"].layout)
-    return _by_reader(reader, root, choice, lambda s: _with_cover(root / subset / s.name / "cover.label", s))
+    reader = Got10kReader(subset=subset, layout=GOT10K_LAYOUT)
+    return _by_reader(reader, root, "", choice, lambda s: _with_cover(root / subset / s.name / "cover.label", s))
 
 
 def _with_cover(path: Path, sequence: VideoSequence) -> VideoSequence:
@@ -197,44 +186,31 @@ def _with_cover(path: Path, sequence: VideoSequence) -> VideoSequence:
     cover = read_plain_text(path).split()
     if len(cover) != len(sequence.boxes) or not all(value.isdecimal() for value in cover):
         raise InputError(f"{path}: wanted {len(sequence.boxes)} numbers 0 to 8, one per frame; got {len(cover)} values")
-    return _with_flags(sequence, np.array(cover, int) > 0)
+    return replace(sequence, tracks=(replace(sequence.tracks[0], present=np.array(cover, int) > 0),))
 
 
 def _lasot(root: Path, subset: str, choice: Choice) -> list[VideoSequence]:
-    names = Choice(skipped=choice.skipped).of(choice.names or lasot_split(subset), str(root))
-    return _checked_lasot(LasotReader(tuple(names)), root)
-
-
-def _lasot_ext(root: Path, subset: str, choice: Choice) -> list[VideoSequence]:
-    published = [f"{kind}-{number}" for kind in LASOT_EXT_CLASSES.split() for number in range(1, 11)]
+    """LaSOT's split `subset`, or its extension, which has no subsets and is read with pixels counted from 0."""
+    published = folders.lasot_split(subset) if subset else LASOT_EXT
     names = Choice(skipped=choice.skipped).of(choice.names or published, str(root))
-    layout = BENCHMARKS["lasot_ext"].layout
-    return _checked_lasot(LasotReader(tuple(names), name="lasot_ext", layout=layout, one_based=False), root)
-
-
-def _checked_lasot(reader: LasotReader, root: Path) -> list[VideoSequence]:
-    reader.labels(FolderStore(root))  # says how many are missing
-    return _by_reader(reader, root, Choice())
-
-
-def _trackingnet(root: Path, subset: str, choice: Choice) -> list[VideoSequence]:
-    return _by_reader(TrackingNetReader(subset="test", layout=BENCHMARKS["trackingnet"].layout), root, choice)
+    name = "lasot" if subset else "lasot_ext"
+    reader = folders.LasotReader(tuple(names), name=name, layout=BENCHMARKS[name].layout, one_based=bool(subset))
+    reader.labels(Store(root))  # says how many are missing
+    return _by_reader(reader, root, "", Choice())
 
 
 def _tnl2k(root: Path, subset: str, choice: Choice) -> list[VideoSequence]:
-    # it has no flags; protocols look at the boxes themselves
-    return _by_reader(tnl2k_reader(), root, choice, lambda s: _with_flags(s, np.ones(len(s.boxes), bool)))
+    def without_flags(sequence: VideoSequence) -> VideoSequence:  # protocols look at the boxes themselves
+        return replace(sequence, tracks=(replace(sequence.tracks[0], present=np.ones(len(sequence.boxes), bool)),))
 
-
-def _vasttrack(root: Path, subset: str, choice: Choice) -> list[VideoSequence]:
-    return _by_reader(vasttrack_reader(), root, choice)
+    return _by_reader(folders.tnl2k_reader(), root, "", choice, without_flags)
 
 
 def _vot(root: Path, subset: str, choice: Choice) -> list[VideoSequence]:
     root = root / "sequences" if (root / "sequences").is_dir() else root  # of a workspace
     listed = read_list(root / "list.txt") if (root / "list.txt").is_file() else ()
     positions = {name: position for position, name in enumerate(listed)}
-    found = _by_reader(vot_reader(), root, replace(choice, names=choice.names or listed))
+    found = _by_reader(folders.vot_reader(), root, "", replace(choice, names=choice.names or listed))
     return sorted(found, key=lambda sequence: positions.get(sequence.name, len(positions)))
 
 
@@ -263,86 +239,109 @@ def _by_toolkit(name: str, root: Path, subset: str, choice: Choice) -> list[Vide
     return _open_all(choice.of(dataset.seq_names, str(root)), read)
 
 
-BENCHMARKS = {
-    item.name: item
-    for item in (
-        Published(
-            "got10k",
-            "ROOT/val/list.txt and ROOT/val/GOT-10k_Val_000001/ with 00000001.jpg ..., groundtruth.txt, absence.label,"
-            " cover.label; ROOT/test/ with list.txt, frames and one line in each groundtruth.txt",
-            "GOT-10k",
-            _got10k,
-            {"val": 180, "test": 180},
-            style="nested",
-            rasterize=True,
-            protocol="got10k",
-            toolkit="GOT10k",
-        ),
-        Published("lasot", LASOT_LAYOUT, "LaSOT", _lasot, {"test": 280, "train": 1120}, origin=1),
-        Published("lasot_ext", LASOT_LAYOUT.replace("airplane", "atv"), "LaSOT_ext", _lasot_ext, {"": 150}),
-        Published(
-            "trackingnet",
-            "ROOT/TEST/ with frames/<video>/0.jpg ... and anno/<video>.txt (one line)",
-            "TrackingNet",
-            _trackingnet,
-            {"": 511},
-            rasterize=True,
-        ),
-        Published("tnl2k", tnl2k_reader().layout, "TNL2K", _tnl2k, {"": 700}),
-        Published("vasttrack", vasttrack_reader().layout, "VastTrack", _vasttrack, {"": 0}, origin=1),
-        Published(
-            "uav123",
-            "ROOT/data_seq/UAV123/bike1/000001.jpg ... and ROOT/anno/UAV123/bike1.txt",
-            "UAV123",
-            partial(_by_toolkit, "uav123"),
-            {"": 123},
-            toolkit="UAV123",
-            prefix="uav_",
-        ),
-        Published(
-            "uav20l",
-            "ROOT/data_seq/UAV123/bike1/000001.jpg ... and ROOT/anno/UAV20L/bike1.txt",
-            "UAV20L",
-            partial(_by_toolkit, "uav20l"),
-            {"": 20},
-            toolkit="UAV123",
-            prefix="uav_",
-        ),
-        Published(
-            "nfs",
-            "ROOT/airboard_1/30/airboard_1/00001.jpg ... and ROOT/airboard_1/30/airboard_1.txt (240 likewise)",
-            "NfS/{}",
-            partial(_by_toolkit, "nfs"),
-            {"30": 100, "240": 100},
-            toolkit="NfS",
-            prefix="nfs_",
-        ),
-        Published(
-            "otb",
-            "ROOT/Basketball/ with img/0001.jpg ... and groundtruth_rect.txt",
-            "OTB{}",
-            partial(_by_toolkit, "otb"),
-            {"2015": 100, "2013": 51, "tb50": 50},
-            toolkit="OTB",
-        ),
-        Published(
-            "dtb70",
-            "ROOT/Animal1/ with img/00001.jpg ... and groundtruth_rect.txt",
-            "DTB70",
-            partial(_by_toolkit, "dtb70"),
-            {"": 70},
-            toolkit="DTB70",
-        ),
-        Published(
-            "tcolor128",
-            "ROOT/Airport_ce/ with img/0001.jpg ..., Airport_ce_gt.txt, Airport_ce_frames.txt",
-            "TColor128",
-            partial(_by_toolkit, "tcolor128"),
-            {"": 128},
-            toolkit="TColor128",
-            prefix="tpl_",
-        ),
-        Published("vot", vot_reader().layout, "VOT", _vot, {"": 0}),
-        Published("clips", CLIPS_LAYOUT.replace("DIR", "ROOT"), "clips", _clips, {"": 0}),
-    )
-}
+def toolkit_dataset(name: str, root: Path, subset: str, layout: str) -> Any:
+    """The GOT-10k toolkit's object for one of its data sets in a folder of the given layout; its print goes to the log.
+
+    Raises InputError if the toolkit is not installed or finds another layout.
+    """
+    try:
+        from got10k import datasets
+    except ImportError as error:
+        raise InputError(f"{name} is read by the GOT-10k toolkit; pip install got10k") from error
+    # its check wants more than three entries in the folder, and a good one may have two
+    uav123 = type("UAV123", (datasets.UAV123,), {"_check_integrity": lambda *_: None})
+    makers: dict[str, Callable[[str], Any]] = {
+        "otb": lambda place: datasets.OTB(place, int(subset) if subset.isdecimal() else subset, download=False),
+        "uav123": lambda place: uav123(place, "UAV123"),
+        "uav20l": lambda place: uav123(place, "UAV20L"),
+        "nfs": lambda place: datasets.NfS(place, int(subset)),
+        "dtb70": datasets.DTB70,
+        "tcolor128": lambda place: datasets.TColor128(place, download=False),
+    }
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            dataset = makers[name](str(root))
+    except UnicodeDecodeError as error:  # OTB's looks into every file of boxes
+        for path in sorted(root.glob("*/groundtruth_rect*.txt")):
+            read_plain_text(path)
+        raise InputError(f"{root}: a file of boxes is no UTF-8 text ({error}); save it as UTF-8") from error
+    except Exception as error:  # it raises bare Exception, IndexError and KeyError
+        raise InputError(f"{root}: cannot be read as {name} ({first_line(error)}); wanted {layout}") from error
+    logger.debug("%s", printed.getvalue())
+    _plain_copies(dataset)
+    return dataset
+
+
+def _plain_copies(dataset: Any) -> None:
+    """Let the toolkit read copies of text files that it cannot: it knows neither byte order marks nor CR alone."""
+    folder = tempfile.TemporaryDirectory()
+    dataset.copies = {}  # copy -> the user's file
+    dataset.copies_folder = folder  # goes with the data set
+    for files in (dataset.anno_files, getattr(dataset, "range_files", [])):
+        for number, file in enumerate(files):
+            try:
+                data = Path(file).read_bytes()
+                text = decode_text(data, file)
+            except (OSError, InputError):  # told when the sequence is read
+                continue
+            if text.encode() != data.replace(b"\r\n", b"\n"):
+                copy = Path(folder.name) / f"{len(dataset.copies)}.txt"
+                copy.write_text(text, encoding="utf-8")
+                dataset.copies[str(copy)] = file
+                files[number] = str(copy)
+
+
+def toolkit_item(dataset: Any, name: str) -> tuple[list[str], np.ndarray]:
+    """Frame files and boxes (N, 4) float64 of a sequence, the toolkit's complaints put into words."""
+    index = dataset.seq_names.index(name)
+    try:
+        files, boxes = dataset[index]
+        if type(dataset).__name__ == "OTB":  # it takes an empty field for none
+            boxes = read_boxes(Path(dataset.anno_files[index]))
+        return files, boxes.astype(np.float64)
+    except Exception as error:  # a bare assertion for lengths, whatever numpy says for what is no number
+        file, folder = dataset.anno_files[index], Path(dataset.seq_dirs[index])
+        path = Path(dataset.copies.get(file, file))
+        folder = folder / "img" if (folder / "img").is_dir() else folder
+        images = sum(bool(IMAGE_NAME.fullmatch(file)) for file in os.listdir(folder)) if folder.is_dir() else 0
+        rows = sum(bool(line.strip()) for line in read_plain_text(path).splitlines())
+        told = f" ({first_line(error)})" if str(error) else ""
+        problem = f"the {rows} rows of {name} do not fit the {images} images in {folder}{told}; restore them"
+        if rows == 1 == images:
+            problem = f"{name} has one frame, which the toolkit cannot read; leave it out"
+        raise InputError(f"{path}: {problem}") from error
+
+
+GOT10K_LAYOUT = (
+    "ROOT/val/list.txt and ROOT/val/GOT-10k_Val_000001/ with 00000001.jpg ..., groundtruth.txt, absence.label,"
+    " cover.label; ROOT/test/ with list.txt, frames and one line in each groundtruth.txt"
+)
+TRACKINGNET_LAYOUT = "ROOT/TEST/ with frames/<video>/0.jpg ... and anno/<video>.txt (one line)"
+UAV_LAYOUT = "ROOT/data_seq/UAV123/bike1/000001.jpg ... and ROOT/anno/{}/bike1.txt"
+NFS_LAYOUT = "ROOT/airboard_1/30/airboard_1/00001.jpg ... and ROOT/airboard_1/30/airboard_1.txt (240 likewise)"
+TCOLOR_LAYOUT = "ROOT/Airport_ce/ with img/0001.jpg ..., Airport_ce_gt.txt, Airport_ce_frames.txt"
+BOXES_LAYOUT = "ROOT/{}/ with img/{}.jpg ... and groundtruth_rect.txt"
+_vasttrack = partial(_by_reader, folders.vasttrack_reader())
+_trackingnet = partial(_by_reader, TrackingNetReader(subset="test", layout=TRACKINGNET_LAYOUT))
+_ROWS = (
+    Published(
+        "got10k", GOT10K_LAYOUT, "GOT-10k", {"val": 180, "test": 180}, _got10k, "nested", 0, True, "got10k", "GOT10k"
+    ),
+    Published("lasot", folders.LASOT_LAYOUT, "LaSOT", {"test": 280, "train": 1120}, _lasot, origin=1),
+    Published("lasot_ext", folders.LASOT_LAYOUT.replace("airplane", "atv"), "LaSOT_ext", {"": 150}, _lasot),
+    Published("trackingnet", TRACKINGNET_LAYOUT, "TrackingNet", {"": 511}, _trackingnet, rasterize=True),
+    Published("tnl2k", folders.tnl2k_reader().layout, "TNL2K", {"": 700}, _tnl2k),
+    Published("vasttrack", folders.vasttrack_reader().layout, "VastTrack", {"": 0}, _vasttrack, origin=1),
+    Published("uav123", UAV_LAYOUT.format("UAV123"), "UAV123", {"": 123}, toolkit="UAV123", prefix="uav_"),
+    Published("uav20l", UAV_LAYOUT.format("UAV20L"), "UAV20L", {"": 20}, toolkit="UAV123", prefix="uav_"),
+    Published("nfs", NFS_LAYOUT, "NfS/{}", {"30": 100, "240": 100}, toolkit="NfS", prefix="nfs_"),
+    Published(
+        "otb", BOXES_LAYOUT.format("Basketball", "0001"), "OTB{}", {"2015": 100, "2013": 51, "tb50": 50}, toolkit="OTB"
+    ),
+    Published("dtb70", BOXES_LAYOUT.format("Animal1", "00001"), "DTB70", {"": 70}, toolkit="DTB70"),
+    Published("tcolor128", TCOLOR_LAYOUT, "TColor128", {"": 128}, toolkit="TColor128", prefix="tpl_"),
+    Published("vot", folders.vot_reader().layout, "VOT", {"": 0}, _vot),
+    Published("clips", CLIPS_LAYOUT.replace("DIR", "ROOT"), "clips", {"": 0}, _clips),
+)
+BENCHMARKS = {row.name: row for row in _ROWS}

@@ -21,11 +21,10 @@ from lorat_plugin.datasets.sequences import VideoSequence
 from lorat_plugin.digests import read_record
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark
-from lorat_plugin.evaluation.long_term import LONG_TERM
 from lorat_plugin.evaluation.plots import CALIBRATION, COLOURS, as_svg, colour, draw_calibration, draw_curves, rgb
 from lorat_plugin.evaluation.protocols import Score
 from lorat_plugin.evaluation.results import ResultFiles, read_confidences
-from lorat_plugin.evaluation.scoring import Reliability, TrackerScore, measure_reliability
+from lorat_plugin.evaluation.scoring import LONG_TERM, Reliability, TrackerScore, measure_reliability
 from lorat_plugin.files import whole_file
 from lorat_plugin.images import read_image
 from lorat_plugin.score_rows import MEASURES, PROTOCOLS
@@ -65,19 +64,15 @@ def write_report(
     notes: Mapping[str, Path],
     path: Path,
     worst: int = 5,
-    more: Mapping[str, Figure] | None = None,
     remarks: Sequence[str] = (),
 ) -> dict[str, Figure]:
     """Write the page; it needs neither the network nor another file.
 
     Args:
-        benchmark: what the trackers were run on.
         scores: of each tracker by one protocol; the first is the one that the page is about.
         files: by tracker its results, whose boxes are drawn on the frames of the worst sequences.
         notes: by tracker the folder of its run.json and confidences; either may be absent.
-        path: of the page.
         worst: number of sequences, those of the first tracker's lowest AUC, to show with pictures.
-        more: further plots by title, to show beside those of the scores.
         remarks: sentences about the results, below the scores.
     Returns the page's plots by title. Raises InputError for two trackers of one name, different protocols, damaged
     notes, a frame that cannot be read, or if the page cannot be written.
@@ -86,7 +81,7 @@ def write_report(
     if len({(score.benchmark, score.protocol) for score in scores}) != 1:
         raise InputError("scores of different benchmarks or protocols do not go on one page: score them alike")
     found = _find_reliability(benchmark, scores, notes)
-    plots = draw_curves(scores) | dict(more or {}) | ({CALIBRATION: draw_calibration(found)} if found else {})
+    plots = draw_curves(scores) | ({CALIBRATION: draw_calibration(found)} if found else {})
     counted = {name: score.frames for name, score in scores[0].sequences.items()}
     labelled = Counter(attribute for sequence in benchmark.sequences for attribute in sequence.attributes)
     environment = Environment(
@@ -247,11 +242,9 @@ JPEG = [  # colours at full resolution, for thin lines
 
 
 def choose_frames(overlaps: np.ndarray, count: int = 8) -> list[int]:
-    """Numbers of evenly spaced frames, the first among them, the nearest of the others moved to the worst.
+    """Numbers of at most `count` evenly spaced frames, the first among them, the nearest of the others at the worst.
 
-    Args:
-        overlaps: (N,) IoU of each frame, NaN where it does not count. The worst is the first of the least overlap.
-        count: of frames, at least 2; fewer if the sequence is shorter.
+    That is the first of the least overlap; `overlaps` are (N,) IoU of each frame, NaN where it does not count.
     """
     chosen = np.unique(np.linspace(0, len(overlaps) - 1, count).round().astype(int))
     if np.isfinite(overlaps[1:]).any():
@@ -265,13 +258,10 @@ def draw_strip(
     tracked: Sequence[tuple[np.ndarray, tuple[int, int, int]]],
     numbers: Sequence[int],
 ) -> list[tuple[int, bytes]]:
-    """Draw frames with the truth in white and boxes in their colours, at most 400 x 200 pixels each.
+    """Draw frames, by number, with the truth in white and boxes in their colours, at most 400 x 200 pixels each.
 
-    Args:
-        sequence: with a box for every frame.
-        tracked: pairs of boxes (N, 4) x, y, w, h in pixels counted from 0, or fewer rows, and an RGB colour.
-        numbers: of the frames to draw, counted from 0.
-    Returns the frames' numbers and JPEG files. Raises InputError if a frame cannot be read.
+    `tracked` are pairs of boxes (N, 4) x, y, w, h in pixels counted from 0, or fewer rows, and an RGB colour. Returns
+    the frames' numbers and JPEG files. Raises InputError if a frame cannot be read.
     """
     strip = []
     for number in numbers:

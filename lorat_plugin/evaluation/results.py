@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from lorat_plugin.box_files import read_boxes
-from lorat_plugin.boxes import iou, rasterize, xywh_to_xyxy, xyxy_to_xywh
+from lorat_plugin.boxes import rasterize, xywh_to_xyxy, xyxy_to_xywh
 from lorat_plugin.datasets.sequences import VideoSequence
 from lorat_plugin.digests import Record, difference, read_record
 from lorat_plugin.errors import InputError
@@ -34,7 +34,6 @@ from lorat_plugin.files import read_plain_text, whole_file, write_json
 logger = logging.getLogger(__name__)
 
 DUMPED = ("pred_x", "pred_y", "pred_w", "pred_h")
-NEAR = 0.5  # IoU with the given box, from which on a first row is one of the same data in another convention
 REMEDY = "choose another --name or --results, or remove it and track again"
 
 
@@ -120,8 +119,8 @@ class ResultFiles:
     def mismatch(self, sequence: VideoSequence) -> str:
         """In what a result that is there differs from one of this sequence's data, in words; "" if in nothing.
 
-        Frames and first box are compared with the result's record, wherever the frames lie. A result without a record
-        must begin with the first box: exactly if it is LoRAT's, roughly if another program may have written it.
+        Frames and first box are compared with the result's record, wherever the frames lie. A result of ours without a
+        record must begin with the first box; one of another program may have another convention.
         """
         former = self.record(sequence.name)
         if former is not None:
@@ -129,6 +128,8 @@ class ResultFiles:
         if self.records is None:
             return ""
         note_unrecorded(self.tracker, self.folder)
+        if not (self.records.parent / "run.json").is_file():
+            return ""
         with self.boxes_path(sequence.name).open(encoding="utf-8", errors="replace") as lines:
             line = lines.readline()
         try:
@@ -136,10 +137,7 @@ class ResultFiles:
         except (ValueError, IndexError):
             return ""  # damaged, which reading it tells
         given = (sequence.parent or sequence).boxes[0]
-        ours = (self.records.parent / "run.json").is_file()
-        if is_start(row, given) if ours else is_near_start(row, given):
-            return ""
-        return f"first box {row.tolist()}, now {given.tolist()}"
+        return "" if is_start(row, given) else f"first box {row.tolist()}, now {given.tolist()}"
 
     def _record_path(self, sequence: str) -> Path:
         return (self.records or self.folder) / f"{sequence}.json"
@@ -148,7 +146,6 @@ class ResultFiles:
         """Write the boxes of every run through a sequence, and times.
 
         Args:
-            sequence: its name.
             runs: each (N, 4) float64 x, y, w, h, pixels counted from 0. The first row is the given box.
             times: (N, runs) float64 seconds; zeros mean that speed was not measured, and the toolkits ignore them.
         Raises InputError if a file cannot be written.
@@ -260,11 +257,8 @@ def read_dump(path: Path) -> np.ndarray:
 @cache
 def note_unrecorded(tracker: str, folder: Path) -> None:
     """Say once that results cannot be held against a record of their data."""
-    logger.warning(
-        "%s: results of %s without a record of their data; their first box and number of rows are checked only",
-        folder,
-        tracker,
-    )
+    told = "%s: results of %s without a record of their data; their first box and number of rows are checked only"
+    logger.warning(told, folder, tracker)
 
 
 def is_start(row: np.ndarray, given: np.ndarray) -> bool:
@@ -273,14 +267,6 @@ def is_start(row: np.ndarray, given: np.ndarray) -> bool:
     Both are x, y, w, h in pixels counted from 0.
     """
     return any(np.allclose(row, box, rtol=0, atol=0.011) for box in (given, outwards(given), np.trunc(given)))
-
-
-def is_near_start(row: np.ndarray, given: np.ndarray) -> bool:
-    """Whether a first row is the given box in some convention: moved by a pixel, as corners, or left empty."""
-    if not (np.isfinite(row).all() and row[2:].any()):
-        return True
-    corners = np.concatenate([row[:2], row[2:] - row[:2]])
-    return any(iou(xywh_to_xyxy(box), xywh_to_xyxy(given)) >= NEAR for box in (row, corners))
 
 
 def outwards(boxes: np.ndarray) -> np.ndarray:

@@ -59,18 +59,10 @@ def track_sequences(
     repetitions: int = 1,
     rule: PresenceRule = NEVER_ABSENT,
 ) -> None:
-    """Track sequences until there are no more.
+    """Track the sequences that `take` gives, `batch` at once, until it gives None.
 
-    Args:
-        engine: with its weights on `device`.
-        device: where crops are sent.
-        take: gives the next sequence, None if there is none now; asked once for every free slot.
-        batch: number of slots.
-        on_done: called with a sequence and its runs.
-        on_failure: called with a sequence that cannot be tracked on, and why; the others go on.
-        on_frame: called after each frame of a sequence.
-        repetitions: runs through each sequence.
-        rule: as for `tracking.step`.
+    `on_done` gets a sequence and its runs, `on_failure` one that cannot be tracked on, and why; the others go on.
+    `on_frame` is called after each frame; `rule` is as for `tracking.step`.
     """
     with ThreadPoolExecutor(min(batch, os.cpu_count() or 1), "decode") as pool:
         slots: list[_Slot] = []
@@ -204,22 +196,13 @@ class FrameTracker(ABC):
     def track(
         self, img_files: Sequence[str], box: np.ndarray, visualize: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Track through the frames of one sequence.
+        """Track through the frames of one sequence, from (4,) x, y, w, h of the target in the first.
 
-        A frame's time is what the tracker spends on it once it is decoded: crop, network, post-processing and the
-        copy of the box back to the CPU. Reading and decoding the file is not in it. (The toolkit's own loop counts
-        PIL's lazy decoding into the first access of each frame; its frames/s are lower for the same tracker.)
-
-        Args:
-            img_files: paths of the frames.
-            box: (4,) x, y, w, h of the target in the first frame.
-            visualize: draw each frame in a window of the toolkit.
-
-        Returns:
-            boxes (N, 4) float64, row 0 is the given box; times (N,) float64 in seconds, row 0 is the initialisation.
-
-        Raises:
-            InputError: a frame is missing, cannot be decoded or is refused by the tracker; the message names it.
+        A frame's time is what the tracker spends on it once it is decoded: crop, network, post-processing and the copy
+        of the box back to the CPU. (The toolkit's own loop counts PIL's lazy decoding into the first access of each
+        frame; its frames/s are lower for the same tracker.) Returns boxes (N, 4) float64, row 0 is the given box, and
+        times (N,) float64 in seconds, row 0 is the initialisation. Raises InputError that names a frame that is
+        missing, cannot be decoded or is refused by the tracker.
         """
         if len(img_files) == 0:
             raise InputError("the sequence has no frames; check its folder")
@@ -242,7 +225,10 @@ class FrameTracker(ABC):
                 if self.on_frame is not None:
                     self.on_frame()
                 if visualize:
-                    _show(frame, boxes[number])
+                    from got10k.utils.viz import show_frame
+                    from PIL import Image as Pillow
+
+                    show_frame(Pillow.fromarray(frame), boxes[number])
         return boxes, times
 
 
@@ -251,10 +237,3 @@ def _pixels(image: Image) -> np.ndarray:
     from PIL import ImageOps
 
     return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-
-
-def _show(frame: np.ndarray, box_xywh: np.ndarray) -> None:
-    from got10k.utils.viz import show_frame
-    from PIL import Image
-
-    show_frame(Image.fromarray(frame), box_xywh)

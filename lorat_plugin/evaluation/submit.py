@@ -11,7 +11,6 @@ import io
 import re
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -53,11 +52,10 @@ SERVERS = {
     ),
     "trackingnet": Server(511, r"(?P<sequence>[^/.][^/]*)(?P<part>)\.txt", {"": "boxes"}, "%.2f", "<sequence>.txt"),
 }
-Parts = dict[str, dict[str, np.ndarray | None]]  # sequence -> part of its files -> rows, None if unreadable
 
 
 class Findings(NamedTuple):
-    """What a check found, in sentences: problems, which the server would raise_problems, and warnings."""
+    """What a check found, in sentences: problems, for which the server refuses an archive, and warnings."""
 
     problems: list[str]
     warnings: list[str]
@@ -73,15 +71,8 @@ def server_rules(name: str) -> Server:
 def write_archive(path: Path, server: str, benchmark: Benchmark, files: ResultFiles, partial: bool = False) -> Findings:
     """Write a tracker's results as the archive that a server wants; equal results give equal bytes.
 
-    The archive is checked by `check_archive` before it appears under its name, and does not if there is a problem.
-
-    Args:
-        path: of the archive, .zip.
-        server: a key of `SERVERS`.
-        benchmark: its test sequences.
-        files: the tracker's results.
-        partial: some sequences only, for a trial; the server takes no such archive.
-    Returns the findings, warnings only. Raises InputError that lists all problems.
+    It appears under its name only if `check_archive` finds no problem. The server takes no `partial` archive, of some
+    sequences only. Returns the findings, warnings only. Raises InputError that lists all problems.
     """
     rules = server_rules(server)
     broken: list[str] = []
@@ -132,80 +123,47 @@ def _text(rows: np.ndarray, form: str) -> str:
 
 
 def check_archive(path: Path, server: str, benchmark: Benchmark | None = None, partial: bool = False) -> Findings:
-    """Check names and numbers of an archive before it is uploaded.
+    """Check the names of an archive's files and that they hold rows of numbers; with `partial` of some sequences only.
 
-    Args:
-        path: of the archive.
-        server: a key of `SERVERS`.
-        benchmark: the test sequences: then their names, numbers of frames and first boxes are checked as well.
-        partial: do not ask for the official number of sequences.
-    Returns the problems and warnings, a sentence for each. Raises InputError if it is no archive at all.
+    With a benchmark its names, numbers of frames and first boxes are checked as well. Returns the problems and
+    warnings, a sentence for each. Raises InputError if it is no archive at all.
     """
     rules = server_rules(server)
-    found: dict[str, list[str]] = defaultdict(list)  # what is wrong -> where
-    sequences: Parts = defaultdict(dict)
-    with open_archive(path) as archive:
-        contents = [
-            (e.filename, archive.read(e).decode("utf-8", "replace")) for e in archive.infolist() if not e.is_dir()
-        ]
-    for name, text in contents:
-        match = re.fullmatch(rules.path, name)
-        if match is None:
-            found[f"does not belong into the archive, whose root holds {rules.layout}"].append(name)
-            continue
-        part = match["part"]
-        if part in sequences[match["sequence"]]:
-            found["is there twice"].append(name)
-        rows = _numbers(text)
-        if rows is None or (part != "time" and rows.shape[1] != 4):
-            what = "times" if part == "time" else "4 numbers"
-            found[f"has not {what} in each row, finite and with commas between"].append(name)
-            rows = None
-        sequences[match["sequence"]][part] = rows
     truth = {sequence.name: sequence for sequence in benchmark.sequences} if benchmark is not None else {}
+    found: dict[str, list[str]] = defaultdict(list)  # problem -> files or sequences
+    sequences: dict[str, set[str]] = defaultdict(set)  # sequence -> parts
+    with open_archive(path) as archive:
+        for entry in (entry for entry in archive.infolist() if not entry.is_dir()):
+            match = re.fullmatch(rules.path, entry.filename)
+            if match is None:
+                found[f"does not belong into the archive, whose root holds {rules.layout}"].append(entry.filename)
+                continue
+            sequences[match["sequence"]].add(match["part"])
+            if problem := _problem(archive.read(entry), match["part"] == "time", truth.get(match["sequence"])):
+                found[problem].append(entry.filename)
     for name in sorted(sequences | truth):
         if truth and name not in truth:
             found["is no sequence of the data set"].append(name)
-        else:
-            for problem in _judge(sequences.get(name, {}), rules, truth.get(name)):
-                found[problem].append(name)
-    warnings = [_sentence(UNTIMED, found.pop(UNTIMED))] if UNTIMED in found else []
-    problems = [_sentence(what, where) for what, where in found.items()]
+        for part, what in rules.parts.items():
+            if part not in sequences.get(name, ()):
+                found[f"has no file of {what}"].append(name)
+    warnings = [f"{listed(found.pop(UNTIMED), NAMED)}: {UNTIMED}"] if UNTIMED in found else []
+    problems = [f"{listed(where, NAMED)}: {what}" for what, where in found.items()]
     if len(sequences) != rules.count and not partial:
         problems.append(f"holds {len(sequences)} sequences of {rules.count}; the server wants all of them")
     return Findings(problems, warnings)
 
 
-def _numbers(text: str) -> np.ndarray | None:
-    """(rows, columns) float64 of a text with commas; None for any other text."""
-    if not text.strip() or re.search(r"[\t; ]+\S", text):
-        return None
+def _problem(data: bytes, timed: bool, truth: VideoSequence | None) -> str:
+    """What is wrong with a file of boxes, or with `timed` of times; "" if nothing is."""
     try:
-        rows = parse_table(text)
+        rows = np.array([line.split(",") for line in data.decode().splitlines()], np.float64, ndmin=2)
     except ValueError:
-        return None
-    return rows if np.isfinite(rows).all() else None
-
-
-def _judge(parts: dict[str, np.ndarray | None], rules: Server, truth: VideoSequence | None) -> Iterator[str]:
-    """What is wrong with one sequence's files."""
-    for part, what in rules.parts.items():
-        if part not in parts:
-            yield f"has no file of {what}"
-    times = parts.get("time")
-    tables = [rows for part, rows in parts.items() if part != "time" and rows is not None]
-    frames = len(truth) if truth else max(map(len, tables), default=0)
-    if any(len(rows) != frames for rows in tables):
-        yield "has not a row for every frame"
-    elif truth and not all(is_start(rows[0], truth.boxes[0]) for rows in tables):
-        yield "does not start with the given box"
-    if times is None or not tables:
-        return
-    if len(times) != frames or times.shape[1] not in (1, len(parts) - 1):
-        yield "has not a time for every frame"
-    elif not times.any():
-        yield UNTIMED
-
-
-def _sentence(what: str, where: Iterable[str]) -> str:
-    return f"{listed(list(dict.fromkeys(where)), NAMED)}: {what}"
+        rows = np.empty((0, 0))
+    if not rows.size or not np.isfinite(rows).all() or (not timed and rows.shape[1] != 4):
+        return f"has not {'times' if timed else '4 numbers'} in each row, finite and with commas between"
+    if truth and len(rows) != len(truth):
+        return f"has not a {'time' if timed else 'row'} for every frame"
+    if truth and not timed and not is_start(rows[0], truth.boxes[0]):
+        return "does not start with the given box"
+    return UNTIMED if timed and not rows.any() else ""

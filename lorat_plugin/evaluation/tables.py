@@ -6,11 +6,10 @@ import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lorat_plugin.evaluation.long_term import LONG_TERM
 from lorat_plugin.evaluation.protocols import Score
-from lorat_plugin.evaluation.scoring import TrackerScore
+from lorat_plugin.evaluation.scoring import LONG_TERM, TrackerScore
 from lorat_plugin.files import whole_file, write_json
 from lorat_plugin.score_rows import MEASURES, PROTOCOLS, Row, format_value, group_rows, heading, markdown
 
@@ -48,18 +47,22 @@ def make_table(headings: Iterable[str], rows: Iterable[Sequence[str]], title: st
 def write_tables(scores: Sequence[TrackerScore], folder: Path) -> list[Path]:
     """Write scores.*, sequences.* and, where there are any, attributes.* and long_term.*, each as csv, json and md.
 
-    Measures are fractions, in CSV and JSON at full precision; scores.json has the curves too. What a protocol does not
-    have, or was not measured, is empty, null or "-".
-
-    Returns the files. Raises InputError if one cannot be written.
+    Measures are fractions, in CSV and JSON at full precision; scores.json has the curves too. What was not measured is
+    empty, null or "-". Returns the files. Raises InputError if one cannot be written.
     """
     overall = [_overall(score) for score in scores]
-    curves = [{f"{name}_curve": _listed(getattr(score.overall, name)) for name in CURVES} for score in scores]
+    curves = [
+        {
+            f"{name}_curve": curve if (curve := getattr(score.overall, name)) is None else curve.tolist()
+            for name in CURVES
+        }
+        for score in scores
+    ]
     tables = {
         "scores": overall,
         "sequences": [_row(s, part, sequence=name) for s in scores for name, part in s.sequences.items()],
         "attributes": [_row(s, part, attribute=name) for s in scores for name, part in s.attributes.items()],
-        "long_term": [_naming(s) | asdict(s.long_term) for s in scores if s.long_term is not None],
+        "long_term": [_row(s) | asdict(s.long_term) for s in scores if s.long_term is not None],
     }
     written = []
     for name, rows in tables.items():
@@ -97,13 +100,8 @@ def _overall(score: TrackerScore) -> Row:
     return _row(score, score.overall) | {"fps": score.fps, "skipped": ", ".join(score.skipped) or None}
 
 
-def _row(score: TrackerScore, values: Score, **part: str) -> Row:
-    return {**_naming(score), **part, "frames": values.frames, **{field: getattr(values, field) for field in MEASURES}}
-
-
-def _naming(score: TrackerScore) -> Row:
-    return {"tracker": score.tracker, "benchmark": score.benchmark, "protocol": score.protocol}
-
-
-def _listed(curve: Any) -> list[float] | None:
-    return None if curve is None else curve.tolist()
+def _row(score: TrackerScore, values: Score | None = None, **part: str) -> Row:
+    naming = {"tracker": score.tracker, "benchmark": score.benchmark, "protocol": score.protocol, **part}
+    if values is None:
+        return naming
+    return {**naming, "frames": values.frames, **{field: getattr(values, field) for field in MEASURES}}

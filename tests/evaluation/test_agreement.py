@@ -9,8 +9,8 @@ import pytest
 
 from lorat_plugin.datasets.sequences import box_sequence
 from lorat_plugin.errors import InputError
-from lorat_plugin.evaluation.agreement import compare_runs
 from lorat_plugin.evaluation.benchmarks import Benchmark
+from lorat_plugin.evaluation.raw_results import compare_runs
 from lorat_plugin.evaluation.results import ResultFiles
 
 SIZE = (120, 90)

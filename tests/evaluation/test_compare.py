@@ -186,7 +186,7 @@ def test_the_command(clips: Path, tiny_weights: Path, capsys: pytest.CaptureFixt
     home = Path(content["folder"])
     assert home == Path("results/compare/clips").resolve()
     assert json.loads((home / "comparison.json").read_text()) == content
-    assert (home / "auc_difference.png").stat().st_size > 5000 and "Moving" in (home / "report.html").read_text()
+    assert "less that of Moving: " in (home / "report.html").read_text()
     assert len(np.loadtxt("results/lorat/clips/LoRAT/scores/clip0.txt")) == 5
 
     before = Path("results/clips/static/clip0.txt").stat().st_mtime_ns
@@ -209,9 +209,7 @@ def test_raw_results_are_read_before_any_tracking_and_what_is_odd_is_said(
     assert run(line) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["notes"][0] == "Theirs: frames without a row are left out: clip1 (4 rows, 5 frames)"
-    assert content["notes"][1].startswith(
-        "Theirs: the first rows of 2 of 2 sequences are the given boxes if read as cor"
-    )
+    assert content["notes"][1].startswith("Theirs: 2 sequences start from another box than the given one")
     assert all(note in caplog.text for note in content["notes"][:2]) and content["skipped"] == []
     page = (Path(content["folder"]) / "report.html").read_text()
     assert "frames without a row are left out: clip1" in page

@@ -153,7 +153,7 @@ def test_what_is_there_is_kept_and_what_is_broken_is_made_again(
     before = (home / "cat.txt").stat().st_mtime_ns
     with caplog.at_level("INFO"):
         assert here(clips, tmp_path / "results", "--batch", "3") == 0
-    assert "ant.txt: 1 of 24 rows; tracked again" in caplog.text and "64 frames to track" in caplog.text
+    assert "ant.txt: 1 rows for 24 frames" in caplog.text and "64 frames to track" in caplog.text
     assert contents(tmp_path / "results") == contents(undisturbed)
     assert (home / "cat.txt").stat().st_mtime_ns == before
 

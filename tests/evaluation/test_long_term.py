@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lorat_plugin.evaluation.long_term import LongTermRun, long_term_run, measure_long_term, precision_recall
+from lorat_plugin.evaluation.scoring import LongTermRun, long_term_run, measure_long_term, precision_recall
 
 SIZE = (100, 80)
 BOX = [10.0, 10.0, 20.0, 20.0]

@@ -21,10 +21,10 @@ from lorat_plugin.evaluation.baselines import StaticTracker
 from lorat_plugin.evaluation.compare import Contestant, missing_sequences, track
 from lorat_plugin.evaluation.provenance import Reusable, settle_settings
 from lorat_plugin.evaluation.registry import open_benchmark
-from lorat_plugin.evaluation.results import ResultFiles, is_near_start, notes_folder, result_files
+from lorat_plugin.evaluation.results import ResultFiles, notes_folder, result_files
 from lorat_plugin.evaluation.scoring import score_tracker
 from lorat_plugin.harness.got10k_experiments import ExperimentClips
-from lorat_plugin.video.calibration import calibration_digest
+from lorat_plugin.video.demo_clips import calibration_digest
 from tests.helpers.sequences import square_sequence, write_clip, write_frames
 
 LENGTH = 6
@@ -212,21 +212,6 @@ def test_results_without_a_record_are_held_against_the_first_box(
     np.savetxt(monday / "cam2" / "groundtruth.txt", far, fmt="%.3f", delimiter=",")
     with pytest.raises(InputError, match="is a result of other data"):
         score_tracker(open_benchmark("clips", monday), files)
-
-
-@pytest.mark.parametrize(
-    ("row", "near"),
-    [
-        ([30, 20, 16, 16], True),
-        ([31, 21, 16, 16], True),
-        ([30, 20, 46, 36], True),  # corners
-        ([0, 0, 0, 0], True),  # left empty
-        ([np.nan] * 4, True),
-        ([90, 20, 16, 16], False),
-    ],
-)
-def test_a_first_row_of_others_may_follow_another_convention(row: list[float], near: bool) -> None:
-    assert is_near_start(np.array(row, np.float64), np.array([30.0, 20, 16, 16])) == near
 
 
 def test_a_damaged_record_is_named(monday: Path, tmp_path: Path) -> None:

@@ -15,8 +15,7 @@ from lorat_plugin.datasets.clips import write_sequences
 from lorat_plugin.datasets.lmdb_build import build_lmdb
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import LASOT_ATTRIBUTES, Benchmark, add_attributes, read_attributes
-from lorat_plugin.evaluation.registry import BENCHMARKS, LASOT_EXT_CLASSES, open_benchmark
-from lorat_plugin.evaluation.toolkit_sets import toolkit_dataset
+from lorat_plugin.evaluation.registry import BENCHMARKS, LASOT_EXT_CLASSES, open_benchmark, toolkit_dataset
 from tests.helpers import datasets
 from tests.helpers.sequences import square_sequence
 

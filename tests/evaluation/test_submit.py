@@ -118,8 +118,8 @@ def rename(pattern: str) -> Change:
         (edit("_001.txt", "11.000", "nan"), "finite"),
         (edit("_time.txt", "0.02000000", ""), f"{ONE}_time.txt: has not times in each row"),
         (edit("_001.txt", "10.000,12.000", "14.000,12.000"), "does not start with the given box"),
-        (edit("_001.txt", "10.000,12.000,21.000,10.000\n", ""), f"{ONE}: has not a row for every frame"),
-        (edit("_time.txt", "0.02000000\n", "", 1), f"{ONE}: has not a time for every frame"),
+        (edit("_001.txt", "10.000,12.000,21.000,10.000\n", ""), f"{ONE}_001.txt: has not a row for every frame"),
+        (edit("_time.txt", "0.02000000\n", "", 1), f"{ONE}_time.txt: has not a time for every frame"),
         (lambda texts: texts.pop(f"{ONE}/{ONE}_time.txt"), f"{ONE}: has no file of times"),
         (lambda texts: texts.pop(f"{ONE}/{ONE}_001.txt"), f"{ONE}: has no file of boxes"),
         (lambda texts: texts.update({"__MACOSX/._x": ""}), "__MACOSX/._x: does not belong into the archive"),
@@ -189,7 +189,7 @@ def test_the_command_writes_and_checks(
     assert run([*arguments, "--check", str(out), "--partial"]) == 0
     files.write(benchmark.seq_names[0], [boxes + 5], np.zeros((len(boxes), 1)))
     assert run([*written, "--partial"]) == 2
-    assert f"{benchmark.seq_names[0]}: does not start with the given box" in capsys.readouterr().err
+    assert ".txt: does not start with the given box" in capsys.readouterr().err
 
 
 def test_the_command_checks_any_archive(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -198,14 +198,11 @@ def test_the_command_checks_any_archive(tmp_path: Path, capsys: pytest.CaptureFi
         archive.writestr("LoRAT/b.txt", "1,2,3,4\n")
         archive.writestr("a.txt", "1\t2\t3\t4\n")
         archive.writestr("b.txt", "1,2,3,4\n")
-        with pytest.warns(UserWarning, match="Duplicate name"):
-            archive.writestr("b.txt", "1,2,3,4\n")
     assert run(["submit", "trackingnet", "--check", str(path)]) == 2
     shown = capsys.readouterr().err
     assert [line.split("; ")[0].strip() for line in shown.splitlines()[1:]] == [
         "LoRAT/b.txt: does not belong into the archive, whose root holds <sequence>.txt",
         "a.txt: has not 4 numbers in each row, finite and with commas between",
-        "b.txt: is there twice",
         "holds 2 sequences of 511",
     ]
     with zipfile.ZipFile(path, "w") as archive:
