@@ -47,7 +47,7 @@ from lorat_plugin.training.config import TrainConfig, load_config
 from lorat_plugin.training.journal import read_journal
 from lorat_plugin.training.state import changed_settings, read_state, save_tensors
 from lorat_plugin.variants import Variant
-from lorat_plugin.video.calibration import boxed_frames
+from lorat_plugin.video.demo_clips import boxed_frames
 from lorat_plugin.video.masks import Segmenter
 from lorat_plugin.video.source import open_source
 from tests.fuzz.mutations import cut_short, mutate

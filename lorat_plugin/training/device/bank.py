@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from lorat_plugin.crop import mean_colour
-from lorat_plugin.datasets.sequences import Dataset, FolderStore, VideoSequence, image_size, read_frame
+from lorat_plugin.datasets.sequences import Dataset, Store, VideoSequence, image_size, read_frame
 from lorat_plugin.errors import InputError
 from lorat_plugin.training.device.pixels import pack
 from lorat_plugin.video.source import read_image
@@ -179,4 +179,4 @@ class BankedFiles:
         """The frames, each once."""
         for path in self.paths:
             folder, name = os.path.split(path)
-            yield Request(path, partial(image_size, FolderStore(Path(folder)), name), partial(read_image, path))
+            yield Request(path, partial(image_size, Store(Path(folder)), name), partial(read_image, path))
