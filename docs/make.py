@@ -150,6 +150,42 @@ def draw_network(path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
+def draw_memory(path: Path) -> None:
+    """LoRATv2's memory: which keys and values are computed when, and which chunk reads them."""
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    axis = figure.subplots()
+    axis.set(xlim=(0, 110), ylim=(0, 46))
+    axis.set_axis_off()
+    chunks = (  # left edge, image, when, layers, kept
+        (2, "template", "once, at the start", "blocks, layers of chunk 0", "keys and values\nof chunk 0"),
+        (
+            39,
+            "reference (phase 2)",
+            "after a frame with a score above 0.9",
+            "blocks, layers of chunk 1",
+            "keys and values\nof chunk 1",
+        ),
+        (76, "search region", "in every frame", "blocks, layers of the last chunk", "head: score map, boxes"),
+    )
+    for number, (x, image, when, layers, result) in enumerate(chunks):
+        last = number == 2
+        boxes = ((36, 6, "white", image), (22, 7, "0.85", layers), (4, 8, ORANGE if last else BLUE, result))
+        for y, height, colour, text in boxes:
+            style = {"boxstyle": "round,pad=0,rounding_size=1.2", "facecolor": colour, "edgecolor": "0.3"}
+            axis.add_patch(FancyBboxPatch((x, y), 30, height, **style))
+            ink = "white" if colour == BLUE else "black"
+            axis.text(x + 15, y + height / 2, text, ha="center", va="center", fontsize=10, color=ink)
+        axis.text(x + 15, 43.3, when, ha="center", fontsize=9)
+        for start, end in (((x + 15, 36), (x + 15, 29)), ((x + 15, 22), (x + 15, 12))):
+            axis.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=12, color="0.3"))
+    for start, end in (((32, 9), (39, 24)), ((69, 9), (77, 22)), ((31, 12), (76, 23))):
+        axis.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=12, color=BLUE, linewidth=1.6))
+    axis.text(
+        1, 0.6, "blue: memory of a target, read by later chunks in every block; no chunk reads a later one", fontsize=9
+    )
+    figure.savefig(path, dpi=100)
+
+
 def benchmark_page() -> str:
     """The page of benchmarks: tables of the figures in docs/benchmarks."""
     clips, engines = (json.loads((DOCS / "benchmarks" / f"{name}.json").read_text()) for name in ("clips", "engines"))
@@ -258,6 +294,7 @@ def main() -> None:
     draw_tracked("davis_bmx-trees", tracker, IMAGES / "tracked.jpg", (1, 40, 79))
     draw_frame_path("davis_bmx-trees", tracker, IMAGES / "frame.jpg")
     draw_network(IMAGES / "network.png")
+    draw_memory(IMAGES / "memory.png")
     tracker = LoRATTracker.from_pretrained("lorat_tiny", device="cpu", engine="eager", absent_below=None)
     draw_absence(tracker, IMAGES / "absence.jpg")
     (DOCS / "figures" / "benchmarks.md").write_text(benchmark_page(), encoding="utf-8")

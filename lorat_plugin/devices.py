@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from pathlib import Path
 
@@ -44,6 +45,13 @@ def slow_precision(device: torch.device, precision: str) -> bool:
 def cpu_capabilities() -> dict[str, bool]:
     """Extensions of the processor by torch's names, e.g. "avx512_vnni"; empty where torch lacks them (2.6)."""
     return getattr(torch.cpu, "get_capabilities", dict[str, bool])()
+
+
+def sums_in_16_bits() -> bool:
+    """Whether the processor adds pairs of 8-bit products in 16 bits, which may overflow: x86 without VNNI."""
+    able = cpu_capabilities()
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return x86 and not (able.get("avx512_vnni") or able.get("avx_vnni"))
 
 
 def peak_memory(device: torch.device) -> int:

@@ -41,14 +41,17 @@ def load_pretrained(
     weights: str | Path | None = None,
     backbone: str | Path | None = None,
     revision: str | None = None,
+    phase1: str | Path | None = None,
+    merge: bool = True,
 ) -> LoRATNetwork:
-    """A network with trained weights, merged and in eval mode.
+    """A network with trained weights, in eval mode.
 
     Args:
         model: a variant's name, a weights file, an adapter folder, or a hub id `owner/name[@revision]`.
         weights: file, folder or hub id for a variant named by `model`; left out, the bundled weights.
         backbone: DINOv2 file that completes weights with adapters only; left out, timm fetches it from the hub.
         revision: branch, tag or commit of a hub id.
+        phase1, merge: see `lorat_plugin.checkpoints.loading.load_checkpoint`.
     Raises CheckpointError (an InputError) that names the file or id and the remedy.
     """
     model = str(model)
@@ -58,12 +61,12 @@ def load_pretrained(
         model = f"{model}@{revision}"
     variant = find_variant(model)
     if variant is None and weights is None and is_weights(model):
-        return load_checkpoint(model, None, backbone)
+        return load_checkpoint(model, None, backbone, phase1, merge)
     variant = variant or get_variant(model)
     source = weights or bundled_weights(variant)
     if source is None:
         raise CheckpointError(f"{variant.name} has no bundled weights: give its file by weights= (--weights)")
-    return load_checkpoint(source, variant, backbone)
+    return load_checkpoint(source, variant, backbone, phase1, merge)
 
 
 def is_weights(model: str) -> bool:

@@ -83,6 +83,14 @@ class ConvHead(nn.Module):
         return _prediction(scores, sides, self.grid)
 
 
+def initialize_linear(part: nn.Module) -> None:
+    """Give linear layers the paper's start: weights truncated normal 0.02, biases 0."""
+    for layer in part.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+
+
 def _prediction(scores: torch.Tensor, sides: torch.Tensor, grid: int) -> Prediction:
     """(B, G * G, 1) logits and (B, G * G, 4) distances to left, top, right, bottom before the sigmoid -> Prediction."""
     sides = sides.float().sigmoid().view(-1, grid, grid, 4)  # fractions of the search region
@@ -131,10 +139,7 @@ class LoRATNetwork(nn.Module):
         for name, parameter in self.named_parameters():
             if ("pos_embed" in name and self.has_table) or name == "token_type_embed.weight":
                 nn.init.trunc_normal_(parameter, std=0.02)
-        for layer in self.head.modules():
-            if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
-                nn.init.zeros_(layer.bias)
+        initialize_linear(self.head)
 
     def encode_template(self, z: torch.Tensor, z_mask: torch.Tensor) -> torch.Tensor:
         """Template tokens before the first block.
@@ -153,7 +158,7 @@ class LoRATNetwork(nn.Module):
             tokens = self._patches(z, position) + self.token_type_embed(z_mask.flatten(1))
         if self.reg_token is None:
             return tokens
-        return torch.cat([self.norm_pre(self.reg_token).expand(len(z), -1, -1), tokens], 1)
+        return torch.cat([self.norm_pre(self.reg_token).expand(z.shape[0], -1, -1), tokens], 1)
 
     def predict(self, memories: Sequence[torch.Tensor], x: torch.Tensor) -> Prediction:
         """Score map and boxes for search regions.

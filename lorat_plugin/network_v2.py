@@ -10,6 +10,7 @@ never resized. Parameter names are those of the official merged checkpoints.
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
 from typing import Any
@@ -22,7 +23,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from lorat_plugin.backbones import build
 from lorat_plugin.crop import Crop, cut_all, normalize
 from lorat_plugin.errors import InputError
-from lorat_plugin.network import Head, LoRATNetwork, Prediction
+from lorat_plugin.network import Head, LoRATNetwork, Prediction, initialize_linear
 from lorat_plugin.variants import Variant
 
 SUBSET_ABOVE = 0.1  # rate of stochastic depth above which an exact number of samples is dropped
@@ -67,15 +68,15 @@ def _add(x: torch.Tensor, branch: torch.Tensor, scale: torch.Tensor | None) -> t
     return x + (branch if scale is None else branch * scale)
 
 
-class RemembersReferences:
+class RemembersReferences(ABC):
     """An engine whose memories get a new reference while it tracks, where the variant has one."""
 
     variant: Variant
     template_tokens: int  # of a memory without reference
 
+    @abstractmethod
     def encode_reference(self, memory: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         """Memory with another reference, from (B, 3, reference_size, reference_size) normalised RGB."""
-        raise NotImplementedError
 
     def remember(
         self, targets: Sequence[Any], frames: Sequence[np.ndarray], results: Sequence[Any] | None
@@ -135,13 +136,10 @@ class LoRATv2Network(RemembersReferences, LoRATNetwork):
         self.initialize()
 
     def initialize(self) -> None:
-        """Official start values: types normal 1e-6; linear layers of heads truncated normal 0.02, biases 0."""
+        """Official start values: types normal 1e-6, heads as the first LoRAT's."""
         for types in (self.template_token_type_embed, *self.search_region_token_type_embed):
             nn.init.normal_(types, std=1e-6)
-        for layer in self.heads.modules():
-            if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
-                nn.init.zeros_(layer.bias)
+        initialize_linear(self.heads)
 
     def encode_template(self, z: torch.Tensor, z_mask: torch.Tensor) -> torch.Tensor:
         """Memory of new targets.
@@ -168,7 +166,7 @@ class LoRATv2Network(RemembersReferences, LoRATNetwork):
         """
         last = self.variant.chunks - 1
         tokens = self._search(x, last)
-        return self._head(self._run(tokens, last, pasts_of(memories, len(self.blocks)))[0])
+        return self._head(self._run(tokens, last, pasts_of(memories, len(self.blocks)), keep=False)[0])
 
     def forward(
         self, z: torch.Tensor, x: torch.Tensor, z_mask: torch.Tensor, reference: torch.Tensor | None = None
@@ -200,19 +198,20 @@ class LoRATv2Network(RemembersReferences, LoRATNetwork):
         chunk: int,
         pasts: Iterable[torch.Tensor | None],
         scales: Iterable[Scales] = repeat((None, None)),
+        keep: bool = True,
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Tokens of a chunk after all blocks, and its keys and values in each; `pasts` as of `ChunkBlock`."""
+        """Tokens of a chunk after all blocks, and its keys and values in each to keep; `pasts` as of `ChunkBlock`."""
         kept = []
         for block, past, drops in zip(self.blocks, pasts, scales, strict=False):
             tokens, own = block(tokens, chunk, past, drops)
-            kept.append(own)
+            kept += [own] if keep else []  # the memory of what is not kept serves the next block
         return tokens, kept
 
     def _template(self, z: torch.Tensor, z_mask: torch.Tensor) -> torch.Tensor:
         tokens = self._cells(z) + self.template_token_type_embed[z_mask.flatten(1)]
         if self.reg_token is None:
             return tokens
-        return torch.cat([self.reg_token.expand(len(z), -1, -1), tokens], 1)
+        return torch.cat([self.reg_token.expand(z.shape[0], -1, -1), tokens], 1)
 
     def _search(self, x: torch.Tensor, chunk: int) -> torch.Tensor:
         return self._cells(x) + self.search_region_token_type_embed[chunk - 1]

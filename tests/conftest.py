@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import settings
 
 from lorat_plugin import create_model, save_checkpoint
 from lorat_plugin.network import LoRATNetwork
+from tests.helpers.golden_v2 import write_weights
 
 torch.set_num_threads(1)  # tests are small: threads only cost them time
 settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
@@ -35,10 +37,19 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def golden2(shared: Path) -> Path:
-    """LoRATv2's golden data."""
+def golden2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LoRATv2's golden data, committed, with the weights that belong to them."""
+    folder = tmp_path_factory.mktemp("golden") / "v2"
+    shutil.copytree(GOLDEN / "v2", folder)
+    write_weights(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden2_whole(shared: Path) -> Path:
+    """The developers' larger LoRATv2 data: the files of every official layout."""
     if not (shared / "golden/v2").is_dir():
-        pytest.skip("LoRATv2's golden data are not here")
+        pytest.skip("LoRATv2's larger golden data are not here")
     return shared / "golden/v2"
 
 

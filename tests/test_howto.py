@@ -13,8 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorat_plugin import create_model, save_checkpoint
-from lorat_plugin.variants import get_variant
+from lorat_plugin import LoRATTracker, create_model, save_checkpoint
+from lorat_plugin.cli.main import run
+from lorat_plugin.variants import get_variant, register_variant
+from tests.helpers.datasets import write_got10k
+from tests.helpers.golden_v2 import variant_of as small_lorat2
 from tests.helpers.sequences import write_clip, write_video
 from tests.test_readme import lorat, start
 
@@ -82,6 +85,25 @@ def test_train_example_trains(workplace):
         *(f"--set={s}" for s in settings),
     )
     assert load_file("run/lorat_tiny.safetensors")
+
+
+@pytest.mark.slow
+def test_both_phases_of_lorat2_train_by_the_protocol(workplace):
+    """The commands of the page, with small variants, few updates and made data."""
+    write_got10k(workplace / "got10k")
+    settings = ("batch_size=2", "validate_every=2", "validation_pairs=2", "checkpoint_every=2", "epoch_size=4")
+    extra = ["--backbone", "random", "--steps", "2", "--workers", "0", *(f"--set={s}" for s in settings)]
+    commands = lines("howto/lorat2.md", "lorat train --recipe paper2_p1_got10k")
+    commands += lines("howto/lorat2.md", "lorat train --recipe paper2_p2_got10k")
+    first, second = (f"--variant {v.name}" for v in (small_lorat2("p1", "small"), small_lorat2("p2", "small")))
+    for phase, command, variant in ((1, commands[0], first), (2, commands[1], second)):
+        register_variant(small_lorat2(f"p{phase}", "small"))
+        line = command.replace("got10k:FOLDER", "got10k:got10k").replace("lorat2_b_224", first.split()[1])
+        assert run([*shlex.split(f"{line} {variant}")[1:], *extra]) == 0
+    tracker = LoRATTracker.from_pretrained(f"phase2_got10k/{second.split()[1]}.safetensors", device="cpu")
+    frame = np.zeros((120, 160, 3), np.uint8)
+    tracker.init(frame, [40, 40, 30, 30])
+    assert tracker.update(frame).box.shape == (4,)
 
 
 @pytest.mark.slow

@@ -73,8 +73,8 @@ def test_a_new_reference_of_one_target_leaves_the_others(golden2: Path) -> None:
     network, inputs = load_d3(golden2, "p2", "small"), images(golden2, "p2/small")
     memory = network.encode_template(inputs["z"], torch.from_numpy(data["in_z_feat_mask"]).long())
     memories = list(network.encode_reference(memory, inputs["x0"]).split(1))
-    memories[1] = network.encode_reference(memories[1], torch.from_numpy(data["in_x0_second"]).float() / 32)
-    assert_equal(network.predict(memories, torch.from_numpy(data["in_x1_second"]).float() / 32), data, "track2")
+    memories[1] = network.encode_reference(memories[1], inputs["x0.second"])
+    assert_equal(network.predict(memories, inputs["x1.second"]), data, "track2")
 
 
 @pytest.mark.parametrize("phase", ["p1", "p2"])
@@ -121,8 +121,10 @@ def test_network_with_adapters_equals_the_reference(golden2: Path, phase: str) -
 
 @pytest.mark.parametrize("phase", ["p1", "p2"])
 @pytest.mark.parametrize("layout", ["adapters", "full", "merged"])
-def test_every_official_layout_gives_the_same_network(golden2: Path, phase: str, layout: str, tmp_path: Path) -> None:
-    variant, folder = variant_of(phase, depth=1), golden2 / "network"
+def test_every_official_layout_gives_the_same_network(
+    golden2_whole: Path, phase: str, layout: str, tmp_path: Path
+) -> None:
+    variant, folder = variant_of(phase, depth=1), golden2_whole / "network"
     expected = load_file(folder / f"d1.{phase}.merged.safetensors")
     backbone = tmp_path / "backbone.safetensors"
     d3 = load_file(folder / "d3.backbone_timm.safetensors")
@@ -162,7 +164,7 @@ def test_weights_of_another_network_are_refused_in_one_sentence(golden: Path, go
     first = golden / "network/mlp_224_lora.full.safetensors"
     with pytest.raises(CheckpointError, match="weights of LoRAT, but lorat2_b_224 is LoRATv2 phase 1: name another"):
         load_checkpoint(first, "lorat2_b_224")
-    second = golden2 / "network/d1.p2.merged.safetensors"
+    second = golden2 / "network/d3.p2.adapters.safetensors"
     with pytest.raises(CheckpointError, match="weights of LoRATv2 phase 2, but lorat_b_224 is LoRAT: name another"):
         load_checkpoint(second, "lorat_b_224")
     with pytest.raises(CheckpointError, match="phase 1's weights complete LoRATv2's phase 2, which lorat_b_224 is not"):
@@ -210,3 +212,54 @@ def test_bad_sizes_and_thresholds_are_refused() -> None:
     with pytest.raises(InputError, match="LoRATv2 needs DINOv2's blocks"):
         LoRATv2Network(replace(variant, ffn="swiglu"))
     assert get_variant("LoRATv2-L-224").name == "lorat2_l_224"
+
+
+def stored_bytes(network: torch.nn.Module) -> int:
+    """Bytes of a network's tensors, those that are shared once."""
+    return sum({t.data_ptr(): t.nbytes for t in network.state_dict(keep_vars=True).values()}.values())
+
+
+@pytest.mark.parametrize("phase", ["p1", "p2"])
+@torch.inference_mode()
+def test_unmerged_chunks_share_one_backbone_and_give_the_same(golden2: Path, phase: str, tmp_path: Path) -> None:
+    folder, variant = golden2 / "network", variant_of(phase, "small")
+    backbone, first = folder / "d3.backbone_timm.safetensors", folder / "d3.p1.adapters.safetensors"
+    source = folder / f"d3.{phase}.adapters.safetensors"
+    lean = load_checkpoint(source, variant, backbone, first if phase == "p2" else None, merge=False)
+    data, inputs = np.load(golden2 / f"network/{phase}/small.npz"), images(golden2, f"{phase}/small")
+    memory = lean.encode_template(inputs["z"], torch.from_numpy(data["in_z_feat_mask"]).long())
+    if phase == "p2":
+        assert isinstance(lean, LoRATv2Network)
+        memory = lean.encode_reference(memory, inputs["x0"])
+    assert_equal(lean.predict([memory], inputs["x1" if phase == "p2" else "x0"]), data, "track")
+    whole = load_d3(golden2, phase, "small")
+    blocks, factors = 12 * 64 * 64 + 9 * 64, 8 * 18 * 64  # linear layers of one chunk and block; their A and B
+    assert stored_bytes(whole) - stored_bytes(lean) == 4 * 3 * (
+        (variant.chunks - 1) * blocks - variant.chunks * factors
+    )
+    again = merge(lean.to(torch.float64).float())
+    assert all(torch.allclose(t, whole.state_dict()[n], atol=1e-6) for n, t in again.state_dict().items())
+    assert stored_bytes(lean) < stored_bytes(whole), "the layers are shared after a change of type, too"
+    merged = save_checkpoint(whole, tmp_path / "merged.safetensors")
+    with pytest.raises(
+        CheckpointError, match="without merging every chunk needs its adapters: give those of both phases"
+    ):
+        load_checkpoint(merged, variant, merge=False)
+
+
+@pytest.mark.parametrize("name", ["b_224", "l_224", "b_378", "l_378"])
+def test_unmerged_weights_of_all_variants_are_small(name: str) -> None:
+    with torch.device("meta"):
+        merged, first = (create_model(n) for n in (f"lorat2_{name}", f"lorat_{name[0]}_224"))
+    variant, sizes = merged.variant, {n: p.numel() for n, p in merged.named_parameters()}
+    layers = {n: size for n, size in sizes.items() if re.search(r"\.(qkv|proj|fc1|fc2)\.\d", n)}
+    factors = variant.depth * variant.lora_rank * 18 * variant.dim * variant.chunks
+    lean = sum(sizes.values()) - sum(layers.values()) * (variant.chunks - 1) // variant.chunks + factors
+    state = variant.depth * 2 * variant.dim * (260 + (256 if variant.reference_size else 0))
+    ratio = lean / sum(p.numel() for p in first.parameters())
+    print(
+        f"\n{name}: merged {4 * sum(sizes.values()):,}, lean {4 * lean:,} ({ratio:.3f} of LoRAT), state {4 * state:,}"
+    )
+    page = (Path(__file__).parents[1] / "docs/howto/lorat2.md").read_text(encoding="utf-8")
+    assert f"| {4 * sum(sizes.values()):,} | {4 * lean:,} | {4 * state:,} |" in page
+    assert ratio < 1.45

@@ -95,8 +95,10 @@ def test_three_targets_in_a_batch_equal_the_reference(golden2: Path, run: str) -
         "reference": 0.0,
     }
 
-    def compare(what: str, ours: Any, theirs: Any) -> None:
-        seen[what] = max(seen[what], float(np.abs(np.asarray(ours) - theirs).max()))
+    def compare(what: str, ours: Any, name: str, row: int | None = None) -> None:
+        if name in data:  # the shortest of the recorded runs holds no logits and crops
+            theirs = data[name] if row is None else data[name][row]
+            seen[what] = max(seen[what], float(np.abs(np.asarray(ours) - theirs).max()))
 
     updates = dict.fromkeys((1, 2, 3), 0)
     for number, frame in enumerate(frames):
@@ -109,19 +111,19 @@ def test_three_targets_in_a_batch_equal_the_reference(golden2: Path, run: str) -
             results = dict(zip(targets, step(network, CPU, [*targets.values()], [frame] * len(targets)), strict=True))
         references = iter(network.references)
         for k in new if results else ():
-            compare("reference", next(references)[0, :, ::16, ::16], data[f"t{k}_init_ref_sample"])
+            compare("reference", next(references)[0, :, ::16, ::16], f"t{k}_init_ref_sample")
         for place, (k, result) in enumerate(results.items()):
             row = int(np.flatnonzero(data[f"t{k}_frame"] == number)[0])
-            compare("boxes", xywh_to_xyxy(result.box), data[f"t{k}_box_reported"][row])
-            compare("states", targets[k].box, data[f"t{k}_state_after"][row])
-            compare("scores", result.score, data[f"t{k}_confidence"][row])
-            compare("logits", network.maps[0].score_map[place], data[f"t{k}_logits"][row])
-            compare("search", network.searches[0][place, :, ::27, ::27], data[f"t{k}_x_sample"][row])
+            compare("boxes", xywh_to_xyxy(result.box), f"t{k}_box_reported", row)
+            compare("states", targets[k].box, f"t{k}_state_after", row)
+            compare("scores", result.score, f"t{k}_confidence", row)
+            compare("logits", network.maps[0].score_map[place], f"t{k}_logits", row)
+            compare("search", network.searches[0][place, :, ::27, ::27], f"t{k}_x_sample", row)
             renewed = targets[k].memory is not before[k] and result.score > 0.9 and phase == "p2"
             if number < len(frames) - 1:  # where the end is unknown, the last frame may update too
                 assert renewed == bool(data[f"t{k}_updated"][row])
                 if renewed:
-                    compare("reference", next(references)[0, :, ::16, ::16], data[f"t{k}_ref_sample"][updates[k]])
+                    compare("reference", next(references)[0, :, ::16, ::16], f"t{k}_ref_sample", updates[k])
                     updates[k] += 1
         for entry in runs["targets"]:
             if entry["start_frame"] == number:

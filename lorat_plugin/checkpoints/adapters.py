@@ -146,11 +146,12 @@ def refused_option(config: Mapping[str, Any]) -> str | None:
 
 def network_tensors(network: LoRATNetwork) -> dict[str, torch.Tensor]:
     """A network's state by name; adapters, if it has any, as `<layer>.lora_A.weight` and `.lora_B.weight`."""
-    part = re.compile(rf"\.{ADAPTER}\.(weight|bias)$")
-    return {
-        part.sub(r".\1", name.replace(".base_layer.", ".")): tensor.detach()
-        for name, tensor in network.state_dict().items()
-    }
+    return {plain_name(name): tensor.detach() for name, tensor in network.state_dict().items()}
+
+
+def plain_name(name: str) -> str:
+    """A tensor's name in a network with adapters -> its name in `network_tensors`."""
+    return re.sub(rf"\.{ADAPTER}\.(weight|bias)$", r".\1", name.replace(".base_layer.", "."))
 
 
 def merge(network: LoRATNetwork) -> LoRATNetwork:

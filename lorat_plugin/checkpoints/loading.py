@@ -22,7 +22,9 @@ from lorat_plugin.checkpoints.adapters import (
     inject,
     merge,
     merge_tensors,
+    network_tensors,
     plain_lora,
+    plain_name,
     refused_option,
 )
 from lorat_plugin.checkpoints.layouts import Weights, locate, read_tensors, recognise, weights_file
@@ -107,23 +109,28 @@ def load_checkpoint(
     variant: Variant | str | None = None,
     backbone: str | Path | None = None,
     phase1: str | Path | None = None,
+    merge: bool = True,
 ) -> LoRATNetwork:
-    """A network from LoRAT weights of any layout, merged and in eval mode.
+    """A network from LoRAT weights of any layout, in eval mode.
 
     Args:
         source: file, adapter folder or hub id.
         variant: left out, it is inferred from shapes and metadata.
         backbone: DINOv2 file for weights that hold adapters only; left out, timm fetches it from the hub.
         phase1: LoRATv2's weights of phase 1, which complete adapters of phase 2.
+        merge: fold adapters into the layers. False keeps them beside one backbone that all chunks of LoRATv2 share,
+            which takes less memory and runs in the engine `eager` alone (needs peft).
     Raises CheckpointError with one sentence that names the file and the remedy.
     """
     check_process(torch.device("cpu"), os.getpid())  # half precision is converted by torch's threads
     weights = read_trained(source)
     variant = get_variant(variant) if isinstance(variant, str) else variant or infer_variant(weights)
-    weights = join_phases(weights, variant, phase1, backbone) if phase1 else weights
+    weights = join_phases(weights, variant, phase1, backbone, merge) if phase1 else weights
     check(weights, variant)
     base = "" if weights.has_backbone else f", backbone from {backbone or 'the hub'}"
-    if weights.by_peft:
+    if not merge:
+        network = _load_unmerged(weights, variant, backbone)
+    elif weights.by_peft:
         network = _load_by_peft(weights, variant, str(backbone or "pretrained"))
     else:
         whole = complete(weights, variant, backbone).tensors
@@ -146,11 +153,13 @@ def read_trained(source: str | Path) -> Weights:
     return weights
 
 
-def join_phases(weights: Weights, variant: Variant, phase1: str | Path, backbone: str | Path | None = None) -> Weights:
-    """LoRATv2's phase 2 over its phase 1, merged. Errors are those of `load_checkpoint`."""
+def join_phases(
+    weights: Weights, variant: Variant, phase1: str | Path, backbone: str | Path | None = None, merge: bool = True
+) -> Weights:
+    """LoRATv2's phase 2 over its phase 1, merged or not. Errors are those of `load_checkpoint`."""
     if not variant.reference_size:
         raise CheckpointError(f"{phase1}: phase 1's weights complete LoRATv2's phase 2, which {variant.name} is not")
-    first = load_checkpoint(phase1, variant.phase1, backbone).state_dict()
+    first = network_tensors(load_checkpoint(phase1, variant.phase1, backbone, merge=merge))
     return replace(weights, tensors=first | weights.tensors)
 
 
@@ -201,6 +210,31 @@ def complete(weights: Weights, variant: Variant, backbone: str | Path | None = N
         return weights
     base = backbone_tensors(variant, str(backbone or "pretrained"))
     return replace(weights, tensors=over(base, weights.tensors))
+
+
+def _load_unmerged(weights: Weights, variant: Variant, backbone: str | Path | None) -> LoRATNetwork:
+    """A network with its adapters beside the backbone's layers, which the chunks of LoRATv2 share."""
+    with torch.device("meta"):
+        network = make_network(variant)
+        network.variant = replace(variant, reference_size=0)  # all chunks have adapters, not only those of the phase
+        inject(network, "zero").variant = variant
+    tensors, bases = complete(weights, variant, backbone).tensors, dict[str, torch.nn.Parameter]()
+    state: dict[str, torch.Tensor] = {}
+    for name, wanted in network.state_dict().items():
+        key = plain_name(name)
+        tensor, (layer, adapter, _) = tensors.get(key), key.partition(".lora_A.")
+        factor = weights.scaling(layer, len(tensor)) if adapter and tensor is not None else variant.lora_scaling
+        if tensor is None or tensor.shape != wanted.shape or factor != variant.lora_scaling:
+            raise CheckpointError(
+                f"{weights.source}: {key} is not as in {variant.name}; without merging every chunk needs its adapters: "
+                "give those of both phases and the backbone, or merge"
+            )
+        state[name] = tensor.float()
+        if ".base_layer." in name:
+            base = bases.setdefault(re.sub(r"\.(qkv|proj|fc1|fc2)\.\d", r".\1", name), torch.nn.Parameter(state[name]))
+            state[name] = base if torch.equal(base, state[name]) else state[name]
+    network.load_state_dict(state, assign=True)
+    return network
 
 
 def _load_by_peft(weights: Weights, variant: Variant, backbone: str) -> LoRATNetwork:

@@ -113,11 +113,11 @@ def export_command(
 
     Example: lorat export lorat_tiny --format onnx --out lorat_tiny_onnx
 
-    The folder holds two files, one that encodes the template and one that is run on every frame, and lorat.json with
-    what a tracker has to know beside them.
+    The folder holds a file that encodes the template, one that is run on every frame, for phase 2 of LoRATv2 one that
+    encodes the reference, and lorat.json with what a tracker has to know beside them.
     """
     from lorat_plugin.engines.export import export
-    from lorat_plugin.engines.graphs import cut_crops, plain
+    from lorat_plugin.engines.graphs import GRAPHS, cut_crops, plain
     from lorat_plugin.errors import InputError
     from lorat_plugin.video.demo_clips import boxed_frames
 
@@ -136,7 +136,7 @@ def export_command(
         raise InputError(f"{frames}: no such folder: give other --check-frames")
     crops = cut_crops(plain(network), boxed_frames(frames, CHECKED))
     done = export(network, folder, crops, form.value, None if batch == "dynamic" else int(batch))
-    for part in ("template", "search"):
+    for part in GRAPHS[network.variant.chunks]:
         described = done.description[part]
         inputs = ", ".join(f"{n} {port['shape']} {port['type']}" for n, port in described["inputs"].items())
         typer.echo(f"{folder / described['file']}: {inputs} -> {', '.join(described['outputs'])}".replace("'", ""))

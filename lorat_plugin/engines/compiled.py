@@ -7,31 +7,38 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from lorat_plugin.devices import PRECISIONS
-from lorat_plugin.errors import InputError
 from lorat_plugin.network import LoRATNetwork, Prediction
+from lorat_plugin.network_v2 import RemembersReferences
 
 GRAPHS = 16  # batch sizes that are kept ready
 
 
-class CompiledEngine:
-    """A `lorat_plugin.tracking.Engine` made from a network on a CUDA GPU, which it keeps."""
+class CompiledEngine(RemembersReferences):
+    """A `lorat_plugin.tracking.Engine` made from a network on a CUDA GPU, which it keeps; LoRATv2's is unproven."""
 
     @torch.inference_mode()
     def __init__(self, network: LoRATNetwork, precision: str = "fp32", calibration: object = None) -> None:
-        """Capture the graph of one target; others when they come. Raises InputError for LoRATv2, whose memory grows."""
-        if network.variant.chunks:
-            raise InputError(f"engine compiled does not run {network.variant.name}: use engine auto or eager")
-        network = network.to(PRECISIONS[precision])
+        """Capture the graph of one target; others when they come."""
+        self.network: Any = network.to(PRECISIONS[precision])
         self.variant, self.encode_template = network.variant, network.encode_template
+        self.template_tokens = getattr(network, "template_tokens", 0)
         self._run = _Graphs(network)
         device, variant = network.pos_embed.device, network.variant
         z, x = (torch.zeros(1, 3, size, size, device=device) for size in (variant.template_size, variant.search_size))
         mask = torch.zeros(1, variant.template_grid, variant.template_grid, dtype=torch.int64, device=device)
-        self._run(network.encode_template(z, mask), x)
+        memory = network.encode_template(z, mask)
+        if size := variant.reference_size:
+            memory = self.encode_reference(memory, torch.zeros(1, 3, size, size, device=device))
+        self._run(memory, x)
+
+    def encode_reference(self, memory: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        """Memory with another reference; see `LoRATv2Network.encode_reference`."""
+        return self.network.encode_reference(memory, reference)
 
     @torch.inference_mode()
     def predict(self, memories: Sequence[torch.Tensor], x: torch.Tensor) -> Prediction:

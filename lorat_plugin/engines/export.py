@@ -1,6 +1,6 @@
 """Write a network as files that other runtimes read, and check them against the network on real crops first.
 
-A folder holds one file for each of the two graphs of `lorat_plugin.engines.graphs` and `lorat.json`, which says all
+A folder holds one file for each of the graphs of `lorat_plugin.engines.graphs` and `lorat.json`, which says all
 that a tracker needs to know beside them: sizes, area factors, window weight, normalisation, names and shapes. The same
 text is in the metadata of each file under the key "lorat".
 """
@@ -8,11 +8,11 @@ text is in the metadata of each file under the key "lorat".
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,15 +20,17 @@ import torch
 from lorat_plugin.checkpoints.saving import weights_digest
 from lorat_plugin.crop import NORMALIZATIONS
 from lorat_plugin.engines.graphs import (
-    INPUTS,
+    GRAPHS,
     OPSET,
-    OUTPUTS,
     Crops,
     Part,
+    Run,
+    chained,
     compile_model,
     example_inputs,
-    open_session,
     plain,
+    run_eagerly,
+    run_onnx,
     to_onnx,
     to_openvino,
     trace,
@@ -57,7 +59,7 @@ class Exported:
 def export(
     network: LoRATNetwork, folder: Path, crops: Iterable[Crops], form: Format = "onnx", batch: int | None = None
 ) -> Exported:
-    """Write a network's two graphs and their description.
+    """Write a network's graphs and their description.
 
     Args:
         network: in eval mode, adapters merged or not; is not changed.
@@ -76,10 +78,11 @@ def export(
     described = describe(network, form, batch)
     text = json.dumps(described, indent=2)
     with whole_folder(folder) as part:
-        for name in get_args(Part):
-            _write(network, name, part / described[name]["file"], form, batch, text)
+        files = {name: part / described[name]["file"] for name in GRAPHS[network.variant.chunks]}
+        for name, path in files.items():
+            _write(network, name, path, form, batch, text)
         (part / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
-        graphs = [open_graph(part / described[name]["file"]) for name in get_args(Part)]
+        graphs = {name: open_graph(path) for name, path in files.items()}
         differences = compare(network, graphs, rows, batch)
     return Exported(folder, described, len(rows.search), differences)
 
@@ -103,37 +106,33 @@ def describe(network: LoRATNetwork, form: Format, batch: int | None) -> dict[str
     }
     if form == "onnx":
         described["opset"] = OPSET
-    for part in get_args(Part):
-        inputs = example_inputs(network, part, 1)
-        shapes = {
-            name: {"type": _TYPES[tensor.dtype], "shape": [batch or "batch", *tensor.shape[1:]]}
-            for name, tensor in zip(INPUTS[part], inputs, strict=True)
-        }
-        described[part] = {"file": f"{variant.name}_{part}{SUFFIXES[form]}", "inputs": shapes, "outputs": OUTPUTS[part]}
+    shapes = {
+        name: {"type": _TYPES[tensor.dtype], "shape": [batch or "batch", *tensor.shape[1:]]}
+        for name, tensor in example_inputs(network, 1).items()
+    }
+    for part, ports in GRAPHS[variant.chunks].items():
+        inputs = {name: shapes[name] for name in ports.inputs}
+        described[part] = {"file": f"{variant.name}_{part}{SUFFIXES[form]}", "inputs": inputs, "outputs": ports.outputs}
     return described
 
 
 @torch.inference_mode()
-def compare(
-    network: LoRATNetwork, graphs: Sequence[Callable[..., list[np.ndarray]]], crops: Crops, batch: int | None
-) -> dict[str, float]:
-    """Run both graphs on crops, all together and one by one if the batch is free, else `batch` at a time.
+def compare(network: LoRATNetwork, graphs: Mapping[Part, Run], crops: Crops, batch: int | None) -> dict[str, float]:
+    """Run the graphs on crops, all together and one by one if the batch is free, else `batch` at a time.
 
     Returns output -> largest difference from the network. Raises RuntimeError if one is above `TOLERANCE`.
     """
-    count = len(crops.search)
-    differences = dict.fromkeys([*OUTPUTS["template"], *OUTPUTS["search"]], 0.0)
+    count, chunks = len(crops.search), network.variant.chunks
+    differences = {name: 0.0 for ports in GRAPHS[chunks].values() for name in ports.outputs}
     for size in [batch] if batch else sorted({1, count}):
         for start in range(0, count, size):
             rows = torch.arange(start, start + size) % count
-            template, mask, search = (tensor[rows] for tensor in crops)
-            tokens = network.encode_template(template, mask)
-            expected = [tokens, *network.predict([tokens], search)]
-            (made,) = graphs[0](template.numpy(), mask.numpy())
-            for name, ours, theirs in zip(
-                differences, [made, *graphs[1](made, search.numpy())], [t.numpy() for t in expected], strict=True
-            ):
-                differences[name] = max(differences[name], float(np.abs(ours - theirs).max()))
+            given = {name: tensor[rows] for name, tensor in crops._asdict().items()}
+            expected = run_eagerly(network, given)
+            made = chained(chunks, graphs, {name: tensor.numpy() for name, tensor in given.items()})
+            for name, former in differences.items():
+                ours, theirs = made[name], expected[name].numpy()
+                differences[name] = max(former, float(np.abs(ours - theirs).max()))
                 if not np.allclose(ours, theirs, rtol=TOLERANCE, atol=TOLERANCE):
                     gap = differences[name]
                     raise RuntimeError(
@@ -142,12 +141,10 @@ def compare(
     return differences
 
 
-def open_graph(path: Path) -> Callable[..., list[np.ndarray]]:
-    """A written graph as a function of two arrays. Raises InputError if what runs it is not installed."""
+def open_graph(path: Path) -> Run:
+    """A written graph as a function of arrays. Raises InputError if what runs it is not installed."""
     if path.suffix == SUFFIXES["onnx"]:
-        session = open_session(path)
-        names = [port.name for port in session.get_inputs()]
-        return lambda *inputs: session.run(None, dict(zip(names, inputs, strict=True)))
+        return run_onnx(path)
     if path.suffix == SUFFIXES["openvino"]:
         model = compile_model(path)
         return lambda *inputs: list(model(list(inputs)).to_tuple())
@@ -156,15 +153,15 @@ def open_graph(path: Path) -> Callable[..., list[np.ndarray]]:
 
 
 def _write(network: LoRATNetwork, part: Part, path: Path, form: Format, batch: int | None, text: str) -> None:
-    program = trace(network, part, batch)
+    program, ports = trace(network, part, batch), GRAPHS[network.variant.chunks][part]
     if form == "torch":
         torch.export.save(program, path, extra_files={DESCRIPTION: text})
     elif form == "onnx":
-        made = to_onnx(program, part)
+        made = to_onnx(program, ports)
         made.model.metadata_props["lorat"] = text
         made.save(path)
     else:
-        model = to_openvino(program, part)
+        model = to_openvino(program, ports)
         import openvino
 
         model.set_rt_info(text, ["lorat"])

@@ -87,15 +87,20 @@ class FusedBlock:
 
 
 def run_blocks(
-    blocks: Sequence[FusedBlock], tokens: torch.Tensor, pasts: Iterable[torch.Tensor | None], first: int = 0
+    blocks: Sequence[FusedBlock],
+    tokens: torch.Tensor,
+    pasts: Iterable[torch.Tensor | None],
+    first: int = 0,
+    keep: bool = False,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Tokens after all blocks, and the keys and values of each block.
+    """Tokens after all blocks, and the keys and values of each block to keep.
 
     Args:
         blocks: one after the other.
         tokens: (B, N, dim) contiguous; overwritten.
         pasts: for each block, (B, 2, heads, M, width) keys and values of other tokens that these read too, or None.
         first: number of the first token that is read after the last block.
+        keep: False returns no keys and values, whose memory serves the next block.
     Returns (B, N - first, dim), and (B, 2, heads, N, width) of each block.
     """
     batch, count, dim = tokens.shape
@@ -115,7 +120,7 @@ def run_blocks(
             rows.add_(block.fc2(silu(gate, inplace=True).mul_(value)))
         else:
             rows.add_(block.fc2(torch.ops.aten.gelu_(hidden)))
-        kept.append(own)
+        kept += [own] if keep else []
     return tokens, kept
 
 

@@ -71,7 +71,7 @@ class FusedV2Engine(RemembersReferences):
 
     def _encode(self, tokens: torch.Tensor, chunk: int, memories: Sequence[torch.Tensor]) -> torch.Tensor:
         blocks = self.chunks[chunk]
-        return torch.stack(run_blocks(blocks, tokens, pasts_of(memories, len(blocks)))[1], 1)
+        return torch.stack(run_blocks(blocks, tokens, pasts_of(memories, len(blocks)), keep=True)[1], 1)
 
 
 def fused_engine(

@@ -26,6 +26,7 @@ from lorat_plugin.files import parse_yaml
 from lorat_plugin.models import create_model, load_pretrained
 from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.training.config import TrainConfig, training_variant
+from lorat_plugin.training.sources import check_weights_rule
 from lorat_plugin.training.state import STATE_NAME
 from lorat_plugin.training.stochastic_depth import add_stochastic_depth
 from lorat_plugin.variants import Variant, find_variant
@@ -68,7 +69,10 @@ def training_network(config: TrainConfig) -> LoRATNetwork:
         raise InputError(f"{variant.name} is LoRATv2's phase 2: name the weights of phase 1 by init_from (--init-from)")
     if variant.reference_size and config.pairs_on == "device":
         raise InputError("pairs_on device makes no samples with a reference, as LoRATv2's phase 2 needs: set worker")
-    if variant.reference_size and read_weights(config.init_from).chunks == variant.phase1.chunks:
+    former = read_weights(config.init_from) if variant.reference_size else None
+    if former:
+        check_weights_rule(config, former.metadata)
+    if former and former.chunks == variant.phase1.chunks:
         tuned = False
         network = create_model(variant, backbone=config.backbone)
         backbone = None if config.backbone == "random" else config.backbone

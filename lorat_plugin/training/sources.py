@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from lorat_plugin.datasets.index import IndexedDataset
 from lorat_plugin.datasets.registry import open_dataset
 from lorat_plugin.digests import Record, digest
 from lorat_plugin.errors import InputError
+from lorat_plugin.files import parse_json
 from lorat_plugin.synthetic.material import Material
 from lorat_plugin.synthetic.pairs import FramePair, ObjectPairs, PatchPairs
 from lorat_plugin.training.config import TrainConfig
@@ -124,10 +125,18 @@ def check_data_rule(config: TrainConfig) -> None:
     """Raise InputError naming the data that the run's rule (`protocol`) does not allow.
 
     GOT-10k's: no other data than its training split, nor any that choose the best weights but its validation split.
-    LoRATv2's phase 2 starts from the weights of phase 1, whose data are the user's to vouch for.
+    For the weights that LoRATv2's phase 2 starts from see `check_weights_rule`.
     """
     if not config.protocol:
         return
+    if offenders := _other_data(config):
+        raise InputError(f"protocol got10k allows no data but GOT-10k's; leave out {', '.join(offenders)}")
+    if not config.datasets:
+        raise InputError("protocol got10k trains on GOT-10k alone; give --dataset got10k:FOLDER")
+
+
+def _other_data(config: TrainConfig) -> list[str]:
+    """Settings of a run that name other data than GOT-10k's."""
     offenders = [
         f"{name} {getattr(config, name)}"
         for name in (*MATERIAL, "init_from", "validation_clips")
@@ -135,10 +144,28 @@ def check_data_rule(config: TrainConfig) -> None:
     ]
     for setting in ("datasets", "validation_datasets"):
         offenders += [f"{setting} {entry}" for entry in getattr(config, setting) if entry.partition(":")[0] != "got10k"]
+    return offenders
+
+
+def check_weights_rule(config: TrainConfig, metadata: Mapping[str, str]) -> None:
+    """As `check_data_rule`, of the weights in `init_from`, by the settings that `lorat train` writes in their header.
+
+    Weights that say nothing of their data are logged.
+    """
+    if not config.protocol:
+        return
+    try:
+        said = parse_json(metadata["recipe"])
+        former = TrainConfig(**{k: v for k, v in said.items() if k in TrainConfig.__dataclass_fields__})
+        offenders = _other_data(former)
+    except (KeyError, ValueError, TypeError, AttributeError):
+        logger.warning("%s does not say on what data it was trained: see that it is GOT-10k alone", config.init_from)
+        return
     if offenders:
-        raise InputError(f"protocol got10k allows no data but GOT-10k's; leave out {', '.join(offenders)}")
-    if not config.datasets:
-        raise InputError("protocol got10k trains on GOT-10k alone; give --dataset got10k:FOLDER")
+        raise InputError(
+            f"protocol got10k: {config.init_from} was trained with {', '.join(offenders)}; give the weights of a phase "
+            "1 on GOT-10k alone by init_from (--init-from)"
+        )
 
 
 class Unreadable:

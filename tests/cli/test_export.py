@@ -129,7 +129,9 @@ def test_a_graph_that_differs_gets_no_name(tmp_path, small_network, monkeypatch)
         return [output.numpy() + 1e-3 for output in network.predict([torch.from_numpy(tokens)], torch.from_numpy(x))]
 
     with pytest.raises(RuntimeError, match="score_map of the exported model differs"):
-        compare(network, [template, search], Crops(*map(torch.cat, zip(*crops, strict=True))), None)
+        compare(
+            network, {"template": template, "search": search}, Crops(*map(torch.cat, zip(*crops, strict=True))), None
+        )
     monkeypatch.setattr(
         "lorat_plugin.engines.export.open_graph", lambda path: template if "template" in path.name else search
     )

@@ -12,7 +12,7 @@ import torch
 from lorat_plugin import LoRATTracker, create_model
 from lorat_plugin.backbones import with_backbone
 from lorat_plugin.engines import check_options, prepare
-from lorat_plugin.engines.graphs import INPUTS, OUTPUTS, plain, to_onnx, trace
+from lorat_plugin.engines.graphs import GRAPHS, plain, to_onnx, trace
 from lorat_plugin.errors import InputError
 from lorat_plugin.variants import baseline
 from tests.helpers.small_variants import variant_of
@@ -70,13 +70,13 @@ def test_other_networks_export_with_a_fixed_batch(kind, tmp_path):
     tokens = network.encode_template(z, mask)
     expected = {"template": [tokens], "search": network.predict([tokens], x)}
     for part, given in (("template", (z, mask)), ("search", (tokens, x))):
-        path = tmp_path / f"{part}.onnx"
-        to_onnx(trace(network, part, 2), part).save(path)
+        path, names = tmp_path / f"{part}.onnx", GRAPHS[0][part]
+        to_onnx(trace(network, part, 2), names).save(path)
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         ports = {port.name: port.shape for port in session.get_inputs()}
-        assert ports == {name: list(tensor.shape) for name, tensor in zip(INPUTS[part], given, strict=True)}
-        assert tuple(port.name for port in session.get_outputs()) == OUTPUTS[part]
-        made = session.run(None, {name: tensor.numpy() for name, tensor in zip(INPUTS[part], given, strict=True)})
+        assert ports == {name: list(tensor.shape) for name, tensor in zip(names.inputs, given, strict=True)}
+        assert tuple(port.name for port in session.get_outputs()) == names.outputs
+        made = session.run(None, {name: tensor.numpy() for name, tensor in zip(names.inputs, given, strict=True)})
         for ours, theirs in zip(made, expected[part], strict=True):
             np.testing.assert_allclose(ours, theirs, **TOLERANCE)
 

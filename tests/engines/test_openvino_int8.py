@@ -13,8 +13,9 @@ import torch
 from lorat_plugin import create_model
 from lorat_plugin.boxes import iou
 from lorat_plugin.cli.main import run
+from lorat_plugin.devices import sums_in_16_bits
 from lorat_plugin.engines import prepare
-from lorat_plugin.engines.graphs import OpenVINOEngine, cut_crops, sums_in_16_bits
+from lorat_plugin.engines.graphs import OpenVINOEngine, cut_crops
 from lorat_plugin.errors import InputError
 from lorat_plugin.models import load_pretrained
 from lorat_plugin.tracking import hann_window, peak
@@ -60,7 +61,7 @@ def write_clip(folder, frames, box=None):
 def test_boxes_on_other_crops_are_those_of_float32(trained, tmp_path, frames):
     engine = OpenVINOEngine(trained, "int8", calibration_tracks)
     write_clip(tmp_path / "clip", frames, (30, 20, 16, 16))
-    z, mask, x = map(torch.cat, zip(*cut_crops(trained, boxed_frames(tmp_path, 32)), strict=True))
+    z, mask, x, _ = map(torch.cat, zip(*cut_crops(trained, boxed_frames(tmp_path, 32)), strict=True))
     template = trained.encode_template(z, mask)
     assert len(x) == len(frames) - 1
     window = hann_window(trained.variant.search_grid)
@@ -76,7 +77,7 @@ def test_boxes_on_other_crops_are_those_of_float32(trained, tmp_path, frames):
 def test_it_is_made_the_same_each_time_and_leaves_the_network_alone(case, tmp_path, frames, monkeypatch):
     network = lively(case)
     write_clip(tmp_path / "images", frames)
-    z, mask, x = list(cut_crops(network, boxed_frames(tmp_path / "images", 32)))[1]
+    z, mask, x, _ = list(cut_crops(network, boxed_frames(tmp_path / "images", 32)))[1]
     template = network.encode_template(z, mask)
     monkeypatch.setenv(VARIABLE, str(tmp_path / "images"))
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}

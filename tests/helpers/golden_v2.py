@@ -1,4 +1,4 @@
-"""LoRATv2's golden data, which lies in the developers' folder: variants, and weights and images by their recipes."""
+"""LoRATv2's golden data: variants, and weights and images by the recipes in tests/golden/README.md."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
 from lorat_plugin.checkpoints.loading import load_checkpoint
 from lorat_plugin.network_v2 import LoRATv2Network
@@ -41,12 +42,40 @@ def variant_of(phase: str, geometry: str = "real", depth: int = 3) -> Variant:
     )
 
 
+def numbers_of(name: str) -> np.random.Generator:
+    """The generator of the numbers of a tensor."""
+    return np.random.Generator(np.random.PCG64([20251205, zlib.crc32(name.encode())]))
+
+
+def weight(name: str, shape: list[int]) -> torch.Tensor:
+    """A tensor of the golden models by its name in timm's or the official layout."""
+    n = numbers_of(name).standard_normal(shape)
+    if name.endswith(".lora.B"):
+        n *= 0.35 / shape[1] ** 0.5
+    elif name.endswith(".gamma"):
+        n = 0.5 + 0.1 * n
+    elif name.startswith("norm") or ".norm" in name:
+        n = 0.1 * n + name.endswith(".weight")
+    elif "type_embed" in name or name in ("pos_embed", "reg_token", "cls_token"):
+        n *= 0.5
+    elif name.endswith("bias"):
+        n *= 0.1
+    else:
+        n /= np.prod(shape[1:]) ** 0.5
+    return torch.from_numpy(n.astype(np.float32))
+
+
+def write_weights(folder: Path) -> None:
+    """Write the files that `network/tensors.json` lists: name -> tensor -> shape."""
+    for name, shapes in json.loads((folder / "network/tensors.json").read_text()).items():
+        save_file({n: weight(n, shape) for n, shape in shapes.items()}, folder / f"network/{name}.safetensors")
+
+
 def images(folder: Path, case: str) -> dict[str, torch.Tensor]:
     """Network inputs of a golden case: z, x0, x1 and the like, (B, 3, S, S) float32."""
     made = {}
     for name, entry in json.loads((folder / "network/cases.json").read_text())["cases"][case]["inputs"].items():
-        generator = np.random.Generator(np.random.PCG64([20251205, zlib.crc32(name.encode())]))
-        values = generator.integers(-64, 64, entry["shape"], dtype=np.int8)
+        values = numbers_of(name).integers(-64, 64, entry["shape"], dtype=np.int8)
         made[name.split(".", 1)[1]] = torch.from_numpy(values).float() / 32
     return made
 

@@ -14,7 +14,13 @@ from lorat_plugin.datasets.lmdb_build import build_lmdb
 from lorat_plugin.errors import InputError
 from lorat_plugin.training.config import TrainConfig, load_config
 from lorat_plugin.training.recipe import Batch, PairDataset, collate, make_loader
-from lorat_plugin.training.sources import Unreadable, open_named, training_source, validation_source
+from lorat_plugin.training.sources import (
+    Unreadable,
+    check_weights_rule,
+    open_named,
+    training_source,
+    validation_source,
+)
 from tests.helpers.datasets import LASOT_NAMES, WRITERS, write_clips, write_got10k
 
 NAMES = ("lasot", "got10k", "trackingnet", "coco")
@@ -169,6 +175,38 @@ def test_unreadable_files_up_to_the_limit() -> None:
 def test_the_got10k_protocol_names_what_it_refuses(changes: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         training_source(settings(protocol="got10k", **changes))
+
+
+@pytest.mark.parametrize(
+    ("trained", "message"),
+    [
+        ({"datasets": ["got10k:/data/got10k"], "protocol": "got10k"}, None),
+        (
+            {"datasets": ["got10k:/data/got10k", "lasot:/data/lasot"]},
+            r"first\.safetensors was trained with datasets lasot:",
+        ),
+        (
+            {"cutouts": "/data/mine", "init_from": "other"},
+            "trained with cutouts mine, init_from other; give the weights",
+        ),
+    ],
+)
+def test_the_got10k_protocol_asks_the_weights_of_phase_one(trained: dict[str, object], message: str | None) -> None:
+    config = settings(variant="lorat2_b_378", protocol="got10k", datasets=["got10k"], init_from="first.safetensors")
+    header = {"recipe": settings(variant="lorat2_b_224", **trained).portable()}
+    if message is None:
+        check_weights_rule(config, header)
+    else:
+        with pytest.raises(InputError, match=message):
+            check_weights_rule(config, header)
+        check_weights_rule(settings(variant="lorat2_b_378", init_from="first.safetensors"), header)
+
+
+def test_weights_that_say_nothing_of_their_data_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    config = settings(variant="lorat2_b_378", protocol="got10k", datasets=["got10k"], init_from="first.safetensors")
+    for header in ({}, {"recipe": "adam"}, {"recipe": "[]"}):
+        check_weights_rule(config, header)
+    assert caplog.text.count("first.safetensors does not say on what data it was trained") == 3
 
 
 def test_the_got10k_protocol_allows_got10k(got10k: str) -> None:
