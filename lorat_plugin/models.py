@@ -63,7 +63,7 @@ def load_pretrained(
     if variant is None and weights is None and is_weights(model):
         return load_checkpoint(model, None, backbone, phase1, merge)
     variant = variant or get_variant(model)
-    source = weights or bundled_weights(variant)
+    source = bundled_weights(variant) if weights is None else weights
     if source is None:
         raise CheckpointError(f"{variant.name} has no bundled weights: give its file by weights= (--weights)")
     return load_checkpoint(source, variant, backbone, phase1, merge)
@@ -86,5 +86,5 @@ def bundled_weights(variant: Variant) -> Path | None:
 def weights_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of `LoRATTracker.from_pretrained` with the file of bundled weights, where these are what they name."""
     variant = find_variant(str(options.get("model", "lorat_tiny")))
-    bundled = None if options.get("weights") or variant is None else bundled_weights(variant)
+    bundled = None if options.get("weights") is not None or variant is None else bundled_weights(variant)
     return dict(options) if bundled is None else {**options, "weights": bundled}

@@ -36,8 +36,8 @@ KEY = "presence"  # in the header of a weights file
 
 def check_threshold(absent_below: float) -> float:
     """The threshold itself if it is in [0, 1); else InputError says what to do."""
-    if not 0 <= absent_below < 1:
-        raise InputError(f"absent_below is {absent_below}: give a score from 0 (never absent) to below 1, e.g. 0.5")
+    if isinstance(absent_below, str) or not 0 <= absent_below < 1:
+        raise InputError(f"absent_below is {absent_below!r}: give a score from 0 (never absent) to below 1, e.g. 0.5")
     return absent_below
 
 

@@ -85,8 +85,8 @@ class TrackerSettings:
             model = _absolute("--model", model)
         elif bundled_weights(get_variant(model)) is None:
             raise InputError(f"{model} has no bundled weights: give its file by --weights")
-        weights = self.weights and _absolute("--weights", self.weights)
-        backbone = self.backbone and _absolute("--backbone", self.backbone)
+        weights = None if self.weights is None else _absolute("--weights", self.weights)
+        backbone = None if self.backbone is None else _absolute("--backbone", self.backbone)
         return replace(self, model=model, weights=weights, backbone=backbone)
 
     def network(self) -> LoRATNetwork:
@@ -104,8 +104,8 @@ class TrackerSettings:
 def _absolute(option: str, source: str) -> str:
     from lorat_plugin.checkpoints.layouts import SUFFIXES
 
-    if Path(source).exists():
+    if source and Path(source).exists():  # Path("") is the current folder
         return str(Path(source).absolute())
     if "/" not in source or source.endswith(SUFFIXES):
-        raise InputError(f"{option} {source} does not exist: give a file, an adapter folder or a hub id")
+        raise InputError(f"{option} '{source}' does not exist: give a file, an adapter folder or a hub id")
     return source  # a hub id

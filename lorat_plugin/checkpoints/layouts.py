@@ -253,7 +253,7 @@ _SHARD = re.compile(r"-\d+-of-\d+(\.\w+)$")
 
 def locate(source: str | Path) -> Path:
     """A file or folder, fetched from the hub if it is an id. Honours the hub's cache and offline variables."""
-    if (path := Path(source)).exists():
+    if str(source) and (path := Path(source)).exists():  # Path("") is the current folder
         return path
     match = HUB_ID.fullmatch(str(source))
     if not match or str(source).endswith(SUFFIXES):

@@ -43,7 +43,7 @@ class CocoReader:
             boxes: dict[int, list[Any]] = defaultdict(list)
             for annotation in content["annotations"]:
                 if not annotation.get("iscrowd", 0):
-                    boxes[annotation["image_id"]].append(annotation["bbox"])
+                    boxes[annotation["image_id"]].append(annotation.get("bbox"))
             counts = Counter(image["id"] for image in content["images"])
             if stray := [number for number in boxes if number not in counts]:
                 yield Entry(self.name, partial(_refuse, store.shown(path), "of annotations are of no image", stray))
@@ -68,7 +68,7 @@ class CocoReader:
                 f"{store.shown(frames.key(0))}: is missing, but listed in {path}; extract the images again"
             )
         try:
-            boxes = xywh_to_xyxy(np.array(boxes_xywh, np.float64).reshape(-1, 1, 4))
+            boxes = xywh_to_xyxy(np.array(boxes_xywh, np.float64).reshape(len(boxes_xywh), 1, 4))
         except (ValueError, TypeError, OverflowError) as error:
             raise InputError(
                 f"{store.shown(path)}: image {name} has a box without 4 numbers ({error!r:.80}); restore it"

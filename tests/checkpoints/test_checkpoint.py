@@ -22,6 +22,8 @@ from lorat_plugin.checkpoints.saving import convert
 from lorat_plugin.errors import CheckpointError, InputError
 from lorat_plugin.models import load_pretrained
 from lorat_plugin.network import LoRATNetwork
+from lorat_plugin.settings import TrackerSettings
+from lorat_plugin.tracker import LoRATTracker
 from tests.helpers.small_variants import CASES, variant_of
 from tests.test_network import assert_equal, inputs
 
@@ -311,6 +313,16 @@ def test_models_without_weights_say_what_to_give():
         load_pretrained("lorat_b_224")
     with pytest.raises(InputError, match="unknown model 'lorat_q'"):
         load_pretrained("lorat_q")
+    with pytest.raises(CheckpointError, match="weights '' not found"):  # of a shell's variable that is not set
+        load_pretrained("lorat_tiny", "")
+    with pytest.raises(InputError, match="--weights '' does not exist"):
+        TrackerSettings(weights="").absolute()
+
+
+def test_options_of_another_type_get_a_sentence():
+    for options, says in (({"device": None}, "device 'None' cannot be"), ({"absent_below": "0.5"}, "is '0.5': give")):
+        with pytest.raises(InputError, match=says):
+            LoRATTracker.from_pretrained(**options)
 
 
 def test_hub_ids_come_from_the_offline_cache_with_their_checksum(tmp_path, tiny_weights, monkeypatch):

@@ -285,6 +285,19 @@ def test_coco_ids_without_a_partner_are_refused_and_found_by_the_check(tmp_path)
     assert len(open_dataset("coco", root)) == 3
 
 
+@pytest.mark.parametrize("box", ["missing", None, [], [1, 2, 3, 4, 5, 6, 7, 8]])  # a mask only; a polygon
+def test_coco_annotations_without_a_box_are_refused_and_named(tmp_path, box):
+    root = write_coco(tmp_path / "coco")
+    path = root / "annotations" / "instances_train2017.json"
+    content = json.loads(path.read_text())
+    content["annotations"][5] |= {"bbox": box, "segmentation": {"size": [90, 120], "counts": [5, 9, 10786]}}
+    if box == "missing":
+        del content["annotations"][5]["bbox"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"image 0+25\.jpg has a box without 4 numbers"):
+        open_dataset("coco", root)
+
+
 def resized(root: Path, scale: float, at: int = 5, count: int = 10) -> np.ndarray:
     """Write a GOT-10k sequence whose pictures, 160x120, change size at a frame; returns its boxes x, y, w, h."""
     home = root / "train" / "GOT-10k_Train_000001"
