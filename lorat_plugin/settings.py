@@ -107,5 +107,5 @@ def _absolute(option: str, source: str) -> str:
     if source and Path(source).exists():  # Path("") is the current folder
         return str(Path(source).absolute())
     if "/" not in source or source.endswith(SUFFIXES):
-        raise InputError(f"{option} '{source}' does not exist: give a file, an adapter folder or a hub id")
+        raise InputError(f"{option} {source or '(empty)'} does not exist: give a file, an adapter folder or a hub id")
     return source  # a hub id

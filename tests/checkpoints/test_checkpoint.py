@@ -315,7 +315,7 @@ def test_models_without_weights_say_what_to_give():
         load_pretrained("lorat_q")
     with pytest.raises(CheckpointError, match="weights '' not found"):  # of a shell's variable that is not set
         load_pretrained("lorat_tiny", "")
-    with pytest.raises(InputError, match="--weights '' does not exist"):
+    with pytest.raises(InputError, match=r"--weights \(empty\) does not exist"):
         TrackerSettings(weights="").absolute()
 
 

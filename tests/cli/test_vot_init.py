@@ -209,6 +209,8 @@ def test_other_folders_are_never_touched(place: Path) -> None:
         (["--sequences", "short"], "2 frames but 1 rows"),
         (["--sequences", "words"], "groundtruth.txt, line 2: '1,2,3' is not a box"),
         (["--sequences", "hidden"], "must be visible at first"),
+        (["--sequences", "outside"], "its first region 40.0000,2.0000,3.0000,4.0000 lies outside the frames of 40x40"),
+        (["--weights", ""], "--weights (empty) does not exist"),
         (["--weights", "nowhere.bin"], "--weights nowhere.bin does not exist"),
         (["--backbone", "nowhere.pth"], "--backbone nowhere.pth does not exist"),
         (["--model", "lorat_huge"], "lorat_huge"),
@@ -233,6 +235,7 @@ def test_bad_input_is_named_and_leaves_nothing(
     (place / "short" / "2.jpg").touch()
     write_clip(place / "words", ["1,2,3,4", "1,2,3"])
     write_clip(place / "hidden", ["0,0,0,0", "1,2,3,4"])
+    write_clip(place / "outside", ["40,2,3,4", "1,2,3,4"])
     for clip, second in [("late", ["0,0,0,0", "1,2,3,4"]), ("never", ["0,0,0,0", "0,0,0,0"])]:
         write_clip(place / clip, ["1,2,3,4", "1,2,3,4"])
         (place / clip / "groundtruth_b.txt").write_text("\n".join(second))

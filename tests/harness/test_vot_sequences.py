@@ -194,6 +194,12 @@ def test_a_sequence_in_the_toolkits_layout_without_its_frames_is_refused(tmp_pat
         (made / "sequence").write_text(text)
         with pytest.raises(InputError, match=words):
             find_sequences(made)
+    truth = (made / "groundtruth.txt").read_text()
+    (made / "groundtruth.txt").write_text("-9,2,9,4" + truth[truth.index("\n") :])
+    (made / "sequence").write_text(facts)
+    with pytest.raises(InputError, match="first region -9,2,9,4 lies outside the frames of 120x90 pixels"):
+        find_sequences(made)
+    (made / "groundtruth.txt").write_text(truth)
     (made / "sequence").write_text(facts.replace("color/%08d.jpg", "color") + "width=120\nheight=90\n")
     assert len(find_sequences(made)) == 1
     (made / "color" / "00000002.jpg").unlink()

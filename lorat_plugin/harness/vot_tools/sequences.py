@@ -159,7 +159,7 @@ def _read(home: Path, boxes: bool) -> VOTSequence:
     if (home / "sequence").is_file():
         deque(walk_files(home), maxlen=0)  # copying it would follow links in circles
         sequence = VOTSequence(home.name, (), _made_targets(home, files), home)
-        _check_made(home, len(sequence.all_present))
+        size = _check_made(home, len(sequence.all_present))
     else:
         frames, masks, inside = (
             tuple(list_images(folder)) if folder.is_dir() else () for folder in (home, home / "mask", home / "img")
@@ -174,14 +174,23 @@ def _read(home: Path, boxes: bool) -> VOTSequence:
         if len(kinds) != 1 or not kinds <= set(IMAGE_ENDINGS.values()):
             shown = ", ".join(sorted(kinds)) or "no"
             raise InputError(f"clip {home.name} has {shown} images: the toolkit needs all .jpg or all .png")
-        _one_size(home.name, frames)
-    if not any(target.present[0] for target in sequence.targets.values()):
+        size = _one_size(home.name, frames)
+    starts = [target.lines[0] for target in sequence.targets.values() if target.present[0]]
+    if not starts:
         raise InputError(f"clip {home.name}: no target has a region in frame 1: the target must be visible at first")
+    for line, (x, y, w, h) in zip(starts, parse_regions("\n".join(starts), home.name), strict=True):
+        if x + w <= 0 or y + h <= 0 or x >= size[0] or y >= size[1]:
+            raise InputError(
+                f"clip {home.name}: its first region {line:.40} lies outside the frames of {size[0]}x{size[1]} pixels"
+            )
     return sequence
 
 
-def _check_made(home: Path, rows: int) -> None:
-    """Raise InputError if frames of a sequence in the toolkit's layout are missing or do not fit what it says."""
+def _check_made(home: Path, rows: int) -> tuple[int, int]:
+    """Width and height of the frames of a sequence in the toolkit's layout, in pixels.
+
+    Raises InputError if frames are missing or do not fit what it says.
+    """
     lines = read_plain_text(home / "sequence").split("\n")
     facts = {key.strip(): value.strip() for key, _, value in (line.partition("=") for line in lines)}
     channels = [value for key, value in facts.items() if key.startswith("channels.")] or ["color/%08d.jpg"]
@@ -204,6 +213,7 @@ def _check_made(home: Path, rows: int) -> None:
                 f"{home / 'sequence'}: says {stated[0]}x{stated[1]} pixels, the frames are {size[0]}x{size[1]};"
                 " correct it"
             )
+    return size
 
 
 def _one_size(name: str, frames: Sequence[Path]) -> tuple[int, int]:
