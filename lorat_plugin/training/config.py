@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from typing_extensions import Doc
 
 from lorat_plugin.errors import InputError
@@ -24,6 +24,7 @@ Number = Annotated[int, Gt(0)]
 Amount = Annotated[float, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 Share = Annotated[float, Ge(0), Lt(1)]
+Chance = Annotated[float, Ge(0), Le(1)]
 Names = tuple[str, ...]
 
 PATHS = ["backbone", "init_from", "got10k_list", "cutouts", "photos", "clips", "clip_labels", "validation_clips"]
@@ -49,7 +50,7 @@ class TrainConfig:
     init_from: Annotated[str, Doc("Weights, or state of a run, that a new run starts from.")] = ""
     datasets: Annotated[Names, Doc("Data set; repeat for more. None: pairs made of the material.")] = ()
     dataset_weights: Annotated[tuple[float, ...], Doc("Shares of the data sets; empty: equal.")] = ()
-    dataset_share: Annotated[Amount, Doc("Of all pairs, where material is given too.")] = 1.0
+    dataset_share: Annotated[Chance, Doc("Of all pairs, where material is given too.")] = 1.0
     absent_share: Annotated[Share, Doc("Of pairs whose search region does not show the target.")] = 0.0
     got10k_list: Annotated[str, Doc("File that chooses sequences of GOT-10k, by number or name.")] = ""
     got10k_reading: Annotated[Literal["index", "name"], Doc("Numbers are list indices or names.")] = "index"
@@ -68,12 +69,12 @@ class TrainConfig:
     unreadable_limit: Annotated[Count, Doc("Files that may fail to decode; more stop the run.")] = 100
     scale_jitter: Annotated[Amount, Doc("Deviation of the log of the search crop's scale.")] = 0.25
     translation_jitter: Annotated[Amount, Doc("Largest shift of the search crop, in mean target sides.")] = 3.0
-    flip_chance: Annotated[Amount, Doc("Chance that a crop is mirrored.")] = 0.5
-    third_chance: Annotated[Amount, Doc("Share of pairs turned grey, solarised or blurred.")] = 1.0
+    flip_chance: Annotated[Chance, Doc("Chance that a crop is mirrored.")] = 0.5
+    third_chance: Annotated[Chance, Doc("Share of pairs turned grey, solarised or blurred.")] = 1.0
     eight_bit: Annotated[bool, Doc("8-bit colours: less time, a grey level beside float32.")] = False
     pairs_on: Annotated[Literal["worker", "device"], Doc("Where pixels of pairs are made.")] = "worker"
     bank_gb: Annotated[Amount, Doc("Device memory for decoded frames, GB (10^9); 0: none.")] = 0.0
-    seed: Annotated[Count, Doc("Seed of pairs and start values.")] = 42
+    seed: Annotated[int, Ge(0), Lt(2**63), Doc("Seed of pairs and start values.")] = 42
     steps: Annotated[Number, Doc("Updates in all.")] = 174_080
     batch_size: Annotated[Number, Doc("Pairs in an update, over all processes.")] = 128
     micro_batch: Annotated[Count, Doc("Pairs through the network at once; 0: all.")] = 0
@@ -146,11 +147,9 @@ def load_config(recipe: str, overrides: Mapping[str, Any] | None = None) -> Trai
         raise InputError(f"recipe {recipe} must hold `name: value` lines")
     values |= overrides or {}
     values = {RENAMED.get(k, k): v for k, v in values.items() if v is not None}  # `name:` without a value: the default
-    unknown = sorted(set(values) - set(TrainConfig.__dataclass_fields__))
-    if unknown:
-        raise InputError(
-            f"recipe {recipe}: unknown setting {unknown[0]!r}; known are {sorted(TrainConfig.__dataclass_fields__)}"
-        )
+    known = sorted(field.name for field in fields(TrainConfig))
+    if unknown := sorted(set(values) - set(known)):
+        raise InputError(f"recipe {recipe}: unknown setting {unknown[0]!r}; known are {', '.join(known)}")
     return _validated(values)
 
 
@@ -168,6 +167,9 @@ def _validated(values: dict[str, Any]) -> TrainConfig:
         raise InputError(_sentence(error)) from error
     if config.bank_gb and config.pairs_on != "device":
         raise InputError(f"bank_gb {config.bank_gb:g} is for pairs_on device; set that too, or bank_gb to 0")
+    for name, owner in (("got10k_list", "datasets"), ("clip_labels", "clips")):
+        if getattr(config, name) and not getattr(config, owner):
+            raise InputError(f"{name} is for {owner}, of which the run has none: name them, or leave it out")
     if not config.datasets and config.object_weight + config.patch_weight + config.clip_weight <= 0:
         raise InputError("object_weight, patch_weight and clip_weight are all 0; one source of pairs is needed")
     return config
@@ -179,7 +181,7 @@ def _sentence(error: ValidationError) -> str:
     name, limits = str(first["loc"][0]), first.get("ctx", {})
     type_name = type(getattr(TrainConfig, name)).__name__
     wanted = {"bool": "true or false", "tuple": "a list"}.get(type_name, type_name)
-    for key, words in (("gt", "above"), ("ge", "at least"), ("lt", "below")):
+    for key, words in (("gt", "above"), ("ge", "at least"), ("lt", "below"), ("le", "at most")):
         if key in limits:
             wanted = f"{words} {limits[key]:g}"
     if first["type"] == "literal_error":

@@ -61,7 +61,7 @@ def test_saved_config_is_a_recipe(tmp_path: Path) -> None:
     [
         ("nonsense", {}, "unknown recipe 'nonsense'"),
         ("absent.yaml", {}, "absent.yaml is no file"),
-        ("tiny", {"stepz": 3}, "unknown setting 'stepz'"),
+        ("tiny", {"stepz": 3}, "unknown setting 'stepz'; known are absent_share, adapter, "),
         ("tiny", {"steps": "many"}, "steps must be int"),
         ("tiny", {"steps": 2.5}, "steps must be int"),
         ("tiny", {"steps": 0}, "steps must be above 0"),
@@ -70,6 +70,11 @@ def test_saved_config_is_a_recipe(tmp_path: Path) -> None:
         ("tiny", {"datasets": 5}, "datasets must be a list"),
         ("tiny", {"precision": "fp8"}, "precision must be one of 'auto', 'fp32', 'bf16', 'fp16'; got 'fp8'"),
         ("tiny", {"weight_decay": -1}, "weight_decay must be at least 0"),
+        ("tiny", {"flip_chance": 50}, "flip_chance must be at most 1; got 50"),
+        ("tiny", {"dataset_share": 1.5}, "dataset_share must be at most 1; got 1.5"),
+        ("tiny", {"seed": 2**64}, "seed must be below"),
+        ("tiny", {"got10k_list": "list.txt"}, "got10k_list is for datasets, of which the run has none"),
+        ("tiny", {"clip_labels": "more"}, "clip_labels is for clips, of which the run has none"),
         ("tiny", {"object_weight": 0, "patch_weight": 0, "clip_weight": 0}, "one source of pairs"),
     ],
 )
