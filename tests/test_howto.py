@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -88,19 +89,20 @@ def test_train_example_trains(workplace):
 
 
 @pytest.mark.slow
-def test_both_phases_of_lorat2_train_by_the_protocol(workplace):
+def test_both_phases_of_lorat2_train_by_the_protocol(workplace, monkeypatch):
     """The commands of the page, with small variants, few updates and made data."""
+    monkeypatch.setenv("LORAT_DATA", str(workplace))
+    monkeypatch.setenv("LORAT_CACHE", str(workplace / "cache"))
     write_got10k(workplace / "got10k")
+    shutil.copytree(workplace / "got10k/train", workplace / "got10k/val")
     settings = ("batch_size=2", "validate_every=2", "validation_pairs=2", "checkpoint_every=2", "epoch_size=4")
     extra = ["--backbone", "random", "--steps", "2", "--workers", "0", *(f"--set={s}" for s in settings)]
-    commands = lines("howto/lorat2.md", "lorat train --recipe paper2_p1_got10k")
-    commands += lines("howto/lorat2.md", "lorat train --recipe paper2_p2_got10k")
-    first, second = (f"--variant {v.name}" for v in (small_lorat2("p1", "small"), small_lorat2("p2", "small")))
-    for phase, command, variant in ((1, commands[0], first), (2, commands[1], second)):
-        register_variant(small_lorat2(f"p{phase}", "small"))
-        line = command.replace("got10k:FOLDER", "got10k:got10k").replace("lorat2_b_224", first.split()[1])
-        assert run([*shlex.split(f"{line} {variant}")[1:], *extra]) == 0
-    tracker = LoRATTracker.from_pretrained(f"phase2_got10k/{second.split()[1]}.safetensors", device="cpu")
+    first, second = small_lorat2("p1", "small"), small_lorat2("p2", "small")
+    for variant, recipe in ((first, "paper2_p1_got10k"), (second, "paper2_p2_got10k")):
+        register_variant(variant)
+        line = lines("howto/lorat2.md", f"lorat train --recipe {recipe}")[0].replace("lorat2_b_224", first.name)
+        assert run([*shlex.split(line)[1:], "--variant", variant.name, *extra]) == 0
+    tracker = LoRATTracker.from_pretrained(f"phase2_got10k/{second.name}.safetensors", device="cpu")
     frame = np.zeros((120, 160, 3), np.uint8)
     tracker.init(frame, [40, 40, 30, 30])
     assert tracker.update(frame).box.shape == (4,)

@@ -135,9 +135,7 @@ def compare(network: LoRATNetwork, graphs: Mapping[Part, Run], crops: Crops, bat
                 differences[name] = max(former, float(np.abs(ours - theirs).max()))
                 if not np.allclose(ours, theirs, rtol=TOLERANCE, atol=TOLERANCE):
                     gap = differences[name]
-                    raise RuntimeError(
-                        f"{name} of the exported model differs from the network's by {gap:.2g}: nothing written"
-                    )
+                    raise RuntimeError(f"{name} of the exported model differs by {gap:.2g}: nothing written")
     return differences
 
 

@@ -63,6 +63,8 @@ class _Autocast:
     def __init__(self, engine: Engine, autocast: torch.autocast) -> None:
         self.variant = engine.variant
         self.encode_template, self.predict = autocast(engine.encode_template), autocast(engine.predict)
+        if engine.variant.reference_size:
+            self.encode_reference = autocast(engine.encode_reference)  # type: ignore[attr-defined]
 
 
 def benchmark_model(
@@ -144,14 +146,21 @@ def count(variant: Variant) -> dict[str, int]:
     """Parameters of a network, and multiply-accumulates of one `predict`; of a template, once for each target."""
     with torch.device("meta"), torch.inference_mode():
         network = make_network(variant).eval()
-        template = network.encode_template(
-            torch.empty(1, 3, variant.template_size, variant.template_size),
-            torch.zeros(1, variant.template_grid, variant.template_grid, dtype=torch.int64),
-        )
+        memory = encoded(network, 1, torch.device("meta"))
         with FlopCounterMode(display=False) as counter:
-            network.predict([template], torch.empty(1, 3, variant.search_size, variant.search_size))
+            network.predict([memory], torch.empty(1, 3, variant.search_size, variant.search_size))
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return {"parameters": parameters, "multiply-accumulates": counter.get_total_flops() // 2}
+
+
+@torch.inference_mode()
+def encoded(engine: Any, batch: int, device: torch.device) -> Any:
+    """An engine's memory of targets, with a reference where its variant has one."""
+    v = engine.variant
+    z, reference = (torch.randn(batch, 3, side, side, device=device) for side in (v.template_size, v.reference_size))
+    mask = torch.ones(batch, v.template_grid, v.template_grid, dtype=torch.int64, device=device)
+    memory = engine.encode_template(z, mask)
+    return engine.encode_reference(memory, reference) if v.reference_size else memory
 
 
 def player(variant: Variant, batch: int, setup: Setup) -> Callable[[], float]:
@@ -161,11 +170,9 @@ def player(variant: Variant, batch: int, setup: Setup) -> Callable[[], float]:
     Raises InputError if the device's memory is too small.
     """
     engine, device = setup.make(variant)
-    z, x = (torch.randn(batch, 3, side, side, device=device) for side in (variant.template_size, variant.search_size))
-    mask = torch.ones(batch, variant.template_grid, variant.template_grid, dtype=torch.int64, device=device)
-    with torch.inference_mode():
-        template = engine.encode_template(z, mask)
-    return timed(lambda: engine.predict([template], x), device, f"{variant.name}, batch {batch}, {setup}")
+    x = torch.randn(batch, 3, variant.search_size, variant.search_size, device=device)
+    memory = encoded(engine, batch, device)
+    return timed(lambda: engine.predict([memory], x), device, f"{variant.name}, batch {batch}, {setup}")
 
 
 def timed(call: Callable[[], object], device: torch.device, shown: str) -> Callable[[], float]:

@@ -13,9 +13,10 @@ from lorat_plugin.cli.main import run
 from lorat_plugin.errors import InputError
 from lorat_plugin.models import create_model
 from lorat_plugin.speed import model as speed
-from lorat_plugin.speed.model import PRODUCT, Setup, benchmark_model, count, find_setups, memory_of
+from lorat_plugin.speed.model import PRODUCT, Setup, benchmark_model, count, encoded, find_setups, memory_of
 from lorat_plugin.speed.rounds import SpeedTrial, in_process
 from lorat_plugin.variants import Variant, get_variant
+from tests.helpers.golden_v2 import variant_of
 
 SMALL = replace(get_variant("lorat_tiny"), name="speed", dim=64, depth=1, heads=1, ffn_dim=128)
 
@@ -34,6 +35,16 @@ def test_counts_are_those_of_the_arithmetic(variant: Variant) -> None:
     counts = count(variant)
     assert counts["multiply-accumulates"] == variant.depth * block + patches + head
     assert counts["parameters"] == sum(p.numel() for p in create_model(variant).parameters())
+
+
+def test_a_phase_two_is_counted_with_its_reference() -> None:
+    variant = variant_of("p2", "small")
+    kept, cells, dim = 4 + 4**2 + 6**2, 9**2, variant.dim  # tokens of registers, template and reference; of the search
+    block = cells * 12 * dim**2 + 2 * cells * (kept + cells) * dim
+    macs = variant.depth * block + cells * 3 * 14**2 * dim + cells * (4 * dim**2 + 5 * dim)
+    assert count(variant)["multiply-accumulates"] == macs
+    engine, _ = Setup("fused", "fp32", "cpu").make(variant)
+    assert encoded(engine, 2, torch.device("cpu")).shape == (2, 3, 2, 4, kept, 16)
 
 
 def test_each_engine_takes_part_with_the_precisions_that_it_has() -> None:
