@@ -8,9 +8,18 @@ from typing import NamedTuple
 
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import read_plain_text, whole_file, whole_folder
-from lorat_plugin.interchange import text
 from lorat_plugin.interchange.cvat import read_cvat, write_cvat
 from lorat_plugin.interchange.json_formats import read_coco, read_label_studio, write_coco, write_label_studio
+from lorat_plugin.interchange.text import (
+    is_yolo,
+    read_got10k,
+    read_json_lines,
+    read_mot,
+    read_yolo,
+    write_got10k,
+    write_mot,
+    write_yolo,
+)
 from lorat_plugin.interchange.tracks import Tracks, VideoInfo, read_json
 
 
@@ -23,12 +32,12 @@ class TrackFormat(NamedTuple):
 
 
 FORMATS = {
-    "mot": TrackFormat("track_mot.txt", text.write_mot, text.read_mot),
+    "mot": TrackFormat("track_mot.txt", write_mot, read_mot),
     "coco": TrackFormat("track_coco.json", write_coco, read_coco),
     "cvat": TrackFormat("track_cvat.xml", write_cvat, read_cvat),
     "labelstudio": TrackFormat("track_labelstudio.json", write_label_studio, read_label_studio),
-    "yolo": TrackFormat("track_yolo", text.write_yolo, text.read_yolo),
-    "got10k": TrackFormat("track_got10k", text.write_got10k, text.read_got10k),
+    "yolo": TrackFormat("track_yolo", write_yolo, read_yolo),
+    "got10k": TrackFormat("track_got10k", write_got10k, read_got10k),
 }
 
 
@@ -49,16 +58,16 @@ def read_tracks(path: Path, video: VideoInfo) -> Tracks:
     """
     suffix = path.suffix.lower()
     if path.is_dir():
-        read = text.read_yolo if text.is_yolo(path) else text.read_got10k
+        read = read_yolo if is_yolo(path) else read_got10k
     elif suffix == ".json":
         content = read_json(path)
         is_task = isinstance(content, dict) and "data" in content
         read = read_label_studio if is_task or isinstance(content, list) else read_coco
     elif suffix == ".txt":
         first = read_plain_text(path).lstrip().partition("\n")[0]
-        read = text.read_mot if first.count(",") >= 5 else text.read_got10k
+        read = read_mot if first.count(",") >= 5 else read_got10k
     elif suffix in (".xml", ".jsonl"):
-        read = read_cvat if suffix == ".xml" else text.read_json_lines
+        read = read_cvat if suffix == ".xml" else read_json_lines
     else:
         raise InputError(
             f"{path}: is no file of tracks: give .txt, .json, .jsonl, .xml, or a folder of texts; unpack archives"
