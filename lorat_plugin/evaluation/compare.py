@@ -92,12 +92,10 @@ def choose_contestants(
 ) -> list[Contestant]:
     """Make the trackers that a user names.
 
-    Args:
-        specs: each "LoRAT", a key of `BASELINES`, "module:Class" (the toolkit's interface; the working folder can be
-            imported from, the class is called without arguments), or "NAME=FOLDER" of raw results.
-        create_lorat: makes LoRAT's run, of one sequence at a time; called last, as it takes longest.
-        models: as for `create_baseline`.
-    Raises InputError for a name that means nothing, a tracker that cannot be made, or two of one name.
+    Each spec is "LoRAT", a key of `BASELINES`, "module:Class" (the toolkit's interface; the working folder can be
+    imported from, the class is called without arguments), or "NAME=FOLDER" of raw results. `create_lorat` makes LoRAT's
+    run, of one sequence at a time; it is called last, as it takes longest. Raises InputError for a name that means
+    nothing, a tracker that cannot be made, or two of one name.
     """
     contestants = []
     for spec in specs:

@@ -109,13 +109,11 @@ def fit_lengths(
     """Find the frames of which all raw results have a row, whatever the number of their rows.
 
     Rows beyond the last frame do not count. 349 rows of OTB's Tiger1 begin at its sixth frame, where pytracking and
-    official LoRAT start. Other files that end early are taken to begin at the first frame.
-
-    Args:
-        protocol: those in `PADDING` count frames without a row as failures; by the others they are left out.
-        partial: leave out sequences without a result, in place of an error.
-    Returns the benchmark with these frames only, the results with their `spans`, and a sentence for each difference.
-    Raises InputError if files are missing or damaged, have one row only, or end early on LaSOT by one of `PADDING`.
+    official LoRAT start. Other files that end early are taken to begin at the first frame; protocols in `PADDING` count
+    frames without a row as failures, by the others they are left out, and with `partial` so are sequences without a
+    result. Returns the benchmark with these frames only, the results with their `spans`, and a sentence for each
+    difference. Raises InputError if files are missing or damaged, have one row only, or end early on LaSOT by one of
+    `PADDING`.
     """
     notes = []
     absent = [s.name for s in benchmark.sequences if not all(files.has(s.name) for files in results)]

@@ -80,15 +80,11 @@ def open_benchmark(
 
     A frame that is there but cannot be decoded is found when it is read. A sequence of one frame is taken, except as a
     clip and where the toolkit reads: a tracker has nothing to do on it, and it is refused when scores are asked for.
-
-    Args:
-        root: its folder; None as in `dataset_root` (LORAT_<NAME>_ROOT, LORAT_DATA, the settings).
-        subset: such as "val"; None for the first in `BENCHMARKS`.
-        sequences: names of those to open, in the order of the data set (of LaSOT and its extension: as given); None
-            for all. Fewer sequences on disk than were published are told in a warning.
-        skip: names of sequences to leave out; their files are not looked at.
-    Raises InputError, one sentence, for an unknown name, subset or sequence, another layout, an LMDB, annotation rows
-    that do not match the frames, a missing frame, or a first frame without a box; it names all sequences that are bad.
+    `root` is the folder, None as in `dataset_root`; `subset` None is the first in `BENCHMARKS`; `sequences` are those
+    to open, in the order of the data set (of LaSOT and its extension: as given), and files of those in `skip` are not
+    looked at. Raises InputError, one sentence that names all bad sequences, for an unknown name, subset or sequence,
+    another layout, an LMDB, annotation rows that do not match the frames, a missing frame, or a first frame without a
+    box.
     """
     if name not in BENCHMARKS:
         raise InputError(f"unknown benchmark '{name}': use one of {', '.join(BENCHMARKS)}")

@@ -68,14 +68,11 @@ def write_report(
 ) -> dict[str, Figure]:
     """Write the page; it needs neither the network nor another file.
 
-    Args:
-        scores: of each tracker by one protocol; the first is the one that the page is about.
-        files: by tracker its results, whose boxes are drawn on the frames of the worst sequences.
-        notes: by tracker the folder of its run.json and confidences; either may be absent.
-        worst: number of sequences, those of the first tracker's lowest AUC, to show with pictures.
-        remarks: sentences about the results, below the scores.
-    Returns the page's plots by title. Raises InputError for two trackers of one name, different protocols, damaged
-    notes, a frame that cannot be read, or if the page cannot be written.
+    `scores` are of trackers by one protocol; the page is about the first, and shows its `worst` sequences of lowest AUC
+    with pictures. By tracker `files` are its results and `notes` the folder of its run.json and confidences, which may
+    be absent; `remarks` are sentences below the scores. Returns the page's plots by title. Raises InputError for two
+    trackers of one name, different protocols, damaged notes, a frame that cannot be read, or if the page cannot be
+    written.
     """
     check_names([score.tracker for score in scores])
     if len({(score.benchmark, score.protocol) for score in scores}) != 1:
@@ -254,9 +251,7 @@ def choose_frames(overlaps: np.ndarray, count: int = 8) -> list[int]:
 
 
 def draw_strip(
-    sequence: VideoSequence,
-    tracked: Sequence[tuple[np.ndarray, tuple[int, int, int]]],
-    numbers: Sequence[int],
+    sequence: VideoSequence, tracked: Sequence[tuple[np.ndarray, tuple[int, int, int]]], numbers: Sequence[int]
 ) -> list[tuple[int, bytes]]:
     """Draw frames, by number, with the truth in white and boxes in their colours, at most 400 x 200 pixels each.
 

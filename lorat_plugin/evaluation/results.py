@@ -143,12 +143,10 @@ class ResultFiles:
         return (self.records or self.folder) / f"{sequence}.json"
 
     def write(self, sequence: str, runs: Sequence[np.ndarray], times: np.ndarray) -> None:
-        """Write the boxes of every run through a sequence, and times.
+        """Write the boxes of every run through a sequence, and times; InputError if a file cannot be written.
 
-        Args:
-            runs: each (N, 4) float64 x, y, w, h, pixels counted from 0. The first row is the given box.
-            times: (N, runs) float64 seconds; zeros mean that speed was not measured, and the toolkits ignore them.
-        Raises InputError if a file cannot be written.
+        Each run is (N, 4) float64 x, y, w, h, pixels counted from 0, the first row the given box. Times are (N, runs)
+        float64 seconds; zeros mean that speed was not measured, and the toolkits ignore them.
         """
         form = FORMATS[self.layout]
         save_rows(self.times_path(sequence), times, "%.8f" if form.delimiter == "," else "%f", form.delimiter)

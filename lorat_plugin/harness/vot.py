@@ -117,13 +117,11 @@ def load_tracker(settings: TrackerSettings, masks: str | None = None) -> Sequenc
 def region_to_box(region: Any) -> np.ndarray | None:
     """The upright box around a region as the python protocol encodes it.
 
-    Args:
-        region: rectangle, a tuple x, y, w, h; polygon, a list of (x, y) points; or mask, an (H, W) array, not 0 inside.
-            Points that are all whole numbers count as pixels, whose far edges belong to the box: so the toolkit hands
-            over a mask with `convert = rectangle`, which makes plain rectangles of polygons.
-    Returns (4,) float64 x, y, w, h in frame pixels; None for an empty region: a mask without pixels, a rectangle whose
-    sides are not above 0, or points that all coincide (so the toolkit converts an empty mask). Raises InputError for
-    anything else.
+    That is a rectangle, a tuple x, y, w, h; a polygon, a list of (x, y) points; or a mask, an (H, W) array, not 0
+    inside. Points that are all whole numbers count as pixels, whose far edges belong to the box: so the toolkit hands
+    over a mask with `convert = rectangle`, which makes plain rectangles of polygons. Returns (4,) float64 x, y, w, h in
+    frame pixels; None for an empty region: a mask without pixels, a rectangle whose sides are not above 0, or points
+    that all coincide (so the toolkit converts an empty mask). Raises InputError for anything else.
     """
     if isinstance(region, np.ndarray) and region.ndim == 2:
         rows, columns = np.nonzero(region)

@@ -67,8 +67,12 @@ def boxed_frames(source: str | Path | None, crops: int) -> list[BoxedFrames]:
     first ones, with a box in the middle of the first; of None the package's clips. Raises InputError for a source that
     cannot be read, or has no two frames with a target.
     """
+    tracks: list[BoxedFrames] = []
     if source is None:
-        return _bundled(crops)
+        for images, boxes in map(read_demo_clip, CLIPS):
+            chosen = _spread(len(images), -(-crops // len(CLIPS)) + 1)
+            tracks.append(([images[i] for i in chosen], boxes[chosen]))
+        return tracks
     source = Path(source)
     folders = [source, source / "val", *(source.iterdir() if source.is_dir() else ())]
     if not any((folder / "groundtruth.txt").is_file() or (folder / "list.txt").is_file() for folder in folders):
@@ -78,7 +82,6 @@ def boxed_frames(source: str | Path | None, crops: int) -> list[BoxedFrames]:
             raise InputError(f"{source}: needs two frames with a target; name clips with more frames")
         height, width = frames[0].shape[:2]
         return [(frames, np.array([[width / 3, height / 3, width / 3, height / 3]]))]
-    tracks: list[BoxedFrames] = []
     clips = [clip for clip in find_clips(source) if clip.present.sum() > 1]
     pairs = -(-crops // max(min(len(clips), crops), 1))
     for clip in clips[:: max(1, len(clips) // crops)][:crops]:
@@ -88,14 +91,6 @@ def boxed_frames(source: str | Path | None, crops: int) -> list[BoxedFrames]:
         tracks.append((map(read_image, [clip.frames[i] for i in chosen]), clip.boxes[chosen]))
     if not tracks:
         raise InputError(f"{source}: no clip with two boxes; name another folder")
-    return tracks
-
-
-def _bundled(crops: int) -> list[BoxedFrames]:
-    tracks: list[BoxedFrames] = []
-    for frames, boxes in map(read_demo_clip, CLIPS):
-        chosen = _spread(len(frames), -(-crops // len(CLIPS)) + 1)
-        tracks.append(([frames[i] for i in chosen], boxes[chosen]))
     return tracks
 
 

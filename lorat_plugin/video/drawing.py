@@ -29,12 +29,10 @@ def object_colour(number: int) -> tuple[int, int, int]:
 def outline_boxes(
     image: np.ndarray, boxes: Iterable[tuple[np.ndarray, tuple[int, int, int]]], line: int, zoom: float = 1.0
 ) -> None:
-    """Draw boxes as coloured lines, `line` pixels wide, between black ones, to be seen on any ground.
+    """Draw boxes on an (H, W, 3) uint8 RGB image as coloured lines between black ones, to be seen on any ground.
 
-    Args:
-        image: (H, W, 3) uint8 RGB; it is drawn on.
-        boxes: pairs of x, y, w, h (4,) and an RGB colour. A box that is not finite or has no area is left out.
-        line, zoom: width in pixels of the image, and pixels of the image for a pixel of the boxes.
+    `boxes` are pairs of x, y, w, h (4,) and an RGB colour; one that is not finite or has no area is left out. Lines are
+    `line` pixels wide; a pixel of the boxes is `zoom` pixels of the image.
     """
     corners = []
     for box, colour in boxes:
@@ -54,12 +52,9 @@ def to_detections(
 ) -> supervision.Detections:
     """One frame's results as `supervision.Detections`, for its annotators and tools; absent objects are left out.
 
-    Args:
-        results: id -> result, as `MultiObjectTracker.update` returns it; of `LoRATTracker`, `{0: result}`.
-        labels: id -> what the object is; "object" for those left out.
-        masks: id -> (H, W) bool, for all objects or none.
-    Returns detections with xyxy in pixels, confidence, tracker_id, class_id (the label's index among the labels) and
-    class_name.
+    `results` are by id, as `MultiObjectTracker.update` returns them, of `LoRATTracker` `{0: result}`; `labels` id ->
+    what the object is, else "object"; `masks` id -> (H, W) bool, for all objects or none. Returns detections with xyxy
+    in pixels, confidence, tracker_id, class_id (the label's index among the labels) and class_name.
     """
     import supervision
 
@@ -85,11 +80,9 @@ def draw_results(
 ) -> np.ndarray:
     """Draw each object's box, label and score, and its mask as a veil with an outline, by supervision's annotators.
 
-    Args:
-        image: (H, W, 3) uint8 RGB; it is not changed.
-        results, masks: id -> result, whose box is left out if it is not finite; id -> (H, W) bool, for all or some.
-        names: id -> label, the id itself for those left out.
-    Returns a (k H, k W, 3) uint8 RGB picture, k >= 1 an integer: frames with a side below 360 pixels are enlarged.
+    `image` is (H, W, 3) uint8 RGB and is not changed; `results` are by id, left out where the box is not finite;
+    `masks` id -> (H, W) bool, for all or some; `names` id -> label, else the id. Returns a (k H, k W, 3) uint8 RGB
+    picture, k >= 1 an integer: frames with a side below 360 pixels are enlarged.
     """
     import supervision
 

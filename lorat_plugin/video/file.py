@@ -113,13 +113,7 @@ class VideoFile:
             self._name_damaged()
 
     def _decode(
-        self,
-        container: InputContainer,
-        stream: VideoStream,
-        threads: int,
-        start: int,
-        end: int | None,
-        following: int,
+        self, container: InputContainer, stream: VideoStream, threads: int, start: int, end: int | None, following: int
     ) -> Iterator[Frame]:
         """The pictures from number `following` on; raises _Damaged at damage unless there is one thread."""
         context = stream.codec_context
@@ -162,13 +156,7 @@ class VideoFile:
             self._check_end(container, stream, packets, reached, given, count - given)
 
     def _check_end(
-        self,
-        container: InputContainer,
-        stream: VideoStream,
-        packets: int,
-        reached: float,
-        count: int,
-        damaged: int,
+        self, container: InputContainer, stream: VideoStream, packets: int, reached: float, count: int, damaged: int
     ) -> None:
         """Raise Incomplete if the file states more pictures than it has: `count`, and `damaged` ones behind them."""
         missing = 0

@@ -40,19 +40,13 @@ class SourceClosed(Exception):
 class FrameSource:
     """The frames of one source, decoded in a thread. Use it in a `with` block and iterate once.
 
-    Attributes:
-        name: short name of the source, fit for a folder's name.
-        length: number of frames to expect, or None if unknown (cameras, streams, some videos); for videos an estimate
-            from the duration.
-        fps: frames per second that the source states, or None if unknown.
-        live: only the newest frame is kept; `Frame.number` counts the dropped ones too.
-        mean_fps: frames per second by the times of the first and last frame; `fps` until the last is decoded.
-        missing: number of frames that a file states and lacks at its end; 0 until the last is decoded.
-        damaged: numbers of the frames of a file so far that cannot be decoded and are left out.
-        closed: whether a live source has ended by itself: it was switched off, or sends nothing more.
-
-    Iterating raises InputError for a frame that cannot be read or, with `one_size`, that has another size than the
-    frames before.
+    Fields: name, short, fit for a folder's name; length, number of frames to expect, None if unknown (cameras, streams,
+    some videos), for videos an estimate from the duration; fps, frames per second that the source states, or None;
+    live, only the newest frame is kept, and `Frame.number` counts the dropped ones too; mean_fps, by the times of the
+    first and last frame, `fps` until the last is decoded; missing, frames that a file states and lacks at its end, 0
+    until the last is decoded; damaged, numbers of the frames so far that cannot be decoded and are left out; closed,
+    whether a live source has ended by itself. Iterating raises InputError for a frame that cannot be read or, with
+    `one_size`, has another size than the frames before.
     """
 
     def __init__(

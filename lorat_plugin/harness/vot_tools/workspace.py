@@ -39,17 +39,13 @@ def create_workspace(
     boxes: bool = False,
     force: bool = False,
 ) -> Path | None:
-    """Write config.yaml, trackers.ini, stack.yaml and sequences/ for the VOT toolkit.
+    """Write config.yaml, trackers.ini, stack.yaml and sequences/ for the VOT toolkit; all appear or none.
 
-    Args:
-        workspace: folder to make; it appears whole or not at all.
-        clips: folder of clips, or one clip, see `find_sequences`; frames are linked, or copied where there are no
-            links. None leaves the sequences of one of the toolkit's stacks to the toolkit, which downloads them.
-        settings, masks: what both tracker entries run, and what turns boxes into masks, see `load_tracker`.
-        stack: a name of `LOCAL_STACKS`, one of the toolkit's stacks, or a yaml file, which is copied.
-        boxes, force: take the boxes of clips that have masks too; set an existing workspace aside.
-    Returns the folder where a former workspace is kept now, else None. Raises InputError for input that is missing,
-    malformed or in the way.
+    Frames of `clips` (see `find_sequences`) are linked, or copied where there are no links; None leaves the sequences
+    of one of the toolkit's stacks to the toolkit, which downloads them. `masks` as for `load_tracker`. `stack` is a
+    name of `LOCAL_STACKS`, one of the toolkit's, or a yaml file, which is copied. `boxes` takes the boxes of clips that
+    have masks too, `force` sets an existing workspace aside. Returns the folder where that is kept now, else None.
+    Raises InputError for input that is missing, malformed or in the way.
     """
     workspace = Path(os.path.abspath(workspace))
     occupied = _check_target(workspace, force)
