@@ -12,11 +12,11 @@ import networkx
 
 from tests.test_architecture import FILES, PACKAGE
 
-LINES = 24_527  # with LoRATv2
-MODULES = 149
+LINES = 24_485  # with LoRATv2
+MODULES = 141
 CHAIN = 12  # modules that import each other when they are loaded, one after the other
 CIRCLES = 0  # counting imports inside functions
-SHARED_CLASS_NAMES = 2  # names that more than one public class has
+SHARED_CLASS_NAMES = 0  # names that more than one public class has
 
 NAMES = {"lorat_plugin." + p.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", "."): p for p in FILES}
 
