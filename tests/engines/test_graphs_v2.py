@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from lorat_plugin import save_checkpoint
+from lorat_plugin.cli.main import run
 from lorat_plugin.engines.export import DESCRIPTION, export
 from lorat_plugin.engines.graphs import Crops, OnnxRuntimeEngine, OpenVINOEngine, cut_crops
 from lorat_plugin.network_v2 import LoRATv2Network
@@ -98,3 +100,12 @@ def test_int8_is_near_the_network_and_not_equal(frames: list[np.ndarray]) -> Non
     error = float((ours - theirs).std() / theirs.std())
     print(f"\nint8: {error}")
     assert 1e-4 < error < 0.1
+
+
+@pytest.mark.slow
+def test_the_command_names_shapes_of_all_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = save_checkpoint(random_network("p2"), tmp_path / "small.safetensors")
+    assert run(["export", str(weights), "--format", "torch", "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "_reference.pt2: template_kv [batch, 3, 2, 4, 20, 16] float32, reference [batch, 3, 84, 84] float32" in said
+    assert "-> reference_kv" in said and "-> score_map, boxes" in said and "8 crops of the demo" in said
