@@ -15,6 +15,8 @@ from typing import Any
 
 from lorat_plugin.errors import InputError, first_line
 
+# Numbers of errors that say that a disk or a quota is full, or a file too large; safetensors gives them in words.
+_FULL = re.compile(r"\[Errno (27|28|122)\]|\(os error (27|28|122)\)")
 _OTHER_ENCODINGS = {  # checked in this order: the marks of UTF-32 begin with those of UTF-16
     "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
     "UTF-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
@@ -25,7 +27,7 @@ _OTHER_ENCODINGS = {  # checked in this order: the marks of UTF-32 begin with th
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, renamed to `path` when the block ends without an error.
 
-    Creates missing parent folders. Raises InputError if the path cannot be written.
+    Creates missing parent folders. Raises InputError if the path cannot be written or the disk is full.
     """
     with _replacing(path, folder=False) as part:
         yield part
@@ -148,5 +150,11 @@ def _replacing(path: Path, folder: bool) -> Iterator[Path]:
         if folder and path.exists():
             path.rename(holder / "former")
         os.replace(part, path)
+    except Exception as error:  # of whatever writes
+        if isinstance(error, InputError) or not _FULL.search(str(error)):
+            raise
+        raise InputError(
+            f"{path}: cannot be written ({first_line(error)}): make room or choose another place"
+        ) from error
     finally:
         shutil.rmtree(holder, ignore_errors=True)

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import lorat_plugin
 from lorat_plugin.errors import InputError
@@ -39,6 +41,21 @@ def test_a_file_gets_the_users_usual_mode(tmp_path):
         part.unlink()
         os.close(os.open(part, os.O_CREAT | os.O_WRONLY, 0o600))
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
+    resource = pytest.importorskip("resource")
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    write = [lambda part: part.write_bytes(bytes(5000)), lambda part: save_file({"w": torch.zeros(5000)}, part)]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, most))
+    try:
+        for fill in write:
+            full = pytest.raises(InputError, match=r"weights: cannot be written .*too large.*: make room")
+            with full, whole_folder(tmp_path / "run"), whole_file(tmp_path / "weights") as part:
+                fill(part)
+            assert list(tmp_path.iterdir()) == []
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
 
 def test_what_is_in_the_way_is_named(tmp_path):

@@ -12,7 +12,7 @@ import networkx
 
 from tests.test_architecture import FILES, PACKAGE
 
-LINES = 24_485  # with LoRATv2
+LINES = 24_495  # with LoRATv2
 MODULES = 141
 CHAIN = 12  # modules that import each other when they are loaded, one after the other
 CIRCLES = 0  # counting imports inside functions

@@ -149,7 +149,9 @@ def read_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, float], d
         int(progress["steps_done"]), dict(config)
         return tensors, progress, config
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); start anew in a new --out") from error
+        raise CheckpointError(
+            f"{path} cannot be read ({error}); name an older one by --resume, or start anew"
+        ) from error
     except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise CheckpointError(f"{path} is no training state; give the {STATE_NAME} of a checkpoint") from error
 

@@ -230,9 +230,9 @@ class AnnotatedVideo:
         self._stack.__exit__(kind, *details)
 
     def _check(self, kind: type[BaseException] | None) -> None:
-        """Raise OSError if the video cannot be read: the writer reports no error, on a full disk for one."""
+        """Raise InputError if the video cannot be read: the writer reports no error, on a full disk for one."""
         if kind is None and not cv2.VideoCapture(str(self._part)).read()[0]:
-            raise OSError(f"{self.path}: the video could not be written; is the disk full?")
+            raise InputError(f"{self.path}: the video could not be written; is the disk full? make room")
 
 
 def result_outputs(

@@ -213,7 +213,7 @@ def without_gaps(frames: Iterable[Frame]) -> Iterator[Frame]:
 
 def _open_images(folder: Path, paths: Sequence[Path], start: int, end: int | None) -> FrameSource:
     if not paths:
-        inside = sorted(path.name for path in folder.iterdir() if path.is_dir() and list_images(path))
+        inside = sorted(path.parent.name for path in folder.glob("*/*") if IMAGE_NAME.fullmatch(path.name))
         hint = f"; its folder {inside[0]} has some" if inside else ""
         raise InputError(f"{folder}: no images in this folder{hint}")
     if start >= len(paths):

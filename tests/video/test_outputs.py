@@ -123,7 +123,7 @@ def test_a_frame_rate_is_kept_wherever_it_is_written(tmp_path: Path, rate: float
 def test_a_video_that_did_not_get_written_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unreadable = SimpleNamespace(read=lambda: (False, None))
     monkeypatch.setattr("lorat_plugin.video.outputs.cv2.VideoCapture", lambda path: unreadable)
-    with pytest.raises(OSError, match="is the disk full"), AnnotatedVideo(tmp_path / "video.mp4", 25) as video:
+    with pytest.raises(InputError, match="is the disk full"), AnnotatedVideo(tmp_path / "video.mp4", 25) as video:
         video.write(Frame(0, "made", GREY), {0: result()}, 0.01)
     assert list(tmp_path.iterdir()) == []
 

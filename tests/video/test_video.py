@@ -203,6 +203,8 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no images in this folder"):
         open_source(tmp_path / "empty")
     write_folder(tmp_path / "img", 1)
+    for name in ("twice.jpg", "twice.png"):  # would be refused in a source
+        (tmp_path / "img" / name).touch()
     with pytest.raises(InputError, match="its folder img has some"):
         open_source(tmp_path)
     (tmp_path / "notes.txt").write_text("not a video")
