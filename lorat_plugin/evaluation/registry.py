@@ -52,8 +52,8 @@ class Published:
     Fields: name, as users write it; layout, its folders and files in words; folder, of results, where {} stands for the
     subset; subsets, name -> number of sequences that were published, 0 if that is open; the first one is the default,
     and "" the only one; read, its reader, called with the folder, a subset and the sequences to open, None for the
-    GOT-10k toolkit's class; toolkit, what the toolkit's experiment is called, empty if it has none; prefix, of result
-    files in pytracking's tree; the others as in `Benchmark`.
+    GOT-10k toolkit's class; toolkit, what the toolkit's experiment is called, empty if it has none; the others as
+    in `Benchmark`.
     """
 
     name: str
@@ -66,7 +66,6 @@ class Published:
     rasterize: bool = False
     protocol: str = "lorat"
     toolkit: str = ""
-    prefix: str = ""
 
 
 def open_benchmark(
@@ -329,14 +328,14 @@ _ROWS = (
     Published("trackingnet", TRACKINGNET_LAYOUT, "TrackingNet", {"": 511}, _trackingnet, rasterize=True),
     Published("tnl2k", folders.tnl2k_reader().layout, "TNL2K", {"": 700}, _tnl2k),
     Published("vasttrack", folders.vasttrack_reader().layout, "VastTrack", {"": 0}, _vasttrack, origin=1),
-    Published("uav123", UAV_LAYOUT.format("UAV123"), "UAV123", {"": 123}, toolkit="UAV123", prefix="uav_"),
-    Published("uav20l", UAV_LAYOUT.format("UAV20L"), "UAV20L", {"": 20}, toolkit="UAV123", prefix="uav_"),
-    Published("nfs", NFS_LAYOUT, "NfS/{}", {"30": 100, "240": 100}, toolkit="NfS", prefix="nfs_"),
+    Published("uav123", UAV_LAYOUT.format("UAV123"), "UAV123", {"": 123}, toolkit="UAV123"),
+    Published("uav20l", UAV_LAYOUT.format("UAV20L"), "UAV20L", {"": 20}, toolkit="UAV123"),
+    Published("nfs", NFS_LAYOUT, "NfS/{}", {"30": 100, "240": 100}, toolkit="NfS"),
     Published(
         "otb", BOXES_LAYOUT.format("Basketball", "0001"), "OTB{}", {"2015": 100, "2013": 51, "tb50": 50}, toolkit="OTB"
     ),
     Published("dtb70", BOXES_LAYOUT.format("Animal1", "00001"), "DTB70", {"": 70}, toolkit="DTB70"),
-    Published("tcolor128", TCOLOR_LAYOUT, "TColor128", {"": 128}, toolkit="TColor128", prefix="tpl_"),
+    Published("tcolor128", TCOLOR_LAYOUT, "TColor128", {"": 128}, toolkit="TColor128"),
     Published("vot", folders.vot_reader().layout, "VOT", {"": 0}, _vot),
     Published("clips", CLIPS_LAYOUT.replace("DIR", "ROOT"), "clips", {"": 0}, _clips),
 )

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import count, takewhile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,12 +28,14 @@ from lorat_plugin.boxes import rasterize, xywh_to_xyxy, xyxy_to_xywh
 from lorat_plugin.datasets.sequences import VideoSequence
 from lorat_plugin.digests import Record, difference, read_record
 from lorat_plugin.errors import InputError
-from lorat_plugin.evaluation.benchmarks import Benchmark
-from lorat_plugin.evaluation.registry import BENCHMARKS
 from lorat_plugin.files import read_plain_text, whole_file, write_json
+
+if TYPE_CHECKING:
+    from lorat_plugin.evaluation.benchmarks import Benchmark
 
 logger = logging.getLogger(__name__)
 
+PREFIXES = {"uav123": "uav_", "uav20l": "uav_", "nfs": "nfs_", "tcolor128": "tpl_"}  # of files in pytracking's tree
 DUMPED = ("pred_x", "pred_y", "pred_w", "pred_h")
 REMEDY = "choose another --name or --results, or remove it and track again"
 
@@ -229,7 +232,7 @@ def names_elsewhere(benchmark: str, sequence: str) -> list[str]:
         # two targets: pytracking has Jogging_1, pysot Jogging-1, the toolkit Jogging.1; of Human4 the second counts
         name = "Human4_2" if sequence == "Human4" else sequence.replace(".", "_")
         return [name, f"otb_{name}", name.replace("_", "-"), f"otb_{sequence}", sequence]
-    prefix = BENCHMARKS[benchmark].prefix if benchmark in BENCHMARKS else ""
+    prefix = PREFIXES.get(benchmark, "")
     if benchmark == "tcolor128":
         return [prefix + sequence.replace("-", "_"), prefix + sequence, sequence]  # tpl_Yo_yos_ce1
     return [prefix + sequence, sequence] if prefix else [sequence]
