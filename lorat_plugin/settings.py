@@ -1,8 +1,8 @@
-"""The settings of a tracker, one class for the command line, the toolkits and the app."""
+"""Settings as classes, from which the command line derives its options: of a tracker, and of a benchmark of speed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,24 +17,26 @@ if TYPE_CHECKING:
     from lorat_plugin.network import LoRATNetwork
     from lorat_plugin.tracker import LoRATTracker, MultiObjectTracker
 
+ENGINE_NAMES = ", ".join(list_engines())  # looks at every installed package, so once
 T = TypeVar("T", "LoRATTracker", "MultiObjectTracker")
 
 
-def _described(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+def described(default: Any, text: str, **details: Any) -> Any:
+    """A field of a dataclass with its help, and more arguments of `typer.Option`."""
+    return field(default=default, metadata={"help": text, **details})
 
 
 @dataclass(frozen=True)
 class TrackerSettings:
     """Names and meanings are those of `LoRATTracker.from_pretrained`; each field's metadata holds its help."""
 
-    model: str = _described("lorat_tiny", "Variant, e.g. lorat_tiny, lorat_b_224, or a hub id.")
-    weights: str | None = _described(None, "Weights: a file or an adapter folder. Bundled ones if left out.")
-    backbone: str | None = _described(None, "DINOv2 file that completes weights without a backbone.")
-    device: str = _described("auto", "auto, cpu, cuda, cuda:1, mps.")
-    engine: str = _described("auto", f"Inference engine: auto, {', '.join(list_engines())}.")
-    precision: str = _described("auto", f"auto, {', '.join(list_precisions())}.")
-    absent_below: float | None = _described(
+    model: str = described("lorat_tiny", "Variant, e.g. lorat_tiny, lorat_b_224, or a hub id.")
+    weights: str | None = described(None, "Weights: a file or an adapter folder. Bundled ones if left out.")
+    backbone: str | None = described(None, "DINOv2 file that completes weights without a backbone.")
+    device: str = described("auto", "auto, cpu, cuda, cuda:1, mps.")
+    engine: str = described("auto", f"Inference engine: auto, {ENGINE_NAMES}.")
+    precision: str = described("auto", f"auto, {', '.join(list_precisions())}.")
+    absent_below: float | None = described(
         0.0,
         "Score below which the target counts as absent and is searched for, e.g. 0.5; 0: never. Left out: the weights'"
         " own in track, app and annotate, never elsewhere.",
@@ -99,6 +101,26 @@ class TrackerSettings:
     def load(self, tracker: type[T]) -> T:
         """A tracker of this class. Raises InputError as its `from_pretrained`."""
         return tracker.from_pretrained(**vars(self))
+
+
+@dataclass(frozen=True)
+class SpeedTrial:
+    """Contestants of a benchmark of speed, and how they are run.
+
+    Contestants are engines ("all" for every one that runs here, "autocast" for `eager` as the official code runs it),
+    modes of training or data sets. The reference takes part even if it is not among them, and an engine with those of
+    the precisions that it has. `on_round` is called after each round.
+    """
+
+    contestants: tuple[str, ...] = described(("eager", "fused"), f"From auto, {ENGINE_NAMES}; all.", flag="--engine")
+    reference: str = described("eager", "The contestant that the others are compared with.", flag="--baseline")
+    precisions: tuple[str, ...] = described(
+        ("auto",), f"From auto, {', '.join(list_precisions())}.", flag="--precision"
+    )
+    rounds: int = described(10, "Rounds that count, after warming up.", min=1)
+    device: str = described("auto", "auto, cpu, cuda, cuda:1, mps.")
+    threads: int = described(0, "Compute threads; 0: torch decides.", min=0)
+    on_round: Callable[[], None] = lambda: None
 
 
 def _absolute(option: str, source: str) -> str:

@@ -19,12 +19,11 @@ from lorat_plugin.synthetic.material import Material
 from lorat_plugin.synthetic.pairs import ObjectPairs
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.training.device.bank import FrameBank
-from lorat_plugin.training.device.pairs import DevicePairs, open_pairs
 from lorat_plugin.training.device.pixels import Windows, cut
 from lorat_plugin.training.device.records import BankedMaterial, Recorder
 from lorat_plugin.training.device.scenes import Scenes, render
 from lorat_plugin.training.launch import train
-from lorat_plugin.training.recipe import make_loader
+from lorat_plugin.training.sources import make_loader, open_pairs
 from tests.helpers.datasets import write_got10k
 from tests.helpers.toy import TOY, toy_config
 
@@ -57,9 +56,9 @@ def test_pairs_of_a_gpu_are_those_of_the_cpu(data: TrainConfig, bank_gb: float) 
 
 
 def test_crops_cut_on_a_gpu_are_those_of_the_cpu(data: TrainConfig) -> None:
-    dataset = DevicePairs(replace(data, device="cpu"))
+    dataset = open_pairs(replace(data, device="cpu"))
     plan = dataset.collate([dataset[i] for i in range(16)])  # type: ignore[misc]
-    windows = plan.windows[1]
+    windows = Windows(*(t[16:] for t in plan.windows))
     there = cut(plan.pixels.to(GPU), Windows(*(t.to(GPU) for t in windows)), TOY.search_size)
     torch.testing.assert_close(there.cpu(), cut(plan.pixels, windows, TOY.search_size), atol=0.02, rtol=0)
 
@@ -80,7 +79,7 @@ def test_made_frames_drawn_on_a_gpu_are_those_of_the_cpu() -> None:
 def test_a_bank_beyond_the_memory_of_the_gpu_is_refused(data: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 10**9))
     with pytest.raises(InputError, match=r"the GPU has 0\.0 GB free"):
-        DevicePairs(replace(data, bank_gb=1))
+        open_pairs(replace(data, bank_gb=1))
 
 
 @pytest.mark.parametrize(("precision", "limit"), [("fp32", 1e-3), ("bf16", 0.1), ("fp16", 0.1)])

@@ -12,9 +12,9 @@ import networkx
 
 from tests.test_architecture import FILES, PACKAGE
 
-LINES = 24_495  # with LoRATv2
-MODULES = 141
-CHAIN = 12  # modules that import each other when they are loaded, one after the other
+LINES = 24_122  # with LoRATv2
+MODULES = 132
+CHAIN = 9  # modules that import each other when they are loaded, one after the other
 CIRCLES = 0  # counting imports inside functions
 SHARED_CLASS_NAMES = 0  # names that more than one public class has
 

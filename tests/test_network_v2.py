@@ -19,7 +19,7 @@ from lorat_plugin.checkpoints.saving import convert
 from lorat_plugin.errors import CheckpointError, InputError
 from lorat_plugin.network import Prediction
 from lorat_plugin.network_v2 import LoRATv2Network
-from lorat_plugin.training.schedule import parameter_groups
+from lorat_plugin.training.recipe import parameter_groups
 from lorat_plugin.variants import get_variant
 from tests.helpers.golden_v2 import images, load_d3, variant_of
 

@@ -17,16 +17,7 @@ from pathlib import Path
 import torch
 
 from lorat_plugin.backbones import hub_id, network_names, spread
-from lorat_plugin.checkpoints.adapters import (
-    adapter_tensors,
-    inject,
-    merge,
-    merge_tensors,
-    network_tensors,
-    plain_lora,
-    plain_name,
-    refused_option,
-)
+from lorat_plugin.checkpoints import adapters
 from lorat_plugin.checkpoints.layouts import Weights, locate, read_tensors, recognise, weights_file
 from lorat_plugin.digests import file_digest
 from lorat_plugin.errors import CheckpointError, InputError, first_line
@@ -87,12 +78,12 @@ def _read_hub_config(path: Path, weights: Path) -> dict[str, str]:
 def _read_adapter_config(path: Path) -> dict[str, str]:
     try:
         config = parse_json(read_plain_text(path))
-        if option := refused_option(config):
+        if option := adapters.refused_option(config):
             raise CheckpointError(
                 f"{path}: peft's option {option} cannot be applied here: merge the adapter with peft's "
                 "merge_and_unload, and give the merged weights"
             )
-        if not plain_lora(config):
+        if not adapters.plain_lora(config):
             return {"peft_type": str(config["peft_type"])}
         return {"lora_alpha": str(float(config["lora_alpha"])), "rslora": str(bool(config.get("use_rslora", False)))}
     except CheckpointError:
@@ -159,7 +150,7 @@ def join_phases(
     """LoRATv2's phase 2 over its phase 1, merged or not. Errors are those of `load_checkpoint`."""
     if not variant.reference_size:
         raise CheckpointError(f"{phase1}: phase 1's weights complete LoRATv2's phase 2, which {variant.name} is not")
-    first = network_tensors(load_checkpoint(phase1, variant.phase1, backbone, merge=merge))
+    first = adapters.network_tensors(load_checkpoint(phase1, variant.phase1, backbone, merge=merge))
     return replace(weights, tensors=first | weights.tensors)
 
 
@@ -191,7 +182,7 @@ def merged_tensors(weights: Weights, tensors: dict[str, torch.Tensor], variant: 
     Raises CheckpointError if they do not fit each other or the variant.
     """
     try:
-        merged = merge_tensors(tensors, weights.scaling)
+        merged = adapters.merge_tensors(tensors, weights.scaling)
     except (KeyError, ValueError) as error:
         raise CheckpointError(
             f"{weights.source}: its adapters do not fit the backbone ({error}): give the variant and backbone that "
@@ -217,11 +208,11 @@ def _load_unmerged(weights: Weights, variant: Variant, backbone: str | Path | No
     with torch.device("meta"):
         network = make_network(variant)
         network.variant = replace(variant, reference_size=0)  # all chunks have adapters, not only those of the phase
-        inject(network, "zero").variant = variant
+        adapters.inject(network, "zero").variant = variant
     tensors, bases = complete(weights, variant, backbone).tensors, dict[str, torch.nn.Parameter]()
     state: dict[str, torch.Tensor] = {}
     for name, wanted in network.state_dict().items():
-        key = plain_name(name)
+        key = adapters.plain_name(name)
         tensor, (layer, adapter, _) = tensors.get(key), key.partition(".lora_A.")
         factor = weights.scaling(layer, len(tensor)) if adapter and tensor is not None else variant.lora_scaling
         if tensor is None or tensor.shape != wanted.shape or factor != variant.lora_scaling:
@@ -244,8 +235,10 @@ def _load_by_peft(weights: Weights, variant: Variant, backbone: str) -> LoRATNet
     network = make_network(variant)
     load_backbone(network, backbone)
     try:
-        network = inject(network, "zero", PeftConfig.from_pretrained(str(locate(weights.source))))
-        wanted, found = ({n: t.shape for n, t in s.items()} for s in (adapter_tensors(network), weights.tensors))
+        network = adapters.inject(network, "zero", PeftConfig.from_pretrained(str(locate(weights.source))))
+        wanted, found = (
+            {n: t.shape for n, t in s.items()} for s in (adapters.adapter_tensors(network), weights.tensors)
+        )
         if wanted != found:
             raise ValueError("names or shapes of tensors differ")
         set_peft_model_state_dict(network, weights.tensors)
@@ -254,7 +247,7 @@ def _load_by_peft(weights: Weights, variant: Variant, backbone: str) -> LoRATNet
             f"{weights.source}: its adapters cannot be rebuilt by the installed peft ({first_line(error)}): give the "
             "variant and backbone that they were made for, or the merged file of that training run"
         ) from error
-    return merge(network)
+    return adapters.merge(network)
 
 
 def load_backbone(network: LoRATNetwork, source: str) -> None:

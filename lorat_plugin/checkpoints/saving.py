@@ -12,26 +12,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from safetensors.torch import save_file
 
-from lorat_plugin.checkpoints.adapters import (
-    TARGETS,
-    SplitQKV,
-    adapter_config,
-    adapter_tensors,
-    adapters,
-    merge,
-    needs_peft,
-    network_tensors,
-)
+from lorat_plugin.checkpoints import adapters, loading
 from lorat_plugin.checkpoints.layouts import Weights, to_official
-from lorat_plugin.checkpoints.loading import (
-    check,
-    complete,
-    infer_variant,
-    join_phases,
-    load_checkpoint,
-    merged_tensors,
-    read_trained,
-)
 from lorat_plugin.errors import CheckpointError
 from lorat_plugin.files import whole_file, whole_folder
 from lorat_plugin.network import LoRATNetwork
@@ -61,17 +43,17 @@ def save_checkpoint(
         metadata: more strings for the header, such as the training recipe.
     Returns the path. Written to a temporary name and renamed. Raises CheckpointError if there are no adapters to write.
     """
-    variant, config = network.variant, adapters(network)
+    variant, config = network.variant, adapters.adapters(network)
     metadata = network.presence.header() | (metadata or {})
-    if config is not None and needs_peft(network):
+    if config is not None and adapters.needs_peft(network):
         if target == "peft":
-            tensors = adapter_tensors(network)
+            tensors = adapters.adapter_tensors(network)
             weights = Weights(variant.name, "LoRAT adapters (peft, not LoRA)", tensors, metadata=metadata)
             return _save_peft(tensors, config, variant, Path(path), _header(weights, variant), dtype)
-        network = merge(network)
-    split = any(isinstance(block.attn.qkv, SplitQKV) for block in network.blocks)
+        network = adapters.merge(network)
+    split = any(isinstance(block.attn.qkv, adapters.SplitQKV) for block in network.blocks)
     alpha = {"": variant.lora_alpha} if split else {}
-    weights = Weights(variant.name, "LoRAT merged", network_tensors(network), alpha, variant.rslora, metadata)
+    weights = Weights(variant.name, "LoRAT merged", adapters.network_tensors(network), alpha, variant.rslora, metadata)
     return write_weights(weights, variant, path, target, dtype)
 
 
@@ -91,7 +73,9 @@ def write_weights(
     header = _header(weights, variant)
     swiglu = variant.ffn == "swiglu"
     if target == "merged":
-        return _save(to_official(merged_tensors(weights, weights.tensors, variant), swiglu), path, header, dtype)
+        return _save(
+            to_official(loading.merged_tensors(weights, weights.tensors, variant), swiglu), path, header, dtype
+        )
     trained = {n: t for n, t in weights.tensors.items() if ".lora_" in n or variant.trains(n)}
     extra = [n for n in weights.tensors if n.endswith(".lora_B.bias") or not (weights.has_backbone or n in trained)]
     if extra:
@@ -100,9 +84,9 @@ def write_weights(
         )
     if target == "peft":
         a = {n.removesuffix(".lora_A.weight"): t for n, t in trained.items() if n.endswith(".lora_A.weight")}
-        targets = [name for name in TARGETS if any(layer.endswith(f".{name}") for layer in a)]
+        targets = [name for name in adapters.TARGETS if any(layer.endswith(f".{name}") for layer in a)]
         rank = next(iter(a.values())).shape[0]
-        config = adapter_config(variant, rank, float(header["lora_alpha"]), weights.rslora, targets)
+        config = adapters.adapter_config(variant, rank, float(header["lora_alpha"]), weights.rslora, targets)
         return _save_peft(trained, config, variant, path, header, dtype)
     tensors = to_official(
         weights.tensors if target == "official-full" else trained, swiglu, full=target == "official-full"
@@ -187,18 +171,18 @@ def convert(
         phase1: LoRATv2's weights of phase 1, which complete those of phase 2.
     Returns what was recognised in the source, the variant and the layout written. Raises CheckpointError.
     """
-    weights = read_trained(source)
-    variant = get_variant(model) if model else infer_variant(weights)
-    weights = join_phases(weights, variant, phase1, backbone) if phase1 else weights
-    check(weights, variant)
+    weights = loading.read_trained(source)
+    variant = get_variant(model) if model else loading.infer_variant(weights)
+    weights = loading.join_phases(weights, variant, phase1, backbone) if phase1 else weights
+    loading.check(weights, variant)
     if weights.by_peft:
-        network = load_checkpoint(source, variant, backbone)
+        network = loading.load_checkpoint(source, variant, backbone)
         save_checkpoint(network, destination, target or "merged", dtype)
         return weights, variant, target or "merged"
     target = target or ("merged" if Path(destination).suffix else "peft")
-    whole = complete(weights, variant, backbone) if target in ("merged", "official-full") else weights
+    whole = loading.complete(weights, variant, backbone) if target in ("merged", "official-full") else weights
     if whole.has_backbone and target != "merged":
-        merged_tensors(whole, {name: tensor.to("meta") for name, tensor in whole.tensors.items()}, variant)
+        loading.merged_tensors(whole, {name: tensor.to("meta") for name, tensor in whole.tensors.items()}, variant)
     write_weights(whole, variant, destination, target, dtype)
     return weights, variant, target
 

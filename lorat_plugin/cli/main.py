@@ -14,15 +14,10 @@ from typing import Annotated
 import typer
 
 from lorat_plugin.cli.benchmark import benchmark_app
-from lorat_plugin.cli.compare import compare_command
-from lorat_plugin.cli.data import data_app, lmdb_app
-from lorat_plugin.cli.demo import demo_command
-from lorat_plugin.cli.evaluate import evaluate_command
-from lorat_plugin.cli.report import report_command
-from lorat_plugin.cli.submit import submit_command
-from lorat_plugin.cli.toolkits import doctor_command, pytracking_app, vot_app
+from lorat_plugin.cli.evaluate import compare_command, evaluate_command, report_command, submit_command
+from lorat_plugin.cli.toolkits import demo_command, doctor_command, pytracking_app, vot_app
 from lorat_plugin.cli.track import annotate_command, app_command, track_command
-from lorat_plugin.cli.train import train_command
+from lorat_plugin.cli.train import data_app, lmdb_app, train_command
 from lorat_plugin.cli.weights import convert_command, export_command
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import require_utf8

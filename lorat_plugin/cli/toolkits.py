@@ -1,22 +1,26 @@
-"""`lorat vot`, `lorat pytracking` and `lorat doctor`: toolkits, and what of them and of this machine works."""
+"""`lorat vot`, `pytracking`, `demo` and `doctor`: toolkits, and what of them and of this machine works."""
 
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Any, Literal, Optional
 
 import typer
 
-from lorat_plugin.cli.console import COLOURS
-from lorat_plugin.cli.options import DEFAULTS, JsonOption, MasksOption, settings_options
+from lorat_plugin.cli import options
+from lorat_plugin.errors import InputError
 from lorat_plugin.settings import TrackerSettings
+
+logger = logging.getLogger(__name__)
+
+COLOURS = {"ok": "green", "warning": "yellow", "broken": "red"}
 
 vot_app = typer.Typer(help="Workspaces for the VOT toolkit (vot-toolkit).", no_args_is_help=True)
 
@@ -27,16 +31,8 @@ RepairOption = Annotated[
 ]
 
 
-class ProtocolChoice(str, Enum):
-    """How the toolkit runs the tracker."""
-
-    python = "python"
-    trax = "trax"
-    both = "both"
-
-
 @vot_app.command("init")
-@settings_options()
+@options.settings_options()
 def init_command(
     workspace: Annotated[Path, typer.Argument(help="Folder to make.")],
     sequences: Annotated[
@@ -56,10 +52,10 @@ def init_command(
         ),
     ] = "unsupervised",
     protocol: Annotated[
-        ProtocolChoice, typer.Option("--protocol", help="Entries in trackers.ini.")
-    ] = ProtocolChoice.both,
-    settings: TrackerSettings = DEFAULTS,
-    masks: MasksOption = None,
+        Literal["python", "trax", "both"], typer.Option("--protocol", help="Entries in trackers.ini.")
+    ] = "both",
+    settings: TrackerSettings = options.DEFAULTS,
+    masks: options.MasksOption = None,
     boxes: Annotated[bool, typer.Option("--boxes", help="Take the boxes of clips that have masks too.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Set an existing workspace aside.")] = False,
 ) -> None:
@@ -69,7 +65,7 @@ def init_command(
     """
     from lorat_plugin.harness.vot_tools.workspace import IDENTIFIERS, create_workspace
 
-    protocols = [name for name in IDENTIFIERS if protocol.value in (name, "both")]
+    protocols = [name for name in IDENTIFIERS if protocol in (name, "both")]
     former = create_workspace(
         workspace, sequences, settings, masks=masks, stack=stack, protocols=protocols, boxes=boxes, force=force
     )
@@ -102,11 +98,10 @@ def run_command(
 
     Exit code 0 if every command did its work, 1 if one failed, 2 if the toolkit cannot run the stack.
     """
-    from lorat_plugin.errors import InputError
     from lorat_plugin.harness.vot_tools.run import STEPS, choose_trackers, open_workspace, run_steps, workspace_problems
     from lorat_plugin.harness.vot_tools.stacks import toolkit_version
 
-    chosen = [step.strip() for step in steps.split(",") if step.strip()]
+    chosen = options.split_names(steps)
     for step in chosen:
         if step not in STEPS:
             raise InputError(f"--steps {steps}: {step} is none of {', '.join(STEPS)}")
@@ -148,14 +143,11 @@ def vot_doctor_command(
     from lorat_plugin.harness.vot_tools.sequences import sequence_problems
     from lorat_plugin.harness.vot_tools.stacks import toolkit_version
 
-    installed, broken = toolkit_version(), False
+    installed, findings = toolkit_version(), []
 
     def report(level: Literal["ok", "warning", "broken"], subject: str, text: str, details: Sequence[str] = ()) -> None:
-        nonlocal broken
-        broken = broken or level == "broken"
-        typer.secho(f"{level:<8} {subject}: {text}", fg=COLOURS[level])
-        for line in details:
-            typer.echo(f"         {line}")
+        findings.append(level)
+        _show_finding(level, subject, text, details)
 
     imported = toolkit_imports(repair)
     if imported.good:
@@ -173,8 +165,14 @@ def vot_doctor_command(
         for name in names:
             trial = try_tracker(opened, name, repair=repair)
             report("ok" if trial.good else "broken", name, trial.text, trial.traceback)
-    if broken:
+    if "broken" in findings:
         raise typer.Exit(1)
+
+
+def _show_finding(level: str, subject: str, text: str, details: Sequence[str] = ()) -> None:
+    typer.secho(f"{level:<8} {subject}: {text}", fg=COLOURS[level])
+    for line in details:
+        typer.echo(f"         {line}")
 
 
 def _show(line: str) -> None:
@@ -187,7 +185,7 @@ def _show(line: str) -> None:
         typer.echo(f"  {line}", err=True)
 
 
-def doctor_command(as_json: JsonOption = False) -> None:
+def doctor_command(as_json: options.JsonOption = False) -> None:
     """Say what is installed, what works, and how to mend the rest.
 
     Example: lorat doctor --json > doctor.json
@@ -211,9 +209,8 @@ def doctor_command(as_json: JsonOption = False) -> None:
             typer.echo(f"{device['device']:<32} {', '.join(f'{k} {v}' for k, v in device.items() if k != 'device')}")
         typer.echo()
         for finding in findings:
-            typer.secho(f"{finding.level:<8} {finding.subject}: {finding.text}", fg=COLOURS[finding.level])
-            if finding.remedy:
-                typer.echo(f"         remedy: {finding.remedy}")
+            remedy = [f"remedy: {finding.remedy}"] if finding.remedy else []
+            _show_finding(finding.level, finding.subject, finding.text, remedy)
     if broken:
         raise typer.Exit(1)
 
@@ -222,10 +219,10 @@ pytracking_app = typer.Typer(help="LoRAT in the trees of pytracking, OSTrack and
 
 
 @pytracking_app.command("install")
-@settings_options()
+@options.settings_options()
 def install_command(
     path: Annotated[Path, typer.Argument(help="Folder of the tree: what git clone made.")],
-    settings: TrackerSettings = DEFAULTS,
+    settings: TrackerSettings = options.DEFAULTS,
     name: Annotated[
         Optional[str], typer.Option("--name", help="Of the parameter file; the weights' or the model's if left out.")
     ] = None,
@@ -244,3 +241,76 @@ def install_command(
         program = "pytracking/run_tracker.py" if kind == "pytracking" else "tracking/test.py"
         parameter = next(p.stem for p in paths if p.stem not in ("lorat", "__init__"))
         typer.echo(f"Next: cd {shlex.quote(str(path))} && python {program} lorat {parameter} --dataset_name lasot")
+
+
+LORAT = "LoRAT"  # its name among the results
+MEANINGLESS_SPEED = 10_000  # frames/s; the static box does nothing
+
+
+@options.settings_options("absent_below")
+def demo_command(
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Your clips: DIR/<clip>/ with frames and groundtruth.txt (x,y,w,h a row)."),
+    ] = None,
+    settings: TrackerSettings = options.DEFAULTS,
+    trackers: Annotated[
+        str | None,
+        typer.Option(
+            help="Baselines, comma separated: static,MIL,KCF,CSRT,NanoTrack,VitTrack. All that run if left out."
+        ),
+    ] = None,
+    baseline_models: options.BaselineModelsOption = None,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Track two real clips with LoRAT and OpenCV's trackers through the GOT-10k toolkit; write lorat_demo/.
+
+    Example: lorat demo --data my_clips --trackers MIL,CSRT
+    """
+    try:
+        import got10k.experiments  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise InputError(f"the GOT-10k toolkit is not complete here ({error}): pip install got10k six") from error
+    from lorat_plugin.apps.demo import FOLDER, prepare_sequences, run_tracker, summarize
+    from lorat_plugin.evaluation.baselines import choose_baselines
+    from lorat_plugin.harness.got10k import TrackerLoRAT
+    from lorat_plugin.tracker import LoRATTracker
+
+    names = None if trackers is None else [name for name in options.split_names(trackers) if name != LORAT]
+    baselines, left_out = choose_baselines(names, baseline_models)
+    lorat = TrackerLoRAT(LORAT, settings.load(LoRATTracker))
+    folder = Path(FOLDER)
+    lengths = prepare_sequences(folder, data)
+    frames = sum(lengths.values())
+    for tracker in (lorat, *baselines):
+        logger.info("%s: %d sequences, %d frames", tracker.name, len(lengths), frames)
+        with options.progress(tracker.name, frames) as tracker.on_frame:
+            run_tracker(folder, tracker)
+    logger.info("report, plot and video")
+    report = summarize(folder, [LORAT, *(tracker.name for tracker in baselines)], settings.model)
+    if as_json:
+        typer.echo(json.dumps({**report, "left_out": left_out}, indent=2))
+    else:
+        _show_demo(report, left_out)
+
+
+def _show_demo(report: dict[str, Any], left_out: dict[str, str]) -> None:
+    from lorat_plugin.evaluation.tables import make_table, wide_console
+
+    console, trackers, lengths = wide_console(), report["trackers"], report["sequences"]
+    rows = []
+    for name, score in trackers.items():
+        speed = f"{score['fps']:.0f}" if score["fps"] < MEANINGLESS_SPEED else "-"
+        rows.append([name, *(f"{score[measure]:.3f}" for measure in ("ao", "sr50", "sr75", "auc")), speed])
+    title = f"{report['model']}, {len(lengths)} sequences, {sum(lengths.values())} frames, GOT-10k toolkit"
+    console.print(make_table(("tracker", "AO", "SR 0.5", "SR 0.75", "success AUC", "frames/s"), rows, title))
+    rows = []
+    for sequence, length in lengths.items():
+        rows.append([sequence, str(length), *(f"{score['sequence_auc'][sequence]:.3f}" for score in trackers.values())])
+    console.print(make_table(("sequence", "frames", *trackers), rows, "success AUC by sequence"))
+    console.print(f"best success AUC on these frames: {next(iter(trackers))}", highlight=False)
+    for name, reason in left_out.items():
+        console.print(f"{name} left out: {reason}", style="dim", soft_wrap=True, highlight=False)
+    for what in ("success_plot", "video"):
+        console.print(f"{what.replace('_', ' '):13}{report[what]}", soft_wrap=True, highlight=False)
+    console.print(f"{'scores':13}{Path(report['video']).with_name('results.json')}", soft_wrap=True, highlight=False)

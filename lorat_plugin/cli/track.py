@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from lorat_plugin.cli.console import Box, parse_box, progress, quiet_opencv
-from lorat_plugin.cli.options import DEFAULTS, MasksOption, TrackFormatOption, settings_options
+from lorat_plugin.cli import options
 from lorat_plugin.errors import InputError
 from lorat_plugin.settings import TrackerSettings
 
@@ -39,7 +38,7 @@ class Summary(NamedTuple):
     closed: bool  # a live source ended by itself
 
 
-@settings_options(absent_below=None)
+@options.settings_options(absent_below=None)
 def track_command(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="Video, folder of frames, img_%04d.png, camera index or stream URL.")
@@ -49,14 +48,14 @@ def track_command(
         typer.Option("--box", metavar="X,Y,W,H", help="Object in the first frame; repeat for several."),
     ] = None,
     select: Annotated[bool, typer.Option("--select", help="Draw the boxes with the mouse instead.")] = False,
-    settings: TrackerSettings = DEFAULTS,
+    settings: TrackerSettings = options.DEFAULTS,
     start: Annotated[int, typer.Option("--start", help="First frame, 0-based; --box is meant for it.")] = 0,
     end: Annotated[int | None, typer.Option("--end", help="Frame to stop before (exclusive).")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", help="Folder for the results; lorat_track/NAME_OF_SOURCE if left out.")
     ] = None,
-    formats: TrackFormatOption = None,
-    masks: MasksOption = None,
+    formats: options.TrackFormatOption = None,
+    masks: options.MasksOption = None,
     save: Annotated[bool, typer.Option("--save", help="Write video.mp4 with the boxes drawn.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Show the frames while tracking; q stops.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
@@ -73,10 +72,10 @@ def track_command(
     objects). Ctrl-C stops and keeps what is done; so does the end of a camera or
     stream, with exit code 3. For a damaged frame boxes.txt repeats the last box.
     """
-    boxes = [parse_box(text) for text in box or []]
+    boxes = [options.parse_box(text) for text in box or []]
     if bool(boxes) == select:
         raise InputError("say where the object is in the first frame: either --box X,Y,W,H or --select, not both")
-    quiet_opencv()
+    options.quiet_opencv()
     from lorat_plugin.interchange.formats import track_paths
     from lorat_plugin.video.outputs import require_display, select_boxes
     from lorat_plugin.video.source import open_source
@@ -106,7 +105,7 @@ def track_command(
 def _track(
     tracker: MultiObjectTracker,
     source: FrameSource,
-    boxes: Sequence[Box] | Callable[[np.ndarray], Sequence[Box]],
+    boxes: Sequence[options.Box] | Callable[[np.ndarray], Sequence[options.Box]],
     folder: Path,
     paths: Mapping[str, Path],
     save: bool,
@@ -143,7 +142,7 @@ def _track(
             outputs.append(Window(source.stop))
         for output in outputs:
             stack.enter_context(output)
-        advance = stack.enter_context(progress("tracking", source.length))
+        advance = stack.enter_context(options.progress("tracking", source.length))
         while True:
             for output in outputs:
                 output.write(frame, results, seconds, masks)
@@ -234,14 +233,14 @@ def _spare_source(source: str, folder: Path, save: bool) -> None:
         raise InputError(f"{source}: --save would overwrite it with {target}; choose another folder with --output")
 
 
-@settings_options(absent_below=None)
+@options.settings_options(absent_below=None)
 def annotate_command(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="Video or folder of frames.")],
     labels: Annotated[
         Path, typer.Option("--labels", help="Boxes in some frames: a file of any format, or track.jsonl.")
     ],
-    formats: TrackFormatOption = None,
-    settings: TrackerSettings = DEFAULTS,
+    formats: options.TrackFormatOption = None,
+    settings: TrackerSettings = options.DEFAULTS,
     start: Annotated[int, typer.Option("--start", help="First frame to fill in, 0-based.")] = 0,
     end: Annotated[int | None, typer.Option("--end", help="Frame to stop before (exclusive).")] = None,
     output: Annotated[
@@ -259,7 +258,7 @@ def annotate_command(
     gone (CVAT's outside) has no box until its next one. Writes CVAT's XML if no
     --format is named.
     """
-    quiet_opencv()
+    options.quiet_opencv()
     from lorat_plugin.apps.annotate import annotate, read_hand_boxes, write_annotation
     from lorat_plugin.interchange.formats import track_paths
     from lorat_plugin.tracker import MultiObjectTracker
@@ -278,7 +277,7 @@ def annotate_command(
             raise InputError(f"{file}: would be overwritten; choose another folder with --output")
     keys, frames = read_hand_boxes(path, labels, start, end)
     tracker = settings.load(MultiObjectTracker)
-    tracks = annotate(path, keys, frames, tracker, partial(progress, "tracking"))
+    tracks = annotate(path, keys, frames, tracker, partial(options.progress, "tracking"))
     with output_folder(folder):
         write_annotation(path, tracks, paths, video_path)
     files = [str(file) for file in (*paths.values(), video_path) if file]
@@ -292,9 +291,9 @@ def annotate_command(
             typer.echo(name)
 
 
-@settings_options(absent_below=None)
+@options.settings_options(absent_below=None)
 def app_command(
-    settings: TrackerSettings = DEFAULTS,
+    settings: TrackerSettings = options.DEFAULTS,
     host: Annotated[str, typer.Option("--host", help="Address to serve; 0.0.0.0 for the network.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option("--port", help="The first free one from 7860 if left out.")] = None,
     max_frames: Annotated[int, typer.Option("--max-frames", min=1, help="Longer videos are refused.")] = 3000,
@@ -308,17 +307,17 @@ def app_command(
     visitors cannot name weights. Uploads and results lie in a temporary
     folder, which Ctrl-C removes. Needs the extra `app`.
     """
-    quiet_opencv()
+    options.quiet_opencv()
     from lorat_plugin.processes import no_proxies
 
     with no_proxies():
         from lorat_plugin.apps.page import SIGN_SECONDS, PageOptions, served
 
     settings.check()
-    options = PageOptions(settings, host, port, max_frames, max_megabytes)
+    served_as = PageOptions(settings, host, port, max_frames, max_megabytes)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up as Ctrl-C does
-    with served(options) as page, contextlib.suppress(KeyboardInterrupt):
-        if not options.local:
+    with served(served_as) as page, contextlib.suppress(KeyboardInterrupt):
+        if not served_as.local:
             typer.echo("Everyone who reaches this machine can use the page, without a password and unencrypted: see who"
                        " that is, or leave out --host", err=True)  # fmt: skip
         typer.echo(f"{page.address} (Ctrl-C ends it)")

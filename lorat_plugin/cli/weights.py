@@ -3,44 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Literal, Optional
 
 import typer
 
 from lorat_plugin.cli.options import DEFAULTS, BackboneOption, settings_options
 from lorat_plugin.settings import TrackerSettings
 
-
-class Layout(str, Enum):
-    """Layouts that can be written."""
-
-    merged = "merged"
-    peft = "peft"
-    official = "official"
-    official_full = "official-full"
-    hub = "hub"
-
-
-class Precision(str, Enum):
-    """Number formats that can be written."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
+CHECKED = 8  # crops
 
 
 def convert_command(
     source: Annotated[str, typer.Argument(metavar="SRC", help="Weights file, adapter folder or hub id.")],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="File, or folder for peft and hub.")],
     to: Annotated[
-        Layout | None, typer.Option("--to", help="Layout; peft for a DST without suffix, else merged, if left out.")
+        Literal["merged", "peft", "official", "official-full", "hub"] | None,
+        typer.Option("--to", help="Layout; peft for a DST without suffix, else merged, if left out."),
     ] = None,
     model: Annotated[str | None, typer.Option("--model", help="Variant; inferred if left out.")] = None,
     backbone: BackboneOption = None,
     phase1: Annotated[Path | None, typer.Option(help="LoRATv2's weights of phase 1, for adapters of phase 2.")] = None,
-    precision: Annotated[Precision | None, typer.Option("--precision", help="Number format; kept if left out.")] = None,
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"] | None, typer.Option("--precision", help="Number format; kept if left out.")
+    ] = None,
     scores: Annotated[
         Optional[list[Path]], typer.Option(help="For the hub's card: scores.json of lorat evaluate; repeat it.")
     ] = None,
@@ -61,32 +47,20 @@ def convert_command(
 
     if destination.exists() and not force:
         raise InputError(f"{destination} exists: choose another name or replace it with --force")
-    dtype = PRECISIONS[precision.value] if precision else None
-    if to is Layout.hub:
+    dtype = PRECISIONS[precision] if precision else None
+    if to == "hub":
         from lorat_plugin.checkpoints.hub import convert_for_hub
 
         weights, variant = convert_for_hub(source, destination, model, backbone, dtype, scores or (), licence)
         target = "merged"
     else:
-        layout = to.value if to else None
-        weights, variant, target = convert(source, destination, model, backbone, layout, dtype, phase1)
+        weights, variant, target = convert(source, destination, model, backbone, to, dtype, phase1)
     parameters = sum(tensor.numel() for tensor in weights.tensors.values()) / 1e6
     typer.echo(
         f"{source}: {weights.layout}, {variant.name}, {len(weights.tensors)} tensors, {parameters:.1f} M numbers"
     )
     base = f", backbone from {backbone or 'the hub'}" if target in ("merged", "official-full") else ""
-    typer.echo(f"{destination}: written as {to.value if to else target}{'' if weights.has_backbone else base}")
-
-
-CHECKED = 8  # crops
-
-
-class Format(str, Enum):
-    """Formats that can be written."""
-
-    onnx = "onnx"
-    openvino = "openvino"
-    torch = "torch"
+    typer.echo(f"{destination}: written as {to or target}{'' if weights.has_backbone else base}")
 
 
 @settings_options("model", "device", "engine", "precision", "absent_below")
@@ -94,9 +68,10 @@ def export_command(
     source: Annotated[
         str, typer.Argument(metavar="MODEL", help="Variant, weights file, adapter folder or hub id.")
     ] = "lorat_tiny",
-    form: Annotated[Format, typer.Option("--format", help="ONNX, OpenVINO's IR, or torch.export's archive.")] = (
-        Format.onnx
-    ),
+    form: Annotated[
+        Literal["onnx", "openvino", "torch"],
+        typer.Option("--format", help="ONNX, OpenVINO's IR, or torch.export's archive."),
+    ] = "onnx",
     batch: Annotated[str, typer.Option("--batch", help="Crops at once: a number, or dynamic.")] = "dynamic",
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FOLDER", help="To write; MODEL_FORMAT if left out.")
@@ -129,13 +104,13 @@ def export_command(
         network = replace(settings, model=model, weights=settings.weights or source).network()
     else:
         network = replace(settings, model=source).network()
-    folder = out or Path(f"{network.variant.name}_{form.value}")
+    folder = out or Path(f"{network.variant.name}_{form}")
     if folder.exists() and not force:
         raise InputError(f"{folder} exists: choose another --out, or replace an earlier export with --force")
     if frames and not frames.is_dir():
         raise InputError(f"{frames}: no such folder: give other --check-frames")
     crops = cut_crops(plain(network), boxed_frames(frames, CHECKED))
-    done = export(network, folder, crops, form.value, None if batch == "dynamic" else int(batch))
+    done = export(network, folder, crops, form, None if batch == "dynamic" else int(batch))
     for part in GRAPHS[network.variant.chunks]:
         described = done.description[part]
         inputs = ", ".join(f"{n} {port['shape']} {port['type']}" for n, port in described["inputs"].items())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,16 +20,15 @@ from lorat_plugin.engines.select import choose_precision
 from lorat_plugin.errors import InputError
 from lorat_plugin.models import create_model
 from lorat_plugin.networks import make_network
+from lorat_plugin.settings import SpeedTrial
 from lorat_plugin.speed.rounds import (
     Comparison,
     Report,
-    SpeedTrial,
     clock_for,
     compare,
     compute_threads,
-    forget_peak,
     in_process,
-    synchronize,
+    interleave,
 )
 from lorat_plugin.tracking import Engine
 from lorat_plugin.variants import Variant, get_variant, list_variants
@@ -98,48 +100,42 @@ def benchmark_model(
 def find_setups(
     engines: Sequence[str], precisions: Sequence[str], device: str, reference: str | None = None
 ) -> list[Setup]:
-    """Pairs of engine and precision that run on a device.
+    """Pairs of engine and precision that run on a device; of "all" engines those that have one of the precisions.
 
     The engine `reference` takes part even if it is not named, first and with "auto" if it has none of the precisions.
     Raises InputError for an engine that has none of them.
     """
-    host, setups = find_device(device), []
-    for engine in list_engines() if list(engines) == ["all"] else engines:
-        results = _setups_of(engine, precisions, host)
-        if isinstance(results, list):
-            setups += results
-        elif list(engines) != ["all"]:
-            raise results
-    if reference and reference not in [setup.engine for setup in setups]:
-        results = _setups_of(reference, precisions, host)
-        if isinstance(results, InputError):
-            results = _setups_of(reference, ["auto"], host)
-        if isinstance(results, InputError):
-            raise results
-        setups = results + setups
+    host, every = find_device(device), list(engines) == ["all"]
+    setups: list[Setup] = []
+    for engine in list_engines() if every else engines:
+        found, obstacle = _setups_of(engine, precisions, host)
+        if obstacle and not found and not every:
+            raise obstacle
+        setups += found
+    if reference and all(setup.engine != reference for setup in setups):
+        found, obstacle = _setups_of(reference, [*precisions, "auto"], host)
+        if obstacle and not found:
+            raise obstacle
+        setups = found[:1] + setups
     return list(dict.fromkeys(setups))
 
 
-def _setups_of(engine: str, precisions: Sequence[str], device: torch.device) -> list[Setup] | InputError:
-    """An engine with each of the precisions that it has, or the error if it has none."""
-    setups, obstacles = [], []
+def _setups_of(engine: str, precisions: Sequence[str], device: torch.device) -> tuple[list[Setup], InputError | None]:
+    """An engine with each of the precisions that it has, and why it lacks another."""
+    setups, obstacle = [], None
     for precision in precisions:
         try:
-            if engine == AUTOCAST:
-                setups.append(Setup(engine, _half(device, precision), str(device)))
-                continue
-            check_options(str(device), engine, precision)
-            setups.append(Setup(engine, choose_precision(engine, device, precision), str(device)))
+            if engine != AUTOCAST:
+                check_options(str(device), engine, precision)
+                chosen = choose_precision(engine, device, precision)
+            else:
+                chosen = best_precision(device) if precision == "auto" else precision
+                if chosen not in ("bf16", "fp16"):
+                    raise InputError(f"autocast on {device} needs --precision bf16 or fp16, not {precision}")
+            setups.append(Setup(engine, chosen, str(device)))
         except InputError as error:
-            obstacles.append(error)
-    return setups or obstacles[0]
-
-
-def _half(device: torch.device, precision: str) -> str:
-    chosen = best_precision(device) if precision == "auto" else precision
-    if chosen not in ("bf16", "fp16"):
-        raise InputError(f"autocast on {device} needs --precision bf16 or fp16, not {precision}")
-    return chosen
+            obstacle = obstacle or error
+    return setups, obstacle
 
 
 def count(variant: Variant) -> dict[str, int]:
@@ -181,15 +177,13 @@ def timed(call: Callable[[], object], device: torch.device, shown: str) -> Calla
 
     @torch.inference_mode()
     def play(repetitions: int) -> float:
-        synchronize(device)
         began = clock()
         try:
             for _ in range(repetitions):
                 call()
-            synchronize(device)
+            return (clock() - began) / repetitions
         except torch.cuda.OutOfMemoryError as error:
             raise InputError(f"{shown}: {device} has no memory left: use a smaller batch") from error
-        return (clock() - began) / repetitions
 
     play(1)  # compiles and allocates
     repetitions = max(math.ceil(ROUND_SECONDS / max(play(1), 1e-5)), 1)
@@ -200,7 +194,11 @@ def memory_of(variant: Variant, batch: int, setup: Setup, threads: int) -> int:
     """Peak bytes of a process that runs the engine, libraries included, making it left out."""
     with compute_threads(threads):
         play, device = player(variant, batch, setup), torch.device(setup.device)
-        forget_peak(device)
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        with suppress(OSError):  # Linux alone forgets the peak so far
+            Path("/proc/self/clear_refs").write_text("5")
         play()
         return peak_memory(device)
 
@@ -213,13 +211,12 @@ def _compare_setups(
     a = torch.randn(side, side, device=device, dtype=PRECISIONS.get(first.precision, torch.float32))
     plays = {str(setup): player(variant, batch, setup) for setup in setups}
     plays[PRODUCT] = timed(lambda: a @ a, device, PRODUCT)
-    costs = trial.interleave(plays)
+    costs = interleave(plays, trial)
     product = costs.pop(PRODUCT) / (2 * side**3)
     rates = {name: own / operations for name, own in costs.items()} | {PRODUCT: product}
     speed = compare(costs, str(first), "network alone", "frames/s", lambda s: batch / s)
+    speed = [replace(row, details={"ms a frame": 1e3 / row.value}) for row in speed]
     share = compare(rates, PRODUCT, "share of the peak", "GFLOP/s", lambda s: 1e-9 / s)[:-1]
-    for i, row in enumerate(speed):
-        speed[i] = replace(row, details={"ms a frame": 1e3 / row.value})
     return _named(speed, variant, batch, setups) + _named(share, variant, batch, setups)
 
 
@@ -232,7 +229,6 @@ def _compare_memory(variant: Variant, batch: int, setups: Sequence[Setup], first
 def _named(rows: Sequence[Comparison], variant: Variant, batch: int, setups: Sequence[Setup]) -> list[Comparison]:
     named = []
     for row, setup in zip(rows, setups, strict=True):
-        details: dict[str, Any] = {"model": variant.name, "batch": batch, "engine": setup.engine}
-        details |= {"precision": setup.precision, **row.details}
-        named.append(replace(row, name=f"{variant.name} x{batch} {setup}", details=details))
+        details = {"model": variant.name, "batch": batch, "engine": setup.engine, "precision": setup.precision}
+        named.append(replace(row, name=f"{variant.name} x{batch} {setup}", details=details | row.details))
     return named

@@ -5,13 +5,12 @@ A busy machine slows all contestants of a round alike, so the ratio within a rou
 
 from __future__ import annotations
 
-import gc
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,6 +24,7 @@ from lorat_plugin.apps.doctor import this_installation
 from lorat_plugin.boxes import clip_to_image, xyxy_to_xywh
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import whole_file
+from lorat_plugin.settings import SpeedTrial
 from lorat_plugin.synthetic.material import procedural_cutout, procedural_photo
 from lorat_plugin.synthetic.rendering import Look, Pose, degrade, draw, object_box
 
@@ -32,35 +32,19 @@ STAGE = "stage: "  # begins the measure of a part of the whole, which plots leav
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class SpeedTrial:
-    """Contestants of a benchmark and how they are run.
+def interleave(
+    contestants: Mapping[str, Callable[[], float]], trial: SpeedTrial, warmup: int = 1
+) -> dict[str, np.ndarray]:
+    """Let contestants take turns, A B A B and so on; a call does one round and returns its cost, such as seconds.
 
-    Fields: contestants, names of engines ("all" for every one that runs here, "autocast" for `eager` as the official
-    code runs it), modes of training or data sets; reference, one of them, which takes part even if it is not among
-    them; precisions, names, an engine takes part with those that it has; rounds, that count, after warming up; device,
-    see `find_device`; threads of computation, 0: torch decides; on_round, called after each round.
+    Returns the costs of each, (rounds,) float64, without those of the rounds for warming up.
     """
-
-    contestants: Sequence[str] = ("eager", "fused")
-    reference: str = "eager"
-    precisions: Sequence[str] = ("auto",)
-    rounds: int = 10
-    device: str = "auto"
-    threads: int = 0
-    on_round: Callable[[], None] = lambda: None
-
-    def interleave(self, contestants: Mapping[str, Callable[[], float]], warmup: int = 1) -> dict[str, np.ndarray]:
-        """Let contestants take turns, A B A B and so on; a call does one round and returns its cost, such as seconds.
-
-        Returns the costs of each, (rounds,) float64, without those of the rounds for warming up.
-        """
-        costs: dict[str, list[float]] = {name: [] for name in contestants}
-        for _ in range(warmup + self.rounds):
-            for name, play in contestants.items():
-                costs[name].append(play())
-            self.on_round()
-        return {name: np.array(values[warmup:]) for name, values in costs.items()}
+    costs: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(warmup + trial.rounds):
+        for name, play in contestants.items():
+            costs[name].append(play())
+        trial.on_round()
+    return {name: np.array(values[warmup:]) for name, values in costs.items()}
 
 
 @dataclass(frozen=True)
@@ -160,30 +144,26 @@ def compute_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(former[1])
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait until a device has done all its work."""
-    if device.type in ("cuda", "mps"):
-        getattr(torch, device.type).synchronize()
+def clock_for(device: torch.device, own: bool = True) -> Callable[[], float]:
+    """A clock in seconds that waits until the device has done all its work.
 
+    With `own`, it is the process's own time on a single CPU thread, which other processes do not lengthen.
+    """
+    if device.type == "cpu":
+        return time.process_time if own and torch.get_num_threads() == 1 else time.perf_counter
+    wait = getattr(torch, device.type).synchronize
 
-def clock_for(device: torch.device) -> Callable[[], float]:
-    """A clock in seconds: on a single CPU thread the process's own time, which other processes do not lengthen."""
-    return time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    def clock() -> float:
+        wait()
+        return time.perf_counter()
+
+    return clock
 
 
 def in_process(function: Callable[..., Result], *arguments: object) -> Result:
     """Call a function in a process of its own, whose memory is its own too."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
-
-
-def forget_peak(device: torch.device) -> None:
-    """Let `peak_memory` count from now on, where the system can."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    with suppress(OSError):  # Linux alone
-        Path("/proc/self/clear_refs").write_text("5")
 
 
 def write_clips(folder: Path, size: tuple[int, int], clips: int = 4, frames: int = 8) -> None:

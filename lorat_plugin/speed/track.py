@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,16 @@ from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.registry import open_benchmark
 from lorat_plugin.images import read_image
 from lorat_plugin.network import Prediction
+from lorat_plugin.settings import SpeedTrial
 from lorat_plugin.speed.model import Setup, find_setups
 from lorat_plugin.speed.rounds import (
     STAGE,
     Comparison,
     Report,
-    SpeedTrial,
     clock_for,
     compare,
     compute_threads,
-    synchronize,
+    interleave,
     write_clips,
 )
 from lorat_plugin.variants import get_variant
@@ -76,25 +76,20 @@ def benchmark_track(
         clip = list(images())
         decoding = _decoding(images)
         boxes = place_targets(known[: len(clip)], max(targets), clip[0].shape[:2])
-        runs: dict[tuple[Setup, int, bool], _Run] = {}
+        opened = (lambda: iter(clip)) if decoded else images
+        runs: dict[Entrant, _Run] = {}
         for setup in setups:
             engine, device = setup.make(variant)
+            clock = clock_for(device, own=decoded)
             for count, joint in itertools.product(dict.fromkeys(targets), (True, False)):
                 if joint or count > 1:
-                    seen = boxes[:, :count]
-                    if decoded:
-                        runs[setup, count, joint] = _Run(
-                            engine, device, lambda: iter(clip), seen, joint, clock_for(device)
-                        )
-                    else:
-                        runs[setup, count, joint] = _Run(engine, device, images, seen, joint)
-        named = {_name(*key): run for key, run in runs.items()}
-        taken = trial.interleave(named)
+                    contestant = Entrant(setup, count, joint)
+                    runs[contestant] = _Run(engine, device, opened, boxes[:, :count], joint, clock)
+        taken = interleave({str(contestant): run for contestant, run in runs.items()}, trial)
         costs = dict(zip(runs, taken.values(), strict=True))
         results = []
         for count in dict.fromkeys(targets):
-            together = {setup: costs[setup, count, True] for setup in setups}
-            results += _beside_reference({setup: runs[setup, count, True] for setup in setups}, together, first, count)
+            results += _beside_reference(runs, costs, [Entrant(setup, count) for setup in setups], first)
         results += _beside_single_trackers(costs)
         size = "{1}x{0}".format(*clip[0].shape)
         settings: dict[str, Any] = {"model": variant.name, "device": first.device, "frames": f"{len(clip)} of {size}"}
@@ -122,6 +117,23 @@ def place_targets(known: np.ndarray, count: int, size: tuple[int, int]) -> np.nd
     return np.concatenate([corners, corners + extent], -1).transpose(1, 0, 2)
 
 
+@dataclass(frozen=True)
+class Entrant:
+    """An engine with a number of targets, in one pass (`joint`) or by as many single trackers."""
+
+    setup: Setup
+    count: int
+    joint: bool = True
+
+    def __str__(self) -> str:
+        targets = "1 target" if self.count == 1 else f"{self.count} {'targets' if self.joint else 'single trackers'}"
+        return f"{self.setup}, {targets}"
+
+    def details(self, **more: float) -> dict[str, Any]:
+        """What it is, for the report."""
+        return {"engine": self.setup.engine, "precision": self.setup.precision, "targets": self.count, **more}
+
+
 class _Run:
     """One engine with its targets; a call tracks the clip twice and gives the first time's seconds a frame."""
 
@@ -132,22 +144,19 @@ class _Run:
         images: Images,
         boxes: np.ndarray,
         joint: bool,
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Callable[[], float],
     ) -> None:
-        self.images, self.device, self.boxes, self.clock = images, device, boxes, clock
-        self.watch = _Watch(engine, device, clock)
-        self.rounds: list[dict[str, list[float]]] = []
+        self.engine, self.device, self.variant = engine, device, engine.variant
+        self.images, self.boxes, self.clock = images, boxes, clock
+        self.rounds: list[np.ndarray] = []  # seconds, (frames, stages)
         frame = next(images())
         targets = [tracking.start(engine, device, frame, box) for box in xyxy_to_xywh(boxes[0])]
         self.targets = [targets] if joint else [[target] for target in targets]
-        self.engine = engine
 
     def __call__(self) -> float:
-        synchronize(self.device)
         began = self.clock()
         for number, frame in enumerate(self.images()):
             self._advance(self.engine, number, frame)
-        synchronize(self.device)
         seconds = (self.clock() - began) / (number + 1)
         self.rounds.append(self._stages())
         return seconds
@@ -158,102 +167,76 @@ class _Run:
         for target, box in zip(itertools.chain(*self.targets), self.boxes[number], strict=True):
             target.box = box.copy()  # random weights lead astray, and a crop's cost depends on its size
 
-    def _stages(self) -> dict[str, list[float]]:
-        """Seconds of each stage in each frame."""
-        spent: dict[str, list[float]] = defaultdict(list)
+    def _stages(self) -> np.ndarray:
+        spent = []
         images = self.images()
         for number in range(len(self.boxes)):
-            self.watch.start()
+            self.spent, self.last = dict.fromkeys(STAGES, 0.0), self.clock()
             frame = next(images)
-            self.watch.mark("wait")
-            self._advance(self.watch, number, frame)
-            self.watch.mark("post")
-            if number or len(self.boxes) == 1:  # the first frame waits for the decoder's thread to start
-                for stage in STAGES:
-                    spent[stage].append(self.watch.spent[stage])
+            self._mark("wait")
+            self._advance(self, number, frame)
+            self._mark("post")
+            spent.append(list(self.spent.values()))
         next(images, None)  # the decoder's end
-        return spent
+        return np.array(spent[1:] or spent)  # the first frame waits for the decoder's thread to start
 
-
-class _Watch:
-    """An engine with a clock: what was spent since the mark before."""
-
-    def __init__(self, engine: tracking.Engine, device: torch.device, clock: Callable[[], float]) -> None:
-        self.engine, self.device, self.variant, self.clock = engine, device, engine.variant, clock
-        self.encode_template = engine.encode_template
-
-    def start(self) -> None:
-        self.spent: dict[str, float] = defaultdict(float)
-        self.last = self.clock()
-
-    def mark(self, stage: str) -> None:
-        synchronize(self.device)
+    def _mark(self, stage: str) -> None:
         now = self.clock()
         self.spent[stage] += now - self.last
         self.last = now
 
+    def encode_template(self, z: torch.Tensor, z_mask: torch.Tensor) -> torch.Tensor:
+        """The engine's, see `tracking.Engine`."""
+        return self.engine.encode_template(z, z_mask)
+
     def predict(self, memories: Sequence[Any], x: torch.Tensor) -> Prediction:
-        self.mark("crop")
+        """The engine's, with a mark before and behind it."""
+        self._mark("crop")
         prediction = self.engine.predict(memories, x)
-        self.mark("model")
+        self._mark("model")
         return prediction
 
 
-def _name(setup: Setup, count: int, joint: bool = True) -> str:
-    return f"{setup}, " + ("1 target" if count == 1 else f"{count} targets" if joint else f"{count} single trackers")
-
-
 def _beside_reference(
-    runs: dict[Setup, _Run], costs: dict[Setup, np.ndarray], first: Setup, count: int
+    runs: dict[Entrant, _Run], costs: dict[Entrant, np.ndarray], chosen: Sequence[Entrant], first: Setup
 ) -> list[Comparison]:
-    """End to end, the network alone and every stage of each engine, beside the first."""
+    """End to end, the network alone and every stage of each engine, beside the first, with one number of targets."""
+    reference = str(Entrant(first, chosen[0].count))
 
-    def rows(own: dict[Setup, np.ndarray], measure: str) -> list[Comparison]:
-        named = {_name(setup, count): values for setup, values in own.items()}
-        stage = measure.startswith(STAGE)
-        unit, value = ("ms", lambda s: s * 1e3) if stage else ("frames/s", lambda s: 1 / s)
-        results = compare(named, _name(first, count), measure, unit, value)
-        return [replace(row, details=_details(setup, count)) for row, setup in zip(results, own, strict=True)]
+    def rows(own: Sequence[np.ndarray], measure: str, unit: str, value: Callable[[float], float]) -> list[Comparison]:
+        return compare(dict(zip(map(str, chosen), own, strict=True)), reference, measure, unit, value)
 
-    seconds = {
-        stage: {setup: np.array([r[stage] for r in run.rounds[-len(costs[setup]) :]]) for setup, run in runs.items()}
-        for stage in STAGES
-    }  # (rounds, frames)
-    results = rows(costs, "end to end")
-    results += rows({setup: np.median(own, 1) for setup, own in seconds["model"].items()}, "model alone")
-    for stage, own in seconds.items():
-        results += rows({setup: np.maximum(np.median(s, 1), 1e-7) for setup, s in own.items()}, STAGE + stage)
-        for i, setup in enumerate(own, len(results) - len(own)):
-            results[i].details["p95"] = float(np.quantile(own[setup], 0.95) * 1e3)
+    counted = [np.array(runs[c].rounds[-len(costs[c]) :]) for c in chosen]  # (rounds, frames, stages)
+    medians = [np.maximum(np.median(own, 1), 1e-7) for own in counted]
+    results = rows([costs[c] for c in chosen], "end to end", "frames/s", lambda s: 1 / s)
+    results += rows([own[:, STAGES.index("model")] for own in medians], "model alone", "frames/s", lambda s: 1 / s)
+    results = [replace(row, details=c.details()) for row, c in zip(results, [*chosen, *chosen], strict=True)]
+    for i, stage in enumerate(STAGES):
+        own_rows = rows([own[:, i] for own in medians], STAGE + stage, "ms", lambda s: s * 1e3)
+        for row, c, own in zip(own_rows, chosen, counted, strict=True):
+            results.append(replace(row, details=c.details(p95=float(np.quantile(own[..., i], 0.95) * 1e3))))
     return results
 
 
-def _beside_single_trackers(costs: dict[tuple[Setup, int, bool], np.ndarray]) -> list[Comparison]:
+def _beside_single_trackers(costs: dict[Entrant, np.ndarray]) -> list[Comparison]:
     """Several targets in one pass, beside as many trackers of one target with the same engine."""
     results = []
-    for setup, count, joint in costs:
-        if not joint:
-            alone, together = _name(setup, count, False), _name(setup, count)
-            pair = {alone: costs[setup, count, False], together: costs[setup, count, True]}
-            row = compare(pair, alone, "one pass beside single trackers", "frames/s", lambda s: 1 / s)[1]
-            results.append(replace(row, details=_details(setup, count)))
+    for alone, cost in costs.items():
+        if not alone.joint:
+            together = replace(alone, joint=True)
+            pair = {str(alone): cost, str(together): costs[together]}
+            row = compare(pair, str(alone), "one pass beside single trackers", "frames/s", lambda s: 1 / s)[1]
+            results.append(replace(row, details=together.details()))
     return results
-
-
-def _details(setup: Setup, count: int) -> dict[str, Any]:
-    return {"engine": setup.engine, "precision": setup.precision, "targets": count}
 
 
 def _decoding(images: Images) -> dict[str, str]:
     """What the decoder takes for a frame with nothing beside it."""
-    times = []
-    source = images()
-    while True:
-        began = time.perf_counter()
-        if next(source, None) is None:
-            break
-        times.append((time.perf_counter() - began) * 1e3)
-    return {"median": f"{np.median(times):.3g} ms", "p95": f"{np.quantile(times, 0.95):.3g} ms"}
+    times = [time.perf_counter(), *(time.perf_counter() for _ in images())]
+    return {
+        "median": f"{np.median(np.diff(times)) * 1e3:.3g} ms",
+        "p95": f"{np.quantile(np.diff(times), 0.95) * 1e3:.3g} ms",
+    }
 
 
 @contextmanager
@@ -269,9 +252,9 @@ def _clip(
         if not sequences:
             raise InputError(f"{dataset}: no sequence has a box for every frame; name another --dataset")
         longest = max(sequences, key=len)
-        yield _opener(lambda: _read(longest.name, list(longest.frames)[:count])), longest.boxes[:count]
+        yield partial(_images, partial(_read, longest.name, list(longest.frames)[:count])), longest.boxes[:count]
     elif source:
-        images = _opener(lambda: open_source(source, 0, count))
+        images = partial(_images, partial(open_source, source, 0, count))
         first, number = next(images()), sum(1 for _ in images())
         side = min(first.shape[:2]) / 4
         middle = [first.shape[1] / 2 - side / 2, first.shape[0] / 2 - side / 2, side, side]
@@ -280,17 +263,13 @@ def _clip(
         with tempfile.TemporaryDirectory() as work:
             write_clips(Path(work), (1280, 720), clips=1, frames=count)
             made = Path(work) / "clip0"
-            boxes = read_boxes(made / "groundtruth.txt")
-            yield _opener(lambda: open_source(made)), boxes
+            yield partial(_images, partial(open_source, made)), read_boxes(made / "groundtruth.txt")
 
 
-def _opener(opened: Callable[[], FrameSource]) -> Images:
-    def images() -> Iterator[np.ndarray]:
-        with opened() as frames:
-            for frame in frames:
-                yield frame.image
-
-    return images
+def _images(opened: Callable[[], FrameSource]) -> Iterator[np.ndarray]:
+    with opened() as frames:
+        for frame in frames:
+            yield frame.image
 
 
 def _read(name: str, paths: Sequence[str]) -> FrameSource:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,27 +22,27 @@ from lorat_plugin.datasets.lmdb_build import build_lmdb
 from lorat_plugin.devices import best_precision, find_device, peak_memory
 from lorat_plugin.errors import InputError
 from lorat_plugin.models import create_model
+from lorat_plugin.settings import SpeedTrial
 from lorat_plugin.speed.rounds import (
     Report,
-    SpeedTrial,
     clock_for,
     compare,
     compute_threads,
     in_process,
-    synchronize,
+    interleave,
     write_clips,
 )
+from lorat_plugin.training.augment import sample_generator
 from lorat_plugin.training.config import TrainConfig, training_variant
-from lorat_plugin.training.device.pairs import DevicePairs
-from lorat_plugin.training.launch import checkpoint_activations, compiled
+from lorat_plugin.training.layers import add_stochastic_depth, checkpoint_activations, compiled
 from lorat_plugin.training.methods import MODES, training_network
-from lorat_plugin.training.pairs import sample_generator
 from lorat_plugin.training.recipe import Batch, PairDataset, make_optimizer, train_step
-from lorat_plugin.training.stochastic_depth import add_stochastic_depth
+from lorat_plugin.training.sources import open_pairs
 from lorat_plugin.variants import Variant
 
 BRANCHES = "peft"  # LoRA by peft's own forward pass, W x + B (A x)
 OPTIONS = ("checkpointing", "compile")
+ON_DEVICE = {"pairs_on": "device", "device": "cpu"}
 PAIRS = 8  # in a round: short, so that all contestants of a round meet the same machine
 
 
@@ -57,7 +58,7 @@ def benchmark_train(trial: SpeedTrial, variant: str = "lorat_b_224", batch: int 
     the process's largest size on a CPU, libraries included, and the largest allocation on a CUDA GPU.
     Raises InputError for unknown modes, variants or devices.
     """
-    modes = list(trial.contestants) if trial.reference in trial.contestants else [trial.reference, *trial.contestants]
+    modes = list(dict.fromkeys([trial.reference, *trial.contestants]))
     for mode in modes:
         method, *options = mode.split("+")
         if method not in (*MODES, BRANCHES) or not set(options) <= set(OPTIONS):
@@ -71,7 +72,7 @@ def benchmark_train(trial: SpeedTrial, variant: str = "lorat_b_224", batch: int 
     training_variant(config)
     peaks = {mode: np.array([float(in_process(step_memory, mode, config))]) for mode in modes}
     steps = {mode: make_step(mode, config) for mode in modes}
-    costs = trial.interleave(steps, warmup=2)
+    costs = interleave(steps, trial, warmup=2)
     settings = {"variant": variant, "batch": batch, "device": config.device, "precision": config.precision}
     times = compare(costs, trial.reference, "time of a step", "ms", lambda seconds: seconds * 1e3)
     memory = compare(peaks, trial.reference, "peak memory", "GB", lambda size: size / 1e9)
@@ -103,7 +104,6 @@ def make_step(mode: str, config: TrainConfig) -> Callable[[], float]:
     def play() -> float:
         began = clock()
         train_step(accelerator, wrapped, optimizer, batch, config.lr, config)
-        synchronize(device)
         return clock() - began
 
     return play
@@ -142,20 +142,19 @@ def benchmark_data(
     Raises InputError for data that cannot be opened or an unknown variant or reference.
     """
     with _data(trial.contestants, frame_size) as named, compute_threads(1):
-        opened = {n: PairDataset(TrainConfig(variant=variant, datasets=(entry,))) for n, entry in named.items()}
+        opened = {n: open_pairs(TrainConfig(variant=variant, datasets=(entry,))) for n, entry in named.items()}
         first = next(iter(opened.values()))
         makers: dict[str, Callable[[Sequence[int]], object]] = {}
+        ways: dict[str, dict[str, Any]] = {"": {}, ", 8-bit": {"eight_bit": True}, ", device": ON_DEVICE}
+        if not trial.contestants:  # others may not fit into memory
+            ways[", device bank"] = {**ON_DEVICE, "bank_gb": 1}
         for name, dataset in opened.items():
-            on_device = replace(dataset.config, pairs_on="device", device="cpu")
-            makers[name] = partial(_batch, dataset)
-            makers[f"{name}, 8-bit"] = partial(_batch, PairDataset(replace(dataset.config, eight_bit=True)))
-            makers[f"{name}, device"] = partial(_batch, DevicePairs(on_device))
-            if not trial.contestants:  # others may not fit into memory
-                makers[f"{name}, device bank"] = partial(_batch, DevicePairs(replace(on_device, bank_gb=1)))
+            for way, changes in ways.items():
+                makers[f"{name}{way}"] = partial(_batch, open_pairs(replace(dataset.config, **changes)))
         makers["decode"] = lambda indices: [
             first.source.planned(0, i, sample_generator(first.config.seed, 0, 0, first.training, i)) for i in indices
         ]
-        costs = trial.interleave({name: _timed(make) for name, make in makers.items()})
+        costs = interleave({name: _timed(make) for name, make in makers.items()}, trial)
         settings = {"variant": variant, "pairs": trial.rounds * PAIRS}
         settings["datasets"] = list(trial.contestants) or f"generated, {frame_size}"
         rows = compare(

@@ -7,7 +7,6 @@ no larger, and rendering more pixels than the network sees would only cost time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -18,17 +17,6 @@ from numpy.random import Generator
 from lorat_plugin.boxes import clip_to_image
 from lorat_plugin.synthetic import rendering
 from lorat_plugin.synthetic.material import Material
-from lorat_plugin.synthetic.rendering import (
-    PATCH,
-    Cutout,
-    Pose,
-    bounding_box,
-    map_points,
-    object_box,
-    random_look,
-    shift_matrix,
-    warp_matrix,
-)
 
 FRAME_SIZES = ((240, 320), (192, 336), (320, 240), (256, 256))  # (h, w)
 _CIRCLE = np.column_stack([f(np.linspace(0, 2 * math.pi, 24, endpoint=False)) for f in (np.cos, np.sin)]) / 2
@@ -52,15 +40,28 @@ class FramePair(NamedTuple):
     third: tuple[np.ndarray, np.ndarray] | None = None
 
 
+class PairSource(Protocol):
+    """Where pairs come from; whatever a call draws depends on its arguments alone.
+
+    A pair of no use is None; a file that cannot be decoded is an InputError that names it.
+    """
+
+    def planned(self, epoch: int, index: int, rng: Generator) -> FramePair | None:
+        """The pair meant for sample `index` of an epoch, both 0-based."""
+
+    def sample(self, rng: Generator) -> FramePair | None:
+        """Another pair for a sample whose planned one was of no use."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Actor:
     """One object of a scene: how it looks and lies in the template frame and in the search frame."""
 
-    cutouts: tuple[Cutout, Cutout]
-    poses: tuple[Pose, Pose]
+    cutouts: tuple[rendering.Cutout, rendering.Cutout]
+    poses: tuple[rendering.Pose, rendering.Pose]
 
     def box(self, moment: int) -> np.ndarray:
-        return object_box(self.cutouts[moment], self.poses[moment])
+        return rendering.object_box(self.cutouts[moment], self.poses[moment])
 
 
 def _log_uniform(rng: Generator, low: float, high: float) -> float:
@@ -69,17 +70,17 @@ def _log_uniform(rng: Generator, low: float, high: float) -> float:
 
 def _camera(point: tuple[float, float], zoom: float, angle: float, frame_size: tuple[int, int]) -> np.ndarray:
     """(3, 3) map from photo pixels to frame pixels that brings `point` to the middle of the frame."""
-    return warp_matrix(np.array(point), np.array([frame_size[1], frame_size[0]]) / 2, np.full(2, zoom), angle)
+    return rendering.warp_matrix(np.array(point), np.array([frame_size[1], frame_size[0]]) / 2, np.full(2, zoom), angle)
 
 
 def _coin(rng: Generator, chance: float) -> bool:
     return bool(rng.random() < chance)
 
 
-def _moved(rng: Generator, pose: Pose, x: float, y: float, size: float) -> Pose:
+def _moved(rng: Generator, pose: rendering.Pose, x: float, y: float, size: float) -> rendering.Pose:
     """The same object a while later, elsewhere: it turns, stretches (a changed pose) and tilts."""
     turn = rng.normal(0, 0.15) if _coin(rng, 0.8) else rng.uniform(-math.pi, math.pi) * 0.6
-    return Pose(
+    return rendering.Pose(
         x,
         y,
         size,
@@ -90,24 +91,13 @@ def _moved(rng: Generator, pose: Pose, x: float, y: float, size: float) -> Pose:
     )
 
 
-class Tools(Protocol):
-    """Functions that make frames: those of `synthetic.rendering`, or of a recorder of what they would do."""
-
-    recolour: Callable[..., Any]
-    bend: Callable[..., Any]
-    draw: Callable[..., None]
-    view: Callable[..., Any]
-    opaque_patch: Callable[..., Any]
-    degrade: Callable[..., Any]
-
-
 class RenderedPairs:
     """Pairs of rendered frames."""
 
-    tools: Tools = rendering  # of the class, since a module cannot be sent to worker processes
+    tools: Any = rendering  # of the class, since a module cannot be sent to worker processes
 
-    def __init__(self, material: Material, tools: Tools | None = None) -> None:
-        """Draw from `material`'s cut-outs and photos."""
+    def __init__(self, material: Material, tools: object = None) -> None:
+        """Draw from `material`'s cut-outs and photos, by `rendering` or by something with the same functions."""
         self.material = material
         if tools:
             self.tools = tools
@@ -123,7 +113,7 @@ class ObjectPairs(RenderedPairs):
         others = self._others(rng, target, index, frame_size)
         frames, boxes = [], []
         views = self._backgrounds(rng, frame_size)
-        look = random_look(rng, target.poses[0].size)
+        look = rendering.random_look(rng, target.poses[0].size)
         for moment in (0, 1):
             canvas = views[moment]
             passing = rng.random(len(others)) < 0.12  # now and then a neighbour passes before the target
@@ -137,12 +127,12 @@ class ObjectPairs(RenderedPairs):
             if moment == 1 and _coin(rng, 0.3):
                 self._occlude(rng, canvas, box)
             if moment == 1 and _coin(rng, 0.7):
-                look = random_look(rng, target.poses[1].size)
+                look = rendering.random_look(rng, target.poses[1].size)
             frames.append(self.tools.degrade(canvas, look, rng))
             boxes.append(box)
         return FramePair(frames[0], boxes[0], frames[1], boxes[1], f"cutout {index}")
 
-    def _later(self, rng: Generator, cutout: Cutout) -> tuple[Cutout, Cutout]:
+    def _later(self, rng: Generator, cutout: rendering.Cutout) -> tuple[rendering.Cutout, rendering.Cutout]:
         """An object now and a while later, when it has often moved its limbs."""
         bent = self.tools.bend(cutout, rng, float(rng.uniform(0.02, 0.12))) if _coin(rng, 0.5) else cutout
         return cutout, bent
@@ -161,7 +151,7 @@ class ObjectPairs(RenderedPairs):
         size = _log_uniform(rng, 9.0, 100.0)
         tall = float(rng.uniform(0.75, 1.3))
         spot = [self._spot(rng, frame_size, size) for _ in range(2)]
-        first = Pose(*spot[0], size, aspect=tall, angle=float(rng.normal(0, 0.1)), flip=_coin(rng, 0.5))
+        first = rendering.Pose(*spot[0], size, aspect=tall, angle=float(rng.normal(0, 0.1)), flip=_coin(rng, 0.5))
         scale = min(_log_uniform(rng, 0.6, 1.6), 130 / size)
         return _Actor(self._later(rng, cutout), (first, _moved(rng, first, *spot[1], size * scale))), index
 
@@ -191,12 +181,12 @@ class ObjectPairs(RenderedPairs):
             cutout = self.material.cutout(self._pick(rng))
         scale = _log_uniform(rng, 0.75, 1.35) if kind < 0.7 else _log_uniform(rng, 0.5, 2.0)
         flip, aspect = _coin(rng, 0.5), _log_uniform(rng, 0.8, 1.25)
-        poses: list[Pose] = []
+        poses: list[rendering.Pose] = []
         for own in target.poses:
             direction, distance = rng.uniform(0, 2 * math.pi), own.size * rng.uniform(0.7, 3.0)
             x, y = own.x + distance * math.cos(direction), own.y + 0.7 * distance * math.sin(direction)
             if not poses:
-                first = Pose(x, y, own.size * scale, own.aspect * aspect, float(rng.normal(0, 0.15)), flip)
+                first = rendering.Pose(x, y, own.size * scale, own.aspect * aspect, float(rng.normal(0, 0.15)), flip)
                 poses.append(first)
             else:
                 poses.append(_moved(rng, poses[0], x, y, own.size * scale))
@@ -224,12 +214,12 @@ class ObjectPairs(RenderedPairs):
         size = math.sqrt(width * height) * float(rng.uniform(0.3, 0.8))
         if _coin(rng, 0.5):
             cutout = self.material.cutout(int(rng.integers(self.material.cutout_count)))
-            self.tools.draw(canvas, cutout, Pose(x, y, size, angle=float(rng.uniform(-1, 1))))
+            self.tools.draw(canvas, cutout, rendering.Pose(x, y, size, angle=float(rng.uniform(-1, 1))))
             return
         photo = self.material.photo(int(rng.integers(self.material.photo_count)))
-        patch_y = int(rng.integers(max(1, photo.shape[0] - PATCH)))
-        patch_x = int(rng.integers(max(1, photo.shape[1] - PATCH)))
-        pose = Pose(x, y, size, aspect=_log_uniform(rng, 0.1, 8.0), angle=float(rng.normal(0, 0.1)))
+        patch_y = int(rng.integers(max(1, photo.shape[0] - rendering.PATCH)))
+        patch_x = int(rng.integers(max(1, photo.shape[1] - rendering.PATCH)))
+        pose = rendering.Pose(x, y, size, aspect=_log_uniform(rng, 0.1, 8.0), angle=float(rng.normal(0, 0.1)))
         self.tools.draw(canvas, self.tools.opaque_patch(photo, patch_x, patch_y), pose)
 
 
@@ -260,15 +250,15 @@ class PatchPairs(RenderedPairs):
             # where the patch may lie in the frame without the frame reaching past the photo
             reach = np.sort([limits - (np.array([width, height]) - centre) * zoom, centre * zoom], axis=0)
             spot = np.clip(rng.uniform(0.1, 0.9, 2) * limits, *reach)
-            matrix = warp_matrix(centre, spot, zoom, float(rng.normal(0, 0.1)) * moment)
+            matrix = rendering.warp_matrix(centre, spot, zoom, float(rng.normal(0, 0.1)) * moment)
             tilt = np.eye(3)
             tilt[2, :2] = rng.normal(0, 0.1, 2) * moment / max(frame_size)
-            matrix = shift_matrix(*spot) @ tilt @ shift_matrix(*-spot) @ matrix
+            matrix = rendering.shift_matrix(*spot) @ tilt @ rendering.shift_matrix(*-spot) @ matrix
             frame = self.tools.view(photo, matrix, frame_size)
-            box = clip_to_image(bounding_box(map_points(matrix, outline)), frame_size)
+            box = clip_to_image(rendering.bounding_box(rendering.map_points(matrix, outline)), frame_size)
             if min(box[2] - box[0], box[3] - box[1]) < 4:
                 return None
-            frames.append(self.tools.degrade(frame, random_look(rng, wanted), rng))
+            frames.append(self.tools.degrade(frame, rendering.random_look(rng, wanted), rng))
             boxes.append(box)
         return FramePair(frames[0], boxes[0], frames[1], boxes[1], f"photo {index}")
 

@@ -8,15 +8,15 @@ Sources: LoRAT (arXiv 2403.05231), DeiT III's three-fold augmentation (arXiv 220
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
-from numpy.random import Generator
+from numpy.random import PCG64, Generator
 from PIL import Image, ImageFilter
 
 from lorat_plugin.boxes import area, clip_to_image
@@ -27,6 +27,14 @@ Pixels = torch.Tensor | np.ndarray
 _GREY = (0.2989, 0.587, 0.114)
 ATTEMPTS = 12
 NO_THIRD = -1
+
+
+def sample_generator(seed: int, rank: int, epoch: int, training: bool, index: int) -> Generator:
+    """The random generator of one sample.
+
+    With rank 0 and samples numbered over all ranks, pairs are the same whatever the number of ranks and workers.
+    """
+    return Generator(PCG64((seed, rank, epoch, int(training), index)))
 
 
 @dataclass(frozen=True)
@@ -63,47 +71,60 @@ def jittered_parameters(
     return None
 
 
-def flip(crop: Pixels) -> Pixels:
-    """Mirror a crop left to right."""
-    return crop.flip(-1) if isinstance(crop, torch.Tensor) else cv2.flip(crop, 1)
+def blended(crop: torch.Tensor, operation: int, factor: float) -> torch.Tensor:
+    """Change brightness (0), contrast (1) or saturation (2) of a crop in place, clamped to [0, 1].
+
+    All three blend it with something: black, its mean grey level, or its grey version.
+    """
+    if operation:
+        grey = (_GREY[0] * crop[0]).add_(_GREY[1] * crop[1]).add_(_GREY[2] * crop[2])
+        other = grey.mean() if operation == 1 else grey
+        crop.mul_(factor).add_(other * (1 - factor))
+    else:
+        crop.mul_(factor)
+    return crop.clamp_(0, 1)
 
 
-def _grey(crop: torch.Tensor) -> torch.Tensor:
-    return (_GREY[0] * crop[0]).add_(_GREY[1] * crop[1]).add_(_GREY[2] * crop[2])
+def blended_bytes(crop: np.ndarray, operation: int, factor: float) -> np.ndarray:
+    """As `blended`, of whole grey levels."""
+    if operation == 2:
+        return cv2.addWeighted(crop, factor, _grey_bytes(crop), 1 - factor, 0)
+    other = cv2.mean(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY))[0] if operation else 0.0
+    levels = np.clip(np.rint(np.arange(256) * factor + (1 - factor) * other), 0, 255)
+    return cv2.LUT(crop, levels.astype(np.uint8))
+
+
+def to_bytes(crop: torch.Tensor) -> np.ndarray:
+    """(3, H, W) uint8; values are truncated, not rounded."""
+    return (crop * 255).numpy().astype(np.uint8)  # torch's own conversion takes three times as long
+
+
+def third_augmentation(crop: torch.Tensor, choice: int, radius: float) -> np.ndarray:
+    """0 grey, 1 solarised or 2 blurred by a Gaussian of deviation `radius`, pixels. Returns (H, W, 3) uint8."""
+    planes = list(to_bytes(crop))
+    if choice == 1:
+        return third_of_bytes(cv2.merge(planes), choice, radius)
+    if choice == 0:
+        return cv2.merge([np.asarray(Image.fromarray(cv2.merge(planes)).convert("L"))] * 3)
+    blur = ImageFilter.GaussianBlur(radius)  # Pillow takes longer for an image of three colours
+    return cv2.merge([np.asarray(Image.fromarray(plane).filter(blur)) for plane in planes])
+
+
+def third_of_bytes(crop: np.ndarray, choice: int, radius: float) -> np.ndarray:
+    """As `third_augmentation`, by OpenCV."""
+    if choice == 1:
+        return cv2.min(crop, cv2.bitwise_not(crop))
+    return cv2.GaussianBlur(crop, (0, 0), radius, borderType=cv2.BORDER_REPLICATE) if choice else _grey_bytes(crop)
 
 
 def _grey_bytes(crop: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
 
 
-def _scaled_bytes(crop: np.ndarray, factor: float, offset: float) -> np.ndarray:
-    return cv2.LUT(crop, np.clip(np.rint(np.arange(256) * factor + offset), 0, 255).astype(np.uint8))
-
-
-def adjust_brightness(crop: Pixels, factor: float) -> Pixels:
-    """Scale all values; a tensor in place, clamped to [0, 1]."""
-    if isinstance(crop, torch.Tensor):
-        return crop.mul_(factor).clamp_(0, 1)
-    return _scaled_bytes(crop, factor, 0)
-
-
-def adjust_contrast(crop: Pixels, factor: float) -> Pixels:
-    """Blend with the mean grey level of the crop; a tensor in place, clamped to [0, 1]."""
-    if isinstance(crop, torch.Tensor):
-        mean = _grey(crop).mean()
-        return crop.mul_(factor).add_((1 - factor) * mean).clamp_(0, 1)
-    return _scaled_bytes(crop, factor, (1 - factor) * cv2.mean(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY))[0])
-
-
-def adjust_saturation(crop: Pixels, factor: float) -> Pixels:
-    """Blend with the grey version of the crop; a tensor in place, clamped to [0, 1]."""
-    if isinstance(crop, torch.Tensor):
-        grey = _grey(crop)
-        return crop.mul_(factor).add_(grey.mul_(1 - factor)).clamp_(0, 1)
-    return cv2.addWeighted(crop, factor, _grey_bytes(crop), 1 - factor, 0)
-
-
-ADJUSTMENTS = (adjust_brightness, adjust_contrast, adjust_saturation)
+ARITHMETIC: dict[type, tuple[Callable[..., Any], ...]] = {  # mirror left to right, blend, third augmentation
+    torch.Tensor: (lambda crop: crop.flip(-1), blended, third_augmentation),
+    np.ndarray: (lambda crop: cv2.flip(crop, 1), blended_bytes, third_of_bytes),
+}
 
 
 class Colours(NamedTuple):
@@ -159,35 +180,6 @@ class Changes(NamedTuple):
         return [clip_to_image(box, (size, size)) for box, size in zip(flipped, sizes, strict=True)]
 
 
-def colour_jitter(crop: Pixels, colours: Colours) -> Pixels:
-    """Change brightness, contrast and saturation.
-
-    A tensor in place, which halves the time: a search crop is larger than the cache of a processor core.
-    """
-    for i in colours.order:
-        crop = ADJUSTMENTS[i](crop, colours.factors[i])
-    return crop
-
-
-def to_bytes(crop: torch.Tensor) -> np.ndarray:
-    """(3, H, W) uint8; values are truncated, not rounded."""
-    return (crop * 255).numpy().astype(np.uint8)  # torch's own conversion takes three times as long
-
-
-def third_augmentation(crop: Pixels, choice: int, radius: float) -> np.ndarray:
-    """0 grey, 1 solarised or 2 blurred by a Gaussian of deviation `radius`, pixels. Returns (H, W, 3) uint8."""
-    if choice == 1:
-        levels = cv2.merge(list(to_bytes(crop))) if isinstance(crop, torch.Tensor) else crop
-        return cv2.min(levels, cv2.bitwise_not(levels))
-    if not isinstance(crop, torch.Tensor):
-        return cv2.GaussianBlur(crop, (0, 0), radius, borderType=cv2.BORDER_REPLICATE) if choice else _grey_bytes(crop)
-    planes = list(to_bytes(crop))
-    if choice == 0:
-        return cv2.merge([np.asarray(Image.fromarray(cv2.merge(planes)).convert("L"))] * 3)
-    blur = ImageFilter.GaussianBlur(radius)  # Pillow takes longer for an image of three colours
-    return cv2.merge([np.asarray(Image.fromarray(plane).filter(blur)) for plane in planes])
-
-
 @lru_cache
 def _levels(normalization: str) -> np.ndarray:
     """(3, 256) float32, the normalised values of 8-bit red, green and blue."""
@@ -210,9 +202,12 @@ def augment(crops: Sequence[Pixels], changes: Changes, normalization: str = "ima
     """
     done = []
     for crop, flipped, colours in zip(crops, changes.flips, changes.colours, strict=True):
-        changed = colour_jitter(flip(crop) if flipped else crop, colours)
+        mirror, blend, third = ARITHMETIC[type(crop)]
+        changed = mirror(crop) if flipped else crop
+        for operation in colours.order:  # in place: a search crop is larger than the cache of a processor core
+            changed = blend(changed, operation, colours.factors[operation])
         if changes.third != NO_THIRD:
-            changed = third_augmentation(changed, changes.third, changes.radius)
+            changed = third(changed, changes.third, changes.radius)
         if isinstance(changed, torch.Tensor):
             done.append(normalize(changed.permute(1, 2, 0)[None] * 255, normalization)[0])
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
@@ -13,11 +14,13 @@ from annotated_types import Ge, Gt, Le, Lt
 from typing_extensions import Doc
 
 from lorat_plugin.errors import InputError
-from lorat_plugin.files import parse_yaml, read_plain_text
+from lorat_plugin.files import parse_json, parse_yaml, read_plain_text
 from lorat_plugin.variants import Variant, baseline, get_variant
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
+
+logger = logging.getLogger(__name__)
 
 Count = Annotated[int, Ge(0)]
 Number = Annotated[int, Gt(0)]
@@ -28,6 +31,7 @@ Chance = Annotated[float, Ge(0), Le(1)]
 Names = tuple[str, ...]
 
 PATHS = ["backbone", "init_from", "got10k_list", "cutouts", "photos", "clips", "clip_labels", "validation_clips"]
+MATERIAL = ("cutouts", "photos", "clips", "clip_labels")
 RENAMED = {"trackers": "loggers"}  # former name -> name, so that recipes and states of earlier runs are read
 
 
@@ -205,3 +209,50 @@ def training_variant(config: TrainConfig) -> Variant:
         rslora=variant.rslora or config.adapter == "rslora",
         drop_path=variant.drop_path if config.drop_path < 0 else config.drop_path,
     )
+
+
+def check_data_rule(config: TrainConfig) -> None:
+    """Raise InputError naming the data that the run's rule (`protocol`) does not allow.
+
+    GOT-10k's: no other data than its training split, nor any that choose the best weights but its validation split.
+    For the weights that LoRATv2's phase 2 starts from see `check_weights_rule`.
+    """
+    if not config.protocol:
+        return
+    if offenders := _other_data(config):
+        raise InputError(f"protocol got10k allows no data but GOT-10k's; leave out {', '.join(offenders)}")
+    if not config.datasets:
+        raise InputError("protocol got10k trains on GOT-10k alone; give --dataset got10k:FOLDER")
+
+
+def _other_data(config: TrainConfig) -> list[str]:
+    """Settings of a run that name other data than GOT-10k's."""
+    offenders = [
+        f"{name} {getattr(config, name)}"
+        for name in (*MATERIAL, "init_from", "validation_clips")
+        if getattr(config, name) and not (name == "init_from" and get_variant(config.variant).reference_size)
+    ]
+    for setting in ("datasets", "validation_datasets"):
+        offenders += [f"{setting} {entry}" for entry in getattr(config, setting) if entry.partition(":")[0] != "got10k"]
+    return offenders
+
+
+def check_weights_rule(config: TrainConfig, metadata: Mapping[str, str]) -> None:
+    """As `check_data_rule`, of the weights in `init_from`, by the settings that `lorat train` writes in their header.
+
+    Weights that say nothing of their data are logged.
+    """
+    if not config.protocol:
+        return
+    try:
+        said = parse_json(metadata["recipe"])
+        former = TrainConfig(**{k: v for k, v in said.items() if k in TrainConfig.__dataclass_fields__})
+        offenders = _other_data(former)
+    except (KeyError, ValueError, TypeError, AttributeError):
+        logger.warning("%s does not say on what data it was trained: see that it is GOT-10k alone", config.init_from)
+        return
+    if offenders:
+        raise InputError(
+            f"protocol got10k: {config.init_from} was trained with {', '.join(offenders)}; give the weights of a phase "
+            "1 on GOT-10k alone by init_from (--init-from)"
+        )

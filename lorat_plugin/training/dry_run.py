@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,14 +21,12 @@ from lorat_plugin.datasets.sequences import VideoSequence
 from lorat_plugin.devices import PRECISIONS, best_precision, find_device
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import whole_file
-from lorat_plugin.synthetic.pairs import ObjectPairs, PatchPairs
+from lorat_plugin.synthetic.pairs import ObjectPairs, PairSource
 from lorat_plugin.training.config import TrainConfig, load_config
-from lorat_plugin.training.device.pairs import DevicePairs
 from lorat_plugin.training.methods import check_method, training_network
-from lorat_plugin.training.pairs import ClipPairs, DatasetPairs, WithAbsent, read_clips
-from lorat_plugin.training.recipe import Batch, PairDataset, collate, compute_loss, step_seed
-from lorat_plugin.training.schedule import learning_rate
-from lorat_plugin.training.sources import MadePairs, Mix, PairSource
+from lorat_plugin.training.pairs import ClipPairs, DatasetPairs, WithAbsent, leaves, read_clips
+from lorat_plugin.training.recipe import Batch, collate, compute_loss, learning_rate, step_seed
+from lorat_plugin.training.sources import open_pairs
 from lorat_plugin.training.state import STATE_NAME, read_state, spread_state
 from lorat_plugin.variants import Variant
 
@@ -107,9 +106,9 @@ def dry_run(config: TrainConfig, out: Path) -> Plan:
     Raises InputError for whatever would stop the run before its first update.
     """
     check_method(config)
-    dataset = PairDataset(config)
+    dataset = open_pairs(replace(config, pairs_on="worker"))
     if config.bank_gb:
-        DevicePairs(config)  # does the bank fit?
+        open_pairs(config)  # does the bank fit?
     sources = _sources("training", dataset.source)
     if config.validation_datasets:
         sources += _sources("validation", dataset.for_validation().source)
@@ -202,26 +201,24 @@ def _tinted(image: np.ndarray, cells: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.where(wide, 0.7 * image + 0.3 * np.array([0, 255, 60]), image), np.float32)
 
 
-def _sources(use: str, source: PairSource | MadePairs, whole: float = 1.0) -> list[Source]:
-    """Lines for a source that has the share `whole` of all pairs, and for all that it is mixed of."""
+def _sources(use: str, source: PairSource) -> list[Source]:
+    """Lines for all that the pairs of a source are made of."""
+    rows: list[Source] = []
+    for leaf, whole in leaves(source):
+        if isinstance(leaf, DatasetPairs):
+            indexed: Any
+            for indexed, share in zip(leaf.datasets, leaf.shares, strict=True):
+                name, held = f"{indexed.name} in {indexed.store.shown('')}", (indexed.frame_count, indexed.box_count)
+                rows.append(Source(use, name, whole * float(share), len(indexed), *held))
+        elif isinstance(leaf, ClipPairs):
+            rows.append(_clips(use, leaf.clips, whole))
+        elif whole:
+            material = leaf.material
+            content = f"{material.cutout_count} objects moved" if isinstance(leaf, ObjectPairs) else "patches moved"
+            rows.append(Source(use, f"{content} over {material.photo_count} photos", whole))
     if isinstance(source, WithAbsent):
-        rows = _sources(use, source.source, whole * (1 - source.share))
-        return [*rows, Source(use, "pairs of these without their target", whole * source.share)]
-    if isinstance(source, Mix):
-        parts = zip(source.sources, source.shares, strict=True)
-        return [row for part, share in parts for row in _sources(use, part, whole * float(share))]
-    if isinstance(source, DatasetPairs):
-        return [
-            Source(use, f"{d.name} in {d.store.shown('')}", whole * float(share), len(d), d.frame_count, d.box_count)  # type: ignore[attr-defined]
-            for d, share in zip(source.datasets, source.shares, strict=True)
-        ]
-    if isinstance(source, ClipPairs):
-        return [_clips(use, source.clips, whole)]
-    if isinstance(source, ObjectPairs | PatchPairs) and whole:
-        material = source.material
-        content = f"{material.cutout_count} objects moved" if isinstance(source, ObjectPairs) else "patches moved"
-        return [Source(use, f"{content} over {material.photo_count} photos", whole)]
-    return []
+        rows.append(Source(use, "pairs of these without their target", source.share))
+    return rows
 
 
 def _clips(use: str, clips: Sequence[VideoSequence], share: float) -> Source:

@@ -22,7 +22,6 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration
 from safetensors.torch import save_file
-from torch.utils.checkpoint import checkpoint
 
 from lorat_plugin.checkpoints.adapters import merge
 from lorat_plugin.checkpoints.saving import save_checkpoint
@@ -30,29 +29,14 @@ from lorat_plugin.devices import best_precision, find_device
 from lorat_plugin.errors import InputError
 from lorat_plugin.files import whole_file
 from lorat_plugin.network import LoRATNetwork
+from lorat_plugin.training import state
 from lorat_plugin.training.config import TrainConfig
-from lorat_plugin.training.device.pairs import open_pairs
-from lorat_plugin.training.journal import Journal, check_loggers
+from lorat_plugin.training.journal import Journal, Validation, check_loggers
+from lorat_plugin.training.layers import checkpoint_activations, compiled
 from lorat_plugin.training.methods import check_method, save_trained, starts_from_weights, training_network
-from lorat_plugin.training.recipe import Batch, NotFinite, make_loader, make_optimizer, step_seed, train_step
-from lorat_plugin.training.schedule import learning_rate
-from lorat_plugin.training.sources import data_record
-from lorat_plugin.training.state import (
-    DATA_NAME,
-    STATE_NAME,
-    WeightAverage,
-    changed_settings,
-    check_data,
-    check_room,
-    find_state,
-    gather_state,
-    read_state,
-    save_state,
-    save_tensors,
-    spread_state,
-    trained_parameters,
-)
-from lorat_plugin.training.validation import Validation
+from lorat_plugin.training.pairs import read_clips
+from lorat_plugin.training.recipe import Batch, NotFinite, learning_rate, make_optimizer, step_seed, train_step
+from lorat_plugin.training.sources import data_record, make_loader, open_pairs, validation_batches
 
 logger = logging.getLogger(__name__)
 
@@ -116,20 +100,21 @@ class _Run:
 
     def __init__(self, config: TrainConfig, out: Path, accelerator: Accelerator, resume: str) -> None:
         self.config, self.out, self.accelerator = config, out, accelerator
-        state = find_state(out, resume)
+        newest = state.find_state(out, resume)
         with accelerator.local_main_process_first():  # it makes the index that the others open
             self.dataset = open_pairs(config)
         if accelerator.is_main_process:  # before anything is written: its data may be missing
-            self.validation = Validation(config, self.dataset)
+            clips = read_clips(Path(config.validation_clips)) if config.validation_clips else []
+            self.validation = Validation(validation_batches(config, self.dataset), clips)
         torch.manual_seed(config.seed)  # the same start values on every process
         network = training_network(config)
         self.variant = network.variant
         if config.checkpointing:
             checkpoint_activations(network)
-        trained = list(trained_parameters(network).values())
+        trained = list(state.trained_parameters(network).values())
         if accelerator.is_main_process:
             size = sum(p.numel() for p in (network.parameters() if config.mode != "lora" else trained)) * 4
-            check_room(out, sum(p.numel() for p in trained), config, size)
+            state.check_room(out, sum(p.numel() for p in trained), config, size)
         optimizer = make_optimizer(network, config)
         plugin = getattr(accelerator.state, "fsdp_plugin", None)
         if plugin and plugin.fsdp_version == 2:
@@ -147,28 +132,30 @@ class _Run:
         self.compiled = compiled(self.network) if config.compile else self.network
         tensors: dict[str, torch.Tensor] = {}
         self.progress: dict[str, float] = {"steps_done": 0, "from_weights": starts_from_weights(config)}
-        if config.init_from and not state and not starts_from_weights(config):
-            start = find_state(out, config.init_from)
+        if config.init_from and not newest and not starts_from_weights(config):
+            start = state.find_state(out, config.init_from)
             assert start  # a path: found, or an error
-            tensors, progress, former = read_state(start)
+            tensors, progress, former = state.read_state(start)
             if progress.get("from_weights", former["init_from"]):
                 raise InputError(f"{start} is of a run that started from weights; start from its merged weights")
-            spread_state(self.network, None, tensors, start)
-        if state:
-            tensors, self.progress, former = read_state(state)
-            spread_state(self.network, self.optimizer.optimizer, tensors, state)
+            state.spread_state(self.network, None, tensors, start)
+        if newest:
+            tensors, self.progress, former = state.read_state(newest)
+            state.spread_state(self.network, self.optimizer.optimizer, tensors, newest)
             if accelerator.scaler and "loss_scale" in self.progress:
                 accelerator.scaler.update(self.progress["loss_scale"])
-            check_data(state, data_record(config, self.dataset.source))
-            changes = changed_settings(former, config)
+            state.check_data(newest, data_record(config, self.dataset.source))
+            changes = state.changed_settings(former, config)
             message = "; changed: " + ", ".join(changes) if changes else ""
-            logger.info("%s: going on after %d steps%s", state, self.done, message)
-        self.average = WeightAverage(accelerator.unwrap_model(self.network), config.ema_decay, tensors if state else {})
+            logger.info("%s: going on after %d steps%s", newest, self.done, message)
+        self.average = state.WeightAverage(
+            accelerator.unwrap_model(self.network), config.ema_decay, tensors if newest else {}
+        )
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             with whole_file(out / "config.yaml") as part:
                 config.save(part)
-            with whole_file(out / DATA_NAME) as part:
+            with whole_file(out / state.DATA_NAME) as part:
                 part.write_text(json.dumps(data_record(config, self.dataset.source), indent=2) + "\n", encoding="utf-8")
             self.journal = Journal(out, self.done, config, accelerator)
 
@@ -197,11 +184,11 @@ class _Run:
     def _dump(self, error: NotFinite, batch: Batch) -> Path:
         """Write the weights before a step and every process's share of its batch; every process must call it."""
         folder = self.out / f"not_finite_step_{self.done:07d}"
-        tensors = gather_state(self.network, self.optimizer.optimizer)
+        tensors = state.gather_state(self.network, self.optimizer.optimizer)
         if self.accelerator.is_main_process:
             with whole_file(folder / "config.yaml") as part:
                 self.config.save(part)
-            save_tensors(folder / STATE_NAME, tensors, {"steps_done": self.done}, self.config)
+            state.save_tensors(folder / state.STATE_NAME, tensors, {"steps_done": self.done}, self.config)
         self.accelerator.wait_for_everyone()
         values = {name: value.cpu().contiguous() for name, value in batch.tensors().items()}
         precision = str(self.accelerator.mixed_precision)
@@ -227,12 +214,12 @@ class _Run:
         """Write a checkpoint."""
         if self.accelerator.scaler:
             self.progress["loss_scale"] = self.accelerator.scaler.get_scale()
-        tensors = gather_state(self.network, self.optimizer.optimizer) | self.average.tensors()
+        tensors = state.gather_state(self.network, self.optimizer.optimizer) | self.average.tensors()
         with self.average.applied():
             network = self.plain_network()
             if self.accelerator.is_main_process and network is not None:
                 save = partial(self.save_weights, network)
-                save_state(self.out, tensors, self.progress, self.config, lambda folder: save(folder / "weights"))
+                state.save_state(self.out, tensors, self.progress, self.config, lambda folder: save(folder / "weights"))
         self.accelerator.wait_for_everyone()
 
     def plain_network(self) -> LoRATNetwork | None:
@@ -240,12 +227,12 @@ class _Run:
         network = self.accelerator.unwrap_model(self.network)
         if self.accelerator.distributed_type != DistributedType.FSDP:
             return network
-        tensors = gather_state(self.network, self.optimizer.optimizer)
+        tensors = state.gather_state(self.network, self.optimizer.optimizer)
         if not self.accelerator.is_main_process:
             return None
         torch.manual_seed(self.config.seed)
         whole = training_network(self.config)
-        spread_state(whole, None, tensors, self.out)
+        state.spread_state(whole, None, tensors, self.out)
         return whole.to(self.accelerator.device)
 
     def save_weights(self, network: LoRATNetwork, path: Path) -> None:
@@ -255,18 +242,6 @@ class _Run:
     def metadata(self) -> dict[str, str]:
         """Strings for the header of weights."""
         return {"steps": str(self.done), "recipe": self.config.portable()}
-
-
-def checkpoint_activations(network: LoRATNetwork) -> None:
-    """Let every block keep only its input and compute the rest again in the backward pass, in place."""
-    for block in network.blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-
-
-def compiled(network: torch.nn.Module) -> torch.nn.Module:
-    """A network that is compiled at its first call; parts that cannot be compiled run as they are."""
-    torch._dynamo.config.suppress_errors = True
-    return torch.compile(network)  # type: ignore[return-value]
 
 
 @contextmanager

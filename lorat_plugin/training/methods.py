@@ -9,15 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorat_plugin.checkpoints.adapters import (
-    TARGETS,
-    adapter_config,
-    adapters,
-    inject,
-    merge,
-    refused_option,
-    target_pattern,
-)
+from lorat_plugin.checkpoints import adapters
 from lorat_plugin.checkpoints.loading import load_checkpoint, read_weights
 from lorat_plugin.checkpoints.saving import save_checkpoint
 from lorat_plugin.devices import best_precision, find_device
@@ -25,10 +17,9 @@ from lorat_plugin.errors import InputError, first_line
 from lorat_plugin.files import parse_yaml
 from lorat_plugin.models import create_model, load_pretrained
 from lorat_plugin.network import LoRATNetwork
-from lorat_plugin.training.config import TrainConfig, training_variant
-from lorat_plugin.training.sources import check_weights_rule
+from lorat_plugin.training.config import TrainConfig, check_weights_rule, training_variant
+from lorat_plugin.training.layers import add_stochastic_depth, use_merged_products
 from lorat_plugin.training.state import STATE_NAME
-from lorat_plugin.training.stochastic_depth import add_stochastic_depth
 from lorat_plugin.variants import Variant, find_variant
 
 if TYPE_CHECKING:
@@ -46,8 +37,8 @@ def check_method(config: TrainConfig) -> None:
         chosen["adapter"] = "" if config.adapter == "lora" else config.adapter
         if given := [name for name, value in chosen.items() if value]:
             raise InputError(f"mode {config.mode} trains all weights and has no adapters: leave out {given[0]}")
-    elif unknown := [name for name in config.targets if name not in TARGETS]:
-        raise InputError(f"unknown layer '{unknown[0]}' in targets: use some of {', '.join(TARGETS)}")
+    elif unknown := [name for name in config.targets if name not in adapters.TARGETS]:
+        raise InputError(f"unknown layer '{unknown[0]}' in targets: use some of {', '.join(adapters.TARGETS)}")
     elif _by_peft(config):
         _peft_config(config, training_variant(config))
 
@@ -89,14 +80,12 @@ def training_network(config: TrainConfig) -> LoRATNetwork:
     elif _by_peft(config):
         network = _with_peft(network, config, variant)
     else:
-        targets = config.targets or TARGETS
-        lora = adapter_config(variant, variant.lora_rank, variant.lora_alpha, variant.rslora, targets)
-        network = inject(network, "zero" if tuned else None, lora)
+        targets = config.targets or adapters.TARGETS
+        lora = adapters.adapter_config(variant, variant.lora_rank, variant.lora_alpha, variant.rslora, targets)
+        network = adapters.inject(network, "zero" if tuned else None, lora)
         device = find_device(config.device)
         precision = best_precision(device) if config.precision == "auto" else config.precision
         if precision == "fp32" or (precision == "bf16" and device.type == "cpu"):
-            from lorat_plugin.training.merged_products import use_merged_products
-
             use_merged_products(network)
     if find_device(config.device).type == "cpu" and config.precision == "bf16":
         for block in network.blocks:  # torch's fused attention takes six times as long there (torch 2.14, AMX)
@@ -124,9 +113,9 @@ def save_trained(
         whole: write the whole network in any case: adapters to other weights than the backbone's cannot be used.
     Returns the folder or file, which `load_checkpoint` reads.
     """
-    if adapters(network) is not None and not whole and not network.variant.reference_size:
+    if adapters.adapters(network) is not None and not whole and not network.variant.reference_size:
         return save_checkpoint(network, path, "peft", metadata=metadata)
-    return save_checkpoint(merge(network), path.with_name(f"{path.name}.safetensors"), metadata=metadata)
+    return save_checkpoint(adapters.merge(network), path.with_name(f"{path.name}.safetensors"), metadata=metadata)
 
 
 def _by_peft(config: TrainConfig) -> bool:
@@ -138,10 +127,10 @@ def _with_peft(network: LoRATNetwork, config: TrainConfig, variant: Variant) -> 
     """Add peft's adapters. Raises InputError if peft cannot merge them into the layers again."""
     adapter = _peft_config(config, variant)
     try:
-        if option := refused_option(adapter.to_dict()):
+        if option := adapters.refused_option(adapter.to_dict()):
             raise ValueError(f"{option} changes what LoRA computes")
-        network = inject(network, "zero", adapter)
-        merge(network)
+        network = adapters.inject(network, "zero", adapter)
+        adapters.merge(network)
     except Exception as error:  # peft raises many kinds
         raise InputError(
             f"adapter {config.adapter} cannot be added to the blocks and merged ({first_line(error)}): take lora"
@@ -164,7 +153,7 @@ def _peft_config(config: TrainConfig, variant: Variant) -> PeftConfig:
         raise InputError(f"rank and alpha are LoRA's: give those of adapter {config.adapter} by adapter_settings")
     try:
         given = {name: parse_yaml(value) for name, value in (s.split("=", 1) for s in config.adapter_settings)}
-        targets = given.pop("target_modules", target_pattern(config.targets or TARGETS, variant))
+        targets = given.pop("target_modules", adapters.target_pattern(config.targets or adapters.TARGETS, variant))
         return config_class(target_modules=targets, **own, **given)
     except Exception as error:  # each of peft's configurations has checks of its own
         raise InputError(

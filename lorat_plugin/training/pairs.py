@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from lorat_plugin.datasets.sequences import Dataset, VideoSequence
 from lorat_plugin.errors import InputError
 from lorat_plugin.images import read_image
 from lorat_plugin.synthetic.material import Cache
-from lorat_plugin.synthetic.pairs import FramePair
+from lorat_plugin.synthetic.pairs import FramePair, PairSource
 
 EPOCH_SIZE = 131_072
 MAX_GAP = 100
@@ -25,32 +25,11 @@ MARGIN = 0.15  # how far beyond its box a target is painted over, in box sides
 FEATHER = 5  # pixels over which the painted region fades into the frame
 
 
-class PairSource(Protocol):
-    """Where pairs come from; whatever a call draws depends on its arguments alone.
-
-    A pair of no use is None; a file that cannot be decoded is an InputError that names it.
-    """
-
-    def planned(self, epoch: int, index: int, rng: Generator) -> FramePair | None:
-        """The pair meant for sample `index` of an epoch, both 0-based."""
-
-    def sample(self, rng: Generator) -> FramePair | None:
-        """Another pair for a sample whose planned one was of no use."""
-
-
 class MadePairs(Protocol):
     """Pairs that no list plans."""
 
     def sample(self, rng: Generator) -> FramePair | None:
         """Draw a pair, or None if the draw is of no use."""
-
-
-def sample_generator(seed: int, rank: int, epoch: int, training: bool, index: int) -> Generator:
-    """The random generator of one sample.
-
-    With rank 0 and samples numbered over all ranks, pairs are the same whatever the number of ranks and workers.
-    """
-    return Generator(PCG64((seed, rank, epoch, int(training), index)))
 
 
 def epoch_list(lengths: Sequence[int], weights: Sequence[float], total: int, rng: Generator) -> np.ndarray:
@@ -293,3 +272,34 @@ class ClipPairs:
         frames = [self.read(clip.frames[i]) for i in chosen]
         boxes = [clip_to_image(clip.tracks[0].boxes[i], f.shape[:2]) for i, f in zip(chosen, frames, strict=True)]
         return _pair(frames, boxes, str(Path(clip.frames[0]).parent))
+
+
+class Mix:
+    """Pairs of several sources, by shares."""
+
+    def __init__(self, sources: Sequence[MadePairs], weights: Sequence[float]) -> None:
+        """Weights are 0 or more and not all 0."""
+        self.sources, self.shares = list(sources), np.array(weights) / sum(weights)
+
+    def planned(self, epoch: int, index: int, rng: Generator) -> FramePair | None:
+        """Draw a source, then its planned pair; made pairs are not planned by a list."""
+        source = self._draw(rng)
+        return source.planned(epoch, index, rng) if isinstance(source, (DatasetPairs, Mix)) else source.sample(rng)
+
+    def sample(self, rng: Generator) -> FramePair | None:
+        """Draw a source, then a pair."""
+        return self._draw(rng).sample(rng)
+
+    def _draw(self, rng: Generator) -> MadePairs:
+        return self.sources[int(rng.choice(len(self.sources), p=self.shares))]
+
+
+def leaves(source: object, share: float = 1.0) -> Iterator[tuple[Any, float]]:
+    """The sources that a source with `share` of all pairs is made of, each with its own share."""
+    if isinstance(source, WithAbsent):
+        yield from leaves(source.source, share * (1 - source.share))
+    elif isinstance(source, Mix):
+        for part, own in zip(source.sources, source.shares, strict=True):
+            yield from leaves(part, share * float(own))
+    else:
+        yield source, share

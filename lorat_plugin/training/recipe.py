@@ -9,31 +9,26 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from accelerate import Accelerator
 from numpy.random import Generator
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from lorat_plugin.boxes import giou, iou
 from lorat_plugin.crop import Crop, cells_on_target, mean_colour
 from lorat_plugin.errors import InputError
 from lorat_plugin.network import LoRATNetwork, Prediction
-from lorat_plugin.synthetic.pairs import FramePair
-from lorat_plugin.training.augment import Changes, Jitter, augment, jittered_parameters
+from lorat_plugin.synthetic.pairs import FramePair, PairSource
+from lorat_plugin.training.augment import Changes, Jitter, augment, jittered_parameters, sample_generator
 from lorat_plugin.training.config import TrainConfig, training_variant
-from lorat_plugin.training.pairs import sample_generator
-from lorat_plugin.training.schedule import parameter_groups
-from lorat_plugin.training.sources import Unreadable, training_source, validation_source
 from lorat_plugin.variants import Variant
 
 REDRAWS = 100  # draws may be of no use (flat patch, target outside the crop); so many in a row mean bad material
@@ -84,16 +79,22 @@ class Batch(NamedTuple):
 class PairDataset(Dataset[Pair]):
     """Samples by index, made on the fly."""
 
-    def __init__(self, config: TrainConfig, variant: Variant | None = None) -> None:
-        """Open the data that `config` names, for its variant unless another is given. Errors: `training_source`."""
+    def __init__(
+        self,
+        config: TrainConfig,
+        source: PairSource,
+        held_out: PairSource | None = None,
+        variant: Variant | None = None,
+    ) -> None:
+        """Make the pairs of `source`, and of `held_out` for validation; for the variant of `config` or another one."""
         self.config, self.variant, self.training = config, variant or training_variant(config), True
-        self.source = training_source(config)
+        self.source, self.held_out = source, held_out
         self.jitter = Jitter(config.scale_jitter, config.translation_jitter)
 
     def for_validation(self) -> PairDataset:
         """Samples that training never meets: of held-out splits if the settings name any, else of the same data."""
         other = copy.copy(self)
-        other.source, other.training = validation_source(self.config) or self.source, False
+        other.source, other.training = self.held_out or self.source, False
         return other
 
     def __getitem__(self, index: int) -> Pair:
@@ -291,56 +292,46 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1)
 
 
-class Batches:
-    """One process's share of a run's batches, in order. `unreadable` counts the files that were passed over."""
+def learning_rate(
+    update: int, *, peak: float, warmup: int, total: int, start: float = 1e-7, final: float = 1e-6
+) -> float:
+    """Learning rate of the 0-based `update`: linear warm-up from `start` to `peak`, then half a cosine to `final`.
 
-    def __init__(self, loader: DataLoader[Pair], dataset: PairDataset, unreadable: Unreadable) -> None:
-        """Go through `loader`, which has the samples of `dataset`, once."""
-        self._loader, self._dataset, self.unreadable = loader, dataset, unreadable
-
-    def __iter__(self) -> Iterator[Batch]:
-        """The batches. Raises InputError beyond the number of unreadable files that is allowed."""
-        try:
-            for batch, names in self._loader:
-                self.unreadable.note(names)
-                yield self._dataset.receive(batch)
-        except InputError as error:  # a worker's error comes with its traceback in front
-            raise InputError(str(error).rstrip().rpartition("InputError: ")[2]) from error
-
-
-def make_loader(
-    dataset: PairDataset, config: TrainConfig, first_step: int = 0, rank: int = 0, ranks: int = 1
-) -> Batches:
-    """Batches of the steps from `first_step` on, the same whatever the number of workers.
-
-    Step s has samples s * B to (s + 1) * B, B pairs over all processes; process `rank` of `ranks` gets every
-    `ranks`-th of them, counted from its own rank. Raises InputError if that leaves a process without a pair.
+    As in LoRAT's official training the rate lags one update behind (updates 0 and 1 share a rate), and the warm-up is
+    put before a cosine of the full length `total`, which therefore stops a little before its end.
     """
-    size = config.batch_size
-    if size < ranks:
-        raise InputError(f"batch_size {size} is too small for {ranks} processes; each needs a pair in every update")
-    cv2.setNumThreads(1)  # here as well: workers that are forked while OpenCV has a pool of threads hang
-    starts = range(first_step * size, config.steps * size, size)
-    loader = DataLoader(
-        dataset,
-        batch_sampler=[range(start + rank, start + size, ranks) for start in starts],  # type: ignore[misc]
-        num_workers=config.workers,
-        collate_fn=partial(_collate_named, dataset.collate),
-        prefetch_factor=4 if config.workers else None,
-        worker_init_fn=_one_thread,
-        pin_memory=torch.cuda.is_available(),
-    )
-    return Batches(loader, dataset, Unreadable(config.unreadable_limit))
+    t = max(update - 1, 0)
+    if t < warmup:
+        return start + t * (peak - start) / warmup
+    return final + 0.5 * (peak - final) * (1 + math.cos(math.pi * (t - warmup) / total))
 
 
-def _collate_named(stack: Callable[[list[Pair]], Batch], pairs: list[Pair]) -> tuple[Batch, list[str]]:
-    return stack(pairs), [name for pair in pairs for name in pair.unreadable]
+def parameter_groups(
+    named: Iterable[tuple[str, nn.Parameter]], weight_decay: float
+) -> list[dict[str, list[nn.Parameter] | list[str] | float]]:
+    """Group the trainable parameters for AdamW: matrices decay, vectors and embeddings do not.
 
-
-def _one_thread(worker: int) -> None:
-    # a worker is one of many: its libraries must not start a thread for every core
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
+    Args:
+        named: (name, parameter) in the network's order; frozen parameters are left out.
+        weight_decay: of the first group.
+    Returns up to three groups in order: matrices; parameters with at most one dimension longer than 1; names holding
+    "embed" that are no single token type. Each has `params`, `names` and `weight_decay`. Source: LoRAT's settings.
+    """
+    matrices: list[tuple[str, nn.Parameter]] = []
+    vectors: list[tuple[str, nn.Parameter]] = []
+    embeddings: list[tuple[str, nn.Parameter]] = []
+    for name, parameter in named:
+        if not parameter.requires_grad:
+            continue
+        long_dimensions = sum(n > 1 for n in parameter.shape)
+        single = parameter.ndim == 2 and len(parameter) == 1  # one token type
+        group = embeddings if "embed" in name and not single else matrices if long_dimensions > 1 else vectors
+        group.append((name, parameter))
+    return [
+        {"params": [p for _, p in group], "names": [n for n, _ in group], "weight_decay": decay}
+        for group, decay in ((matrices, weight_decay), (vectors, 0.0), (embeddings, 0.0))
+        if group
+    ]
 
 
 def make_optimizer(network: LoRATNetwork, config: TrainConfig) -> torch.optim.AdamW:

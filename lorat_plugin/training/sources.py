@@ -1,51 +1,43 @@
-"""Where the pairs of a run come from: data sets on the disk, and material of which pairs are made on the fly."""
+"""Where the pairs of a run come from, data sets on the disk or material of which they are made, and its batches."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-from numpy.random import Generator
+import cv2
+import torch
+from torch.utils.data import DataLoader
 
 from lorat_plugin.datasets.got10k import read_list
 from lorat_plugin.datasets.index import IndexedDataset
 from lorat_plugin.datasets.registry import open_dataset
 from lorat_plugin.digests import Record, digest
 from lorat_plugin.errors import InputError
-from lorat_plugin.files import parse_json
 from lorat_plugin.synthetic.material import Material
-from lorat_plugin.synthetic.pairs import FramePair, ObjectPairs, PatchPairs
-from lorat_plugin.training.config import TrainConfig
+from lorat_plugin.synthetic.pairs import ObjectPairs, PairSource, PatchPairs
+from lorat_plugin.training.config import MATERIAL, TrainConfig, check_data_rule
 from lorat_plugin.training.device.bank import BankedDataset
-from lorat_plugin.training.pairs import ClipPairs, DatasetPairs, MadePairs, PairSource, WithAbsent, read_clips
-from lorat_plugin.variants import get_variant
-
-HELD_OUT = {"lasot": {"subset": "test"}, "got10k": {"subset": "val"}, "coco": {"subset": "val2017"}}
-MATERIAL = ("cutouts", "photos", "clips", "clip_labels")
+from lorat_plugin.training.device.pairs import DevicePairs
+from lorat_plugin.training.pairs import ClipPairs, DatasetPairs, MadePairs, Mix, WithAbsent, leaves, read_clips
+from lorat_plugin.training.recipe import Batch, Pair, PairDataset
+from lorat_plugin.variants import Variant, get_variant
 
 logger = logging.getLogger(__name__)
 
+HELD_OUT = {"lasot": {"subset": "test"}, "got10k": {"subset": "val"}, "coco": {"subset": "val2017"}}
 
-class Mix:
-    """Pairs of several sources, by shares."""
 
-    def __init__(self, sources: Sequence[MadePairs], weights: Sequence[float]) -> None:
-        """Weights are 0 or more and not all 0."""
-        self.sources, self.shares = list(sources), np.array(weights) / sum(weights)
+def open_pairs(config: TrainConfig, variant: Variant | None = None) -> PairDataset:
+    """The samples of a run, made where its settings say, for its variant unless another is given.
 
-    def planned(self, epoch: int, index: int, rng: Generator) -> FramePair | None:
-        """Draw a source, then its planned pair; made pairs are not planned by a list."""
-        source = self._draw(rng)
-        return source.planned(epoch, index, rng) if isinstance(source, (DatasetPairs, Mix)) else source.sample(rng)
-
-    def sample(self, rng: Generator) -> FramePair | None:
-        """Draw a source, then a pair."""
-        return self._draw(rng).sample(rng)
-
-    def _draw(self, rng: Generator) -> MadePairs:
-        return self.sources[int(rng.choice(len(self.sources), p=self.shares))]
+    Raises InputError as `training_source`, `validation_source` and `DevicePairs`.
+    """
+    kind = DevicePairs if config.pairs_on == "device" else PairDataset
+    return kind(config, training_source(config), validation_source(config), variant)
 
 
 def training_source(config: TrainConfig) -> PairSource:
@@ -98,7 +90,7 @@ def open_named(entry: str, config: TrainConfig, *, held_out: bool = False) -> In
 def data_record(config: TrainConfig, source: PairSource) -> Record:
     """The record of the data of a run, by the names in its settings: annotation of data sets, files of material."""
     record: Record = {}
-    for pairs in _dataset_pairs_within(source):
+    for pairs in (leaf for leaf, _ in leaves(source) if isinstance(leaf, DatasetPairs)):
         datasets = [d.dataset if isinstance(d, BankedDataset) else d for d in pairs.datasets]
         for entry, dataset in zip(config.datasets, datasets, strict=True):
             if isinstance(dataset, IndexedDataset):
@@ -110,62 +102,30 @@ def data_record(config: TrainConfig, source: PairSource) -> Record:
     return record
 
 
-def _dataset_pairs_within(source: object) -> Iterator[DatasetPairs]:
-    """The pairs of data sets in a source."""
-    if isinstance(source, DatasetPairs):
-        yield source
-    elif isinstance(source, WithAbsent):
-        yield from _dataset_pairs_within(source.source)
-    elif isinstance(source, Mix):
-        for part in source.sources:
-            yield from _dataset_pairs_within(part)
+def _dataset_pairs(config: TrainConfig, datasets: list[IndexedDataset], weights: Sequence[float] = ()) -> DatasetPairs:
+    return DatasetPairs(
+        datasets,
+        weights or None,
+        seed=config.seed,
+        epoch_size=config.epoch_size,
+        max_gap=config.max_gap,
+        third=bool(get_variant(config.variant).reference_size),
+    )
 
 
-def check_data_rule(config: TrainConfig) -> None:
-    """Raise InputError naming the data that the run's rule (`protocol`) does not allow.
-
-    GOT-10k's: no other data than its training split, nor any that choose the best weights but its validation split.
-    For the weights that LoRATv2's phase 2 starts from see `check_weights_rule`.
-    """
-    if not config.protocol:
-        return
-    if offenders := _other_data(config):
-        raise InputError(f"protocol got10k allows no data but GOT-10k's; leave out {', '.join(offenders)}")
-    if not config.datasets:
-        raise InputError("protocol got10k trains on GOT-10k alone; give --dataset got10k:FOLDER")
-
-
-def _other_data(config: TrainConfig) -> list[str]:
-    """Settings of a run that name other data than GOT-10k's."""
-    offenders = [
-        f"{name} {getattr(config, name)}"
-        for name in (*MATERIAL, "init_from", "validation_clips")
-        if getattr(config, name) and not (name == "init_from" and get_variant(config.variant).reference_size)
-    ]
-    for setting in ("datasets", "validation_datasets"):
-        offenders += [f"{setting} {entry}" for entry in getattr(config, setting) if entry.partition(":")[0] != "got10k"]
-    return offenders
-
-
-def check_weights_rule(config: TrainConfig, metadata: Mapping[str, str]) -> None:
-    """As `check_data_rule`, of the weights in `init_from`, by the settings that `lorat train` writes in their header.
-
-    Weights that say nothing of their data are logged.
-    """
-    if not config.protocol:
-        return
-    try:
-        said = parse_json(metadata["recipe"])
-        former = TrainConfig(**{k: v for k, v in said.items() if k in TrainConfig.__dataclass_fields__})
-        offenders = _other_data(former)
-    except (KeyError, ValueError, TypeError, AttributeError):
-        logger.warning("%s does not say on what data it was trained: see that it is GOT-10k alone", config.init_from)
-        return
-    if offenders:
-        raise InputError(
-            f"protocol got10k: {config.init_from} was trained with {', '.join(offenders)}; give the weights of a phase "
-            "1 on GOT-10k alone by init_from (--init-from)"
-        )
+def _made_pairs(config: TrainConfig) -> Mix:
+    cutouts, photos = (Path(f) if f else None for f in (config.cutouts, config.photos))
+    material = Material(cutouts, photos, config.exclude, seed=config.seed)
+    sources: list[MadePairs] = [ObjectPairs(material), PatchPairs(material)]
+    weights = [config.object_weight, config.patch_weight]
+    if config.clips:
+        labels = Path(config.clip_labels) if config.clip_labels else None
+        clips = read_clips(Path(config.clips), config.exclude, labels)
+        sources.append(ClipPairs(clips, config.max_gap, third=bool(get_variant(config.variant).reference_size)))
+        weights.append(config.clip_weight)
+    if sum(weights) <= 0:
+        raise InputError("clip_weight is the only share above 0, but no clips are given: name their folder (--clips)")
+    return Mix(sources, weights)
 
 
 class Unreadable:
@@ -193,27 +153,60 @@ class Unreadable:
         return "\n  ".join([f"{len(self._seen)} files could not be decoded:", *self._seen]) if self._seen else ""
 
 
-def _dataset_pairs(config: TrainConfig, datasets: list[IndexedDataset], weights: Sequence[float] = ()) -> DatasetPairs:
-    return DatasetPairs(
-        datasets,
-        weights or None,
-        seed=config.seed,
-        epoch_size=config.epoch_size,
-        max_gap=config.max_gap,
-        third=bool(get_variant(config.variant).reference_size),
+class Batches:
+    """One process's share of a run's batches, in order. `unreadable` counts the files that were passed over."""
+
+    def __init__(self, loader: DataLoader[Pair], dataset: PairDataset, unreadable: Unreadable) -> None:
+        """Go through `loader`, which has the samples of `dataset`, once."""
+        self._loader, self._dataset, self.unreadable = loader, dataset, unreadable
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches. Raises InputError beyond the number of unreadable files that is allowed."""
+        try:
+            for batch, names in self._loader:
+                self.unreadable.note(names)
+                yield self._dataset.receive(batch)
+        except InputError as error:  # a worker's error comes with its traceback in front
+            raise InputError(str(error).rstrip().rpartition("InputError: ")[2]) from error
+
+
+def make_loader(
+    dataset: PairDataset, config: TrainConfig, first_step: int = 0, rank: int = 0, ranks: int = 1
+) -> Batches:
+    """Batches of the steps from `first_step` on, the same whatever the number of workers.
+
+    Step s has samples s * B to (s + 1) * B, B pairs over all processes; process `rank` of `ranks` gets every
+    `ranks`-th of them, counted from its own rank. Raises InputError if that leaves a process without a pair.
+    """
+    size = config.batch_size
+    if size < ranks:
+        raise InputError(f"batch_size {size} is too small for {ranks} processes; each needs a pair in every update")
+    cv2.setNumThreads(1)  # here as well: workers that are forked while OpenCV has a pool of threads hang
+    starts = range(first_step * size, config.steps * size, size)
+    loader = DataLoader(
+        dataset,
+        batch_sampler=[range(start + rank, start + size, ranks) for start in starts],  # type: ignore[misc]
+        num_workers=config.workers,
+        collate_fn=partial(_collate_named, dataset.collate),
+        prefetch_factor=4 if config.workers else None,
+        worker_init_fn=_one_thread,
+        pin_memory=torch.cuda.is_available(),
     )
+    return Batches(loader, dataset, Unreadable(config.unreadable_limit))
 
 
-def _made_pairs(config: TrainConfig) -> Mix:
-    cutouts, photos = (Path(f) if f else None for f in (config.cutouts, config.photos))
-    material = Material(cutouts, photos, config.exclude, seed=config.seed)
-    sources: list[MadePairs] = [ObjectPairs(material), PatchPairs(material)]
-    weights = [config.object_weight, config.patch_weight]
-    if config.clips:
-        labels = Path(config.clip_labels) if config.clip_labels else None
-        clips = read_clips(Path(config.clips), config.exclude, labels)
-        sources.append(ClipPairs(clips, config.max_gap, third=bool(get_variant(config.variant).reference_size)))
-        weights.append(config.clip_weight)
-    if sum(weights) <= 0:
-        raise InputError("clip_weight is the only share above 0, but no clips are given: name their folder (--clips)")
-    return Mix(sources, weights)
+def _collate_named(stack: Callable[[list[Pair]], Batch], pairs: list[Pair]) -> tuple[Batch, list[str]]:
+    return stack(pairs), [name for pair in pairs for name in pair.unreadable]
+
+
+def _one_thread(worker: int) -> None:
+    # a worker is one of many: its libraries must not start a thread for every core
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+
+
+def validation_batches(config: TrainConfig, dataset: PairDataset) -> list[Batch]:
+    """The pairs of every validation, from held-out splits if the settings name any."""
+    size = min(config.micro_batch or config.batch_size, config.validation_pairs)
+    steps = -(-config.validation_pairs // size)
+    return list(make_loader(dataset.for_validation(), replace(config, steps=steps, batch_size=size)))

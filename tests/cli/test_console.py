@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from lorat_plugin.cli import console as module
-from lorat_plugin.cli.console import progress
+from lorat_plugin.cli import options as module
+from lorat_plugin.cli.options import progress
 
 
 @pytest.mark.parametrize("total, wanted", [(3, "tracking: 2 of 3 frames, "), (None, "tracking: 2 frames, ")])

@@ -165,7 +165,7 @@ def test_help_has_an_example_and_imports_little(capsys: pytest.CaptureFixture) -
     assert run(["demo", "--help"]) == 0
     assert "lorat demo --data my_clips" in capsys.readouterr().out
     code = (
-        "import sys, lorat_plugin.cli.demo;"
+        "import sys, lorat_plugin.cli.toolkits;"
         "bad = {'torch', 'cv2', 'numpy', 'got10k', 'matplotlib', 'rich'} & set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 import pytest
 
-from lorat_plugin.cli.console import parse_box
 from lorat_plugin.cli.main import run
+from lorat_plugin.cli.options import parse_box
 from lorat_plugin.errors import InputError
 from lorat_plugin.tracker import MultiObjectTracker
 from lorat_plugin.tracking import TrackResult

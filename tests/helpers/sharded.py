@@ -16,7 +16,8 @@ from torch.distributed.fsdp import fully_shard
 
 from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.training.methods import training_network
-from lorat_plugin.training.recipe import PairDataset, collate, make_optimizer, train_step
+from lorat_plugin.training.recipe import collate, make_optimizer, train_step
+from lorat_plugin.training.sources import open_pairs
 from lorat_plugin.training.state import gather_state, spread_state
 from tests.helpers.toy import toy_config
 
@@ -35,7 +36,7 @@ def sharded(seed: int) -> tuple[LoRATNetwork, torch.optim.Optimizer]:
 def main(out: Path) -> None:
     accelerator, config = Accelerator(cpu=True), toy_config()
     rank, ranks = accelerator.process_index, accelerator.num_processes
-    batch = collate([PairDataset(config)[i] for i in range(rank, PAIRS, ranks)])
+    batch = collate([open_pairs(config)[i] for i in range(rank, PAIRS, ranks)])
     network, optimizer = sharded(0)
     for _ in range(STEPS):
         train_step(accelerator, network, optimizer, batch, 1e-3, config)

@@ -12,9 +12,10 @@ import torch
 from lorat_plugin.cli.main import run
 from lorat_plugin.errors import InputError
 from lorat_plugin.models import create_model
+from lorat_plugin.settings import SpeedTrial
 from lorat_plugin.speed import model as speed
 from lorat_plugin.speed.model import PRODUCT, Setup, benchmark_model, count, encoded, find_setups, memory_of
-from lorat_plugin.speed.rounds import SpeedTrial, in_process
+from lorat_plugin.speed.rounds import in_process
 from lorat_plugin.variants import Variant, get_variant
 from tests.helpers.golden_v2 import variant_of
 

@@ -9,10 +9,12 @@ import pytest
 
 from lorat_plugin.cli.main import run
 from lorat_plugin.errors import InputError
-from lorat_plugin.speed.rounds import SpeedTrial, write_clips
+from lorat_plugin.settings import SpeedTrial
+from lorat_plugin.speed.rounds import write_clips
 from lorat_plugin.speed.train import benchmark_data
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.training.recipe import PairDataset
+from lorat_plugin.training.sources import open_pairs
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +23,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> PairDataset:
     write_clips(folder / "clips", (320, 180), clips=2, frames=3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LORAT_CACHE", str(folder))
-        return PairDataset(TrainConfig(variant="lorat_b_224", datasets=(f"clips:{folder / 'clips'}",)))
+        return open_pairs(TrainConfig(variant="lorat_b_224", datasets=(f"clips:{folder / 'clips'}",)))
 
 
 def test_benchmark_of_generated_clips(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,12 +9,13 @@ import pytest
 from PIL import Image
 
 from lorat_plugin.errors import InputError
-from lorat_plugin.speed.rounds import Report, SpeedTrial, compare
+from lorat_plugin.settings import SpeedTrial
+from lorat_plugin.speed.rounds import Report, compare, interleave
 
 
 def test_contestants_take_turns_and_warm_up() -> None:
     calls: list[str] = []
-    costs = SpeedTrial(rounds=2).interleave({n: lambda n=n: calls.append(n) or len(calls) for n in "ab"})  # type: ignore[misc]
+    costs = interleave({n: lambda n=n: calls.append(n) or len(calls) for n in "ab"}, SpeedTrial(rounds=2))  # type: ignore[misc]
     assert "".join(calls) == "ababab"
     assert costs["a"].tolist() == [3, 5] and costs["b"].tolist() == [4, 6]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lorat_plugin.errors import InputError
-from lorat_plugin.speed.rounds import SpeedTrial
+from lorat_plugin.settings import SpeedTrial
 from lorat_plugin.speed.train import benchmark_train, make_step, random_batch
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.variants import get_variant

@@ -11,7 +11,8 @@ import pytest
 
 from lorat_plugin.cli.main import run
 from lorat_plugin.errors import InputError
-from lorat_plugin.speed.rounds import STAGE, Report, SpeedTrial
+from lorat_plugin.settings import SpeedTrial
+from lorat_plugin.speed.rounds import STAGE, Report
 from lorat_plugin.speed.track import STAGES, benchmark_track, place_targets
 from lorat_plugin.variants import get_variant
 from tests.helpers.sequences import write_clip
@@ -94,6 +95,6 @@ def test_the_command_prints_both_tables(folder: Path, capsys: pytest.CaptureFixt
     line = f"benchmark track {folder} --model speed --rounds 1 --frames 3 --device cpu --engine eager --box 30,20,16,16"
     assert run(line.split()) == 0
     told = capsys.readouterr().out
-    assert "end to end" in told and "stages, ms a frame" in told and "decoding alone" in told
+    assert "end to end" in told and "stage: crop" in told and "decoding alone" in told
     assert run([*line.split(), "--targets", "1,x"]) == 2
     assert "numbers above 0" in capsys.readouterr().err

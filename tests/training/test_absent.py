@@ -15,7 +15,8 @@ from lorat_plugin.network import Prediction
 from lorat_plugin.synthetic.pairs import FramePair
 from lorat_plugin.training.config import load_config
 from lorat_plugin.training.pairs import WithAbsent, moved_elsewhere, paint_over
-from lorat_plugin.training.recipe import PairDataset, collate, lorat_loss
+from lorat_plugin.training.recipe import collate, lorat_loss
+from lorat_plugin.training.sources import open_pairs
 from tests.helpers.sequences import write_clip
 
 
@@ -81,8 +82,8 @@ def test_samples_without_target_have_no_positive_cell(tmp_path: Path) -> None:
     for seed in range(3):
         write_clip(tmp_path / f"clip{seed}", 6, seed)
     changes = {"clips": str(tmp_path), "clip_weight": 1.0, "object_weight": 0.0, "patch_weight": 0.0}
-    without = PairDataset(load_config("smoke", changes))
-    dataset = PairDataset(load_config("smoke", {**changes, "absent_share": 0.5}))
+    without = open_pairs(load_config("smoke", changes))
+    dataset = open_pairs(load_config("smoke", {**changes, "absent_share": 0.5}))
     assert all(bool(without[i].positive.any()) for i in range(20))
     absent = [not bool(dataset[i].positive.any()) for i in range(60)]
     assert 8 < sum(absent) < 45

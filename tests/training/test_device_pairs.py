@@ -15,11 +15,11 @@ from lorat_plugin.errors import InputError
 from lorat_plugin.training.config import TrainConfig, load_config
 from lorat_plugin.training.device import pairs as device_pairs
 from lorat_plugin.training.device import pixels as device_pixels
-from lorat_plugin.training.device.pairs import BANKED, DRAWN, TRAVELS, DevicePairs, PlannedBatch, open_pairs
+from lorat_plugin.training.device.pairs import BANKED, DRAWN, TRAVELS, DevicePairs, PlannedBatch
 from lorat_plugin.training.dry_run import dry_run
 from lorat_plugin.training.launch import train
-from lorat_plugin.training.recipe import Batch, PairDataset, collate, make_loader
-from lorat_plugin.training.sources import data_record
+from lorat_plugin.training.recipe import Batch, collate
+from lorat_plugin.training.sources import data_record, make_loader, open_pairs
 from tests.helpers.datasets import write_got10k
 from tests.helpers.sequences import write_clip
 from tests.helpers.toy import TOY, toy_config
@@ -53,7 +53,7 @@ def _levels(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("bank_gb", [0.0, 0.1])
 def test_pairs_of_a_cpu_are_those_of_workers_with_eight_bits(data: TrainConfig, bank_gb: float) -> None:
     config = replace(data, bank_gb=bank_gb, third_chance=0.7)
-    made, host = _made(DevicePairs(config), range(40)), PairDataset(replace(config, eight_bit=True))
+    made, host = _made(open_pairs(config), range(40)), open_pairs(replace(config, eight_bit=True, pairs_on="worker"))
     wanted = collate([host[i] for i in range(40)])
     assert all(map(torch.equal, made.tensors().values(), wanted.tensors().values()))
 
@@ -64,9 +64,9 @@ def test_pairs_made_together_are_those_of_the_workers(
 ) -> None:
     monkeypatch.setattr(device_pixels, "ONE_BY_ONE", ())
     config = replace(data, bank_gb=bank_gb)
-    made = _made(DevicePairs(config), range(60))
+    made = _made(open_pairs(config), range(60))
     for eight_bit, limit in ((False, 0.6), (True, 1.0)):
-        host = PairDataset(replace(config, eight_bit=eight_bit))
+        host = open_pairs(replace(config, eight_bit=eight_bit, pairs_on="worker"))
         wanted = collate([host[i] for i in range(60)])
         for name in ("mask", "box", "positive"):
             assert torch.equal(getattr(made, name), getattr(wanted, name)), name
@@ -78,7 +78,7 @@ def test_pairs_made_together_are_those_of_the_workers(
 def test_statistics_of_many_pairs_agree(data: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_pixels, "ONE_BY_ONE", ())
     config = replace(data, flip_chance=0.3, third_chance=0.4)
-    device, host = DevicePairs(config), PairDataset(config)
+    device, host = open_pairs(config), open_pairs(replace(config, pairs_on="worker"))
     plans = [device[i] for i in range(240)]
     pairs = [host[i] for i in range(240)]
     made, wanted = device.receive(device.collate(plans)).to(CPU), collate(pairs)  # type: ignore[arg-type]
@@ -105,8 +105,8 @@ def test_pairs_of_all_sources_are_those_of_the_workers(
     shares = {"clip_weight": 1, "patch_weight": 1, "absent_share": 0.3, "clips": str(tmp_path / "clips")}
     config = load_config("smoke", {"variant": TOY.name, **shares})
     config = replace(config, pairs_on="device", bank_gb=0.3, device="cpu")
-    device, host = DevicePairs(config), PairDataset(config)
-    origin = torch.cat(device.collate([device[i] for i in range(20)]).origin)  # type: ignore[misc]
+    device, host = open_pairs(config), open_pairs(replace(config, pairs_on="worker"))
+    origin = device.collate([device[i] for i in range(20)]).origin  # type: ignore[misc]
     assert (origin == TRAVELS).any() and (origin == BANKED).any()
     assert bool((origin >= DRAWN).any()) == bool(drawing)
     made, wanted = _made(device, range(20)), collate([host[i] for i in range(20)])
@@ -118,15 +118,15 @@ def test_pairs_of_all_sources_are_those_of_the_workers(
 
 def test_pairs_without_target_are_those_of_the_workers(data: TrainConfig) -> None:
     config = replace(data, absent_share=0.6, bank_gb=0.1)
-    host = PairDataset(config)
-    made, wanted = _made(DevicePairs(config), range(30)), collate([host[i] for i in range(30)])
+    host = open_pairs(replace(config, pairs_on="worker"))
+    made, wanted = _made(open_pairs(config), range(30)), collate([host[i] for i in range(30)])
     shown = made.positive.flatten(1).any(1)
     assert 5 < shown.sum() < 25 and torch.equal(made.positive, wanted.positive)
     assert _levels(made.search, wanted.search).max() < 3
 
 
 def test_large_windows_travel_as_crops(data: TrainConfig) -> None:
-    planned = DevicePairs(replace(data, variant="lorat_tiny"))[0]
+    planned = open_pairs(replace(data, variant="lorat_tiny"))[0]
     batch = PlannedBatch.of([planned])  # type: ignore[list-item]
     assert len(batch.pixels) <= 140**2 + 70**2
 
@@ -143,9 +143,9 @@ def test_batches_do_not_depend_on_workers(data: TrainConfig, bank_gb: float) -> 
 
 def test_the_record_of_a_run_names_data_sets_in_a_bank(data: TrainConfig) -> None:
     config = replace(data, bank_gb=0.1, absent_share=0.1)
-    record = data_record(config, DevicePairs(config).source)
+    record = data_record(config, open_pairs(config).source)
     assert list(record) == [f"annotation of {entry}" for entry in data.datasets]
-    assert record == data_record(data, PairDataset(data).source)
+    assert record == data_record(data, open_pairs(replace(data, pairs_on="worker")).source)
 
 
 def test_an_unreadable_frame_in_the_bank_gives_way_to_another(tmp_path: Path, data: TrainConfig) -> None:
@@ -153,7 +153,7 @@ def test_an_unreadable_frame_in_the_bank_gives_way_to_another(tmp_path: Path, da
     for path in folder.glob("train/*/0000000[3-6].jpg"):
         path.write_bytes(b"no image")
     config = replace(data, datasets=(f"got10k:{folder}",), bank_gb=0.1)
-    plans = [DevicePairs(config)[i] for i in range(8)]
+    plans = [open_pairs(config)[i] for i in range(8)]
     assert any(plan.unreadable and "cannot be decoded" in plan.unreadable[0] for plan in plans)
 
 

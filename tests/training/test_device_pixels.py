@@ -76,7 +76,9 @@ def test_colours_change_as_those_of_single_crops(third: int, normalization: str)
     colours = [Colours.draw(rng) for _ in images]
     radius = float(rng.uniform(0.5, 2))
     changes = [Changes((False, False), (c, c), third, radius) for c in colours]
-    made = normalize(change_colours(images.clone(), Tints.of(changes, 0)).permute(0, 2, 3, 1), normalization)
+    made = normalize(
+        change_colours(images.clone(), Tints.of([(change, 0) for change in changes])).permute(0, 2, 3, 1), normalization
+    )
     levels = torch.tensor([0.226]).view(1, 1, 1) * 255
     for image, change, got in zip(images, changes, made, strict=True):
         wanted = augment([image / 255, image / 255], change, normalization)[0]
@@ -92,7 +94,7 @@ def test_sources_do_not_matter(monkeypatch: pytest.MonkeyPatch, one_by_one: tupl
     boxes = np.array([[30.0, 20, 60, 50], [50, 10, 90, 40], [10, 30, 40, 80]])
     crops = [Crop.around(box, 3.0, 42, size) for box, size in zip(boxes, SIZES, strict=True)]
     pixels, windows, _ = _windows(crops, [0, 1, 2], [True, False, True])
-    tints = Tints.of([Changes.draw(rng) for _ in crops], 1)
+    tints = Tints.of([(Changes.draw(rng), 1) for _ in crops])
     whole = make_crops([(pixels, torch.arange(3))], windows, tints, 42, "imagenet")
     halves = [(pixels, torch.tensor([0, 2])), (pixels.clone(), torch.tensor([1]))]
     parts = make_crops(halves, windows, tints, 42, "imagenet")

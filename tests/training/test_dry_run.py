@@ -15,7 +15,8 @@ from lorat_plugin.errors import InputError
 from lorat_plugin.training.config import TrainConfig, load_config
 from lorat_plugin.training.dry_run import draw_batch, dry_run, estimate_memory, kept_bytes
 from lorat_plugin.training.methods import training_network
-from lorat_plugin.training.recipe import Batch, PairDataset, collate
+from lorat_plugin.training.recipe import Batch, collate
+from lorat_plugin.training.sources import open_pairs
 from tests.helpers.datasets import write_clips, write_got10k
 from tests.helpers.toy import TOY
 
@@ -84,7 +85,7 @@ def test_the_picture_shows_cells_and_box() -> None:
 def test_memory_grows_with_pairs_and_shrinks_with_checkpointing() -> None:
     config = settings()
     network = training_network(config)
-    batch = collate([PairDataset(config)[i] for i in range(3)])
+    batch = collate([open_pairs(config)[i] for i in range(3)])
     few, many = (estimate_memory(network, batch, n, "fp32", False) for n in (1, 3))
     assert few.activations == kept_bytes(network, batch.part(0, 1), "fp32")
     assert many.activations == pytest.approx(kept_bytes(network, batch, "fp32"), rel=0.01)
@@ -109,10 +110,11 @@ from lorat_plugin.devices import peak_memory
 from lorat_plugin.training.config import load_config
 from lorat_plugin.training.dry_run import estimate_memory
 from lorat_plugin.training.methods import training_network
-from lorat_plugin.training.recipe import PairDataset, collate, compute_loss, make_optimizer
+from lorat_plugin.training.recipe import collate, compute_loss, make_optimizer
+from lorat_plugin.training.sources import open_pairs
 torch.set_num_threads(1)
 config = load_config("smoke", {"mode": "full"})
-dataset = PairDataset(config)
+dataset = open_pairs(config)
 batch = collate([dataset[i] for i in (0, 1)] * 24)
 network = training_network(config)
 estimate = estimate_memory(network, batch, 48, "fp32", False)

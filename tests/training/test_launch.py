@@ -23,7 +23,8 @@ from lorat_plugin.training.dry_run import replay
 from lorat_plugin.training.journal import read_journal
 from lorat_plugin.training.launch import train
 from lorat_plugin.training.methods import training_network
-from lorat_plugin.training.recipe import Batch, PairDataset, collate, make_optimizer, train_step
+from lorat_plugin.training.recipe import Batch, collate, make_optimizer, train_step
+from lorat_plugin.training.sources import open_pairs
 from lorat_plugin.training.state import STATE_NAME, check_room, gather_state
 from lorat_plugin.variants import register_variant
 from tests.helpers.sequences import write_clip
@@ -189,7 +190,7 @@ def test_sharded_parameters_train_and_are_saved_like_whole_ones(tmp_path: Path) 
     torch.manual_seed(0)
     network = training_network(toy_config())
     optimizer = make_optimizer(network, toy_config())
-    batch = collate([PairDataset(toy_config())[i] for i in range(PAIRS)])
+    batch = collate([open_pairs(toy_config())[i] for i in range(PAIRS)])
     for _ in range(STEPS):
         train_step(Accelerator(cpu=True), network, optimizer, batch, 1e-3, toy_config())
     assert_close(gather_state(network, optimizer), load_file(tmp_path / "sharded.safetensors"), 1e-6)

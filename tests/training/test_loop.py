@@ -16,17 +16,17 @@ from lorat_plugin import create_model
 from lorat_plugin.crop import cells_on_target
 from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.training.config import TrainConfig, load_config
-from lorat_plugin.training.merged_products import use_merged_products
+from lorat_plugin.training.layers import use_merged_products
 from lorat_plugin.training.recipe import (
     Batch,
     NotFinite,
-    PairDataset,
     collate,
     compute_loss,
+    learning_rate,
     make_optimizer,
     train_step,
 )
-from lorat_plugin.training.schedule import learning_rate
+from lorat_plugin.training.sources import open_pairs
 from lorat_plugin.training.state import trained_parameters
 from tests.helpers.small_variants import variant_of
 from tests.helpers.toy import TOY
@@ -80,7 +80,7 @@ def test_twelve_updates_match_the_official_ones(golden: Path, micro_batch: int) 
 def test_merged_products_change_neither_result_nor_gradients() -> None:
     torch.manual_seed(0)
     network = create_model(TOY, lora=True)
-    batch = collate([PairDataset(_config(), TOY)[i] for i in range(2)])
+    batch = collate([open_pairs(_config(), TOY)[i] for i in range(2)])
     for p in trained_parameters(network).values():
         torch.nn.init.normal_(p, std=0.05)
     results = []
@@ -97,7 +97,7 @@ def test_merged_products_change_neither_result_nor_gradients() -> None:
 def test_merged_products_in_bfloat16_stay_near_float32() -> None:
     torch.manual_seed(0)
     network = create_model(TOY, lora=True)
-    batch = collate([PairDataset(_config(), TOY)[i] for i in range(2)])
+    batch = collate([open_pairs(_config(), TOY)[i] for i in range(2)])
     for p in trained_parameters(network).values():
         torch.nn.init.normal_(p, std=0.05)
     use_merged_products(network)
@@ -118,7 +118,7 @@ def test_overfits_two_pairs() -> None:
     torch.manual_seed(0)
     config = _config()
     network = create_model(TOY, lora=True)
-    batch = collate([PairDataset(config, TOY)[i] for i in range(2)])
+    batch = collate([open_pairs(config, TOY)[i] for i in range(2)])
     optimizer = make_optimizer(network, config)
     accelerator = Accelerator(cpu=True)
     losses = [float(train_step(accelerator, network, optimizer, batch, 5e-3, config).total) for _ in range(50)]
@@ -130,7 +130,7 @@ def test_a_step_that_is_not_finite_changes_nothing(micro_batch: int) -> None:
     torch.manual_seed(0)
     config = _config(micro_batch=micro_batch)
     network = create_model(TOY, lora=True)
-    batch = collate([PairDataset(config, TOY)[i] for i in range(2)])
+    batch = collate([open_pairs(config, TOY)[i] for i in range(2)])
     batch.search[1, 0, 3, 3] = math.nan
     before = {n: p.detach().clone() for n, p in trained_parameters(network).items()}
     with pytest.raises(NotFinite, match="loss is nan"):

@@ -18,7 +18,7 @@ from lorat_plugin.errors import CheckpointError, InputError
 from lorat_plugin.models import load_pretrained
 from lorat_plugin.network import LoRATNetwork
 from lorat_plugin.training.config import TrainConfig, training_variant
-from lorat_plugin.training.merged_products import MergedLoraLinear
+from lorat_plugin.training.layers import MergedLoraLinear
 from lorat_plugin.training.methods import check_method, save_trained, training_network
 from lorat_plugin.training.recipe import Batch, compute_loss, make_optimizer
 from lorat_plugin.variants import Variant, get_variant, list_variants, register_variant

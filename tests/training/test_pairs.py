@@ -13,7 +13,8 @@ from numpy.random import PCG64, Generator
 from lorat_plugin.datasets.lmdb_build import build_lmdb
 from lorat_plugin.datasets.registry import open_dataset
 from lorat_plugin.errors import InputError
-from lorat_plugin.training.pairs import DatasetPairs, epoch_list, sample_frames, sample_generator
+from lorat_plugin.training.augment import sample_generator
+from lorat_plugin.training.pairs import DatasetPairs, epoch_list, sample_frames
 from tests.helpers.datasets import OPTIONS, WRITERS, write_coco, write_got10k
 
 

@@ -20,12 +20,10 @@ from lorat_plugin.network_v2 import LoRATv2Network
 from lorat_plugin.synthetic.pairs import FramePair
 from lorat_plugin.training.augment import Jitter
 from lorat_plugin.training.config import TrainConfig, load_config
-from lorat_plugin.training.merged_products import use_merged_products
+from lorat_plugin.training.layers import add_stochastic_depth, use_merged_products
 from lorat_plugin.training.pairs import draw_frames
-from lorat_plugin.training.recipe import Batch, make_optimizer, make_pair, train_step
-from lorat_plugin.training.schedule import learning_rate
+from lorat_plugin.training.recipe import Batch, learning_rate, make_optimizer, make_pair, train_step
 from lorat_plugin.training.state import trained_parameters
-from lorat_plugin.training.stochastic_depth import add_stochastic_depth
 from lorat_plugin.variants import get_variant
 from tests.helpers.golden_v2 import images, variant_of
 

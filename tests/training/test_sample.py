@@ -16,7 +16,7 @@ from lorat_plugin.synthetic.pairs import FramePair
 from lorat_plugin.training.augment import Jitter
 from lorat_plugin.training.config import TrainConfig, load_config
 from lorat_plugin.training.recipe import PairDataset, collate, make_pair
-from lorat_plugin.training.sources import Mix
+from lorat_plugin.training.sources import Mix, open_pairs
 from lorat_plugin.variants import get_variant
 
 
@@ -46,11 +46,11 @@ def test_whole_samples_match_the_official_ones(golden: Path, case: int) -> None:
 def dataset() -> PairDataset:
     """Procedural pairs for lorat_tiny."""
     config = load_config("smoke")
-    return PairDataset(config, get_variant(config.variant))
+    return open_pairs(config, get_variant(config.variant))
 
 
 def test_samples_are_a_function_of_the_index(dataset: PairDataset) -> None:
-    again = PairDataset(dataset.config, dataset.variant)
+    again = open_pairs(dataset.config, dataset.variant)
     again[3]  # what was made before must not matter
     first, second = dataset[5], again[5]
     assert torch.equal(first.search, second.search) and torch.equal(first.box, second.box)
@@ -90,7 +90,7 @@ class _Broken:
 
 
 def test_a_bad_file_is_passed_over_and_named(dataset: PairDataset) -> None:
-    broken = PairDataset(dataset.config, dataset.variant)
+    broken = open_pairs(dataset.config, dataset.variant)
     broken.source = Mix([_Broken(2, dataset.source)], [1])
     assert broken[0].search.shape[0] == 3
     broken.source = Mix([_Broken(2, dataset.source)], [1])
@@ -98,7 +98,7 @@ def test_a_bad_file_is_passed_over_and_named(dataset: PairDataset) -> None:
 
 
 def test_many_bad_files_stop_the_run(dataset: PairDataset) -> None:
-    broken = PairDataset(dataset.config, dataset.variant)
+    broken = open_pairs(dataset.config, dataset.variant)
     broken.source = Mix([_Broken(100, None)], [1])
     with pytest.raises(InputError, match=r"sample 0: 100 draws in a row gave no usable pair: x\.jpg"):
         broken[0]
@@ -109,7 +109,7 @@ def test_useless_material_stops_the_run(dataset: PairDataset) -> None:
         def sample(self, rng: Generator) -> None:
             return None
 
-    useless = PairDataset(dataset.config, dataset.variant)
+    useless = open_pairs(dataset.config, dataset.variant)
     useless.source = Mix([Empty()], [1])
     with pytest.raises(InputError, match="no usable pair: check the data"):
         useless[0]

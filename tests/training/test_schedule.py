@@ -10,7 +10,7 @@ import pytest
 from torch import nn
 
 from lorat_plugin import create_model
-from lorat_plugin.training.schedule import learning_rate, parameter_groups
+from lorat_plugin.training.recipe import learning_rate, parameter_groups
 
 
 @pytest.mark.parametrize(("case", "epochs"), [("paper", 170), ("got10k", 100)])

@@ -12,12 +12,13 @@ from numpy.random import PCG64, Generator
 
 from lorat_plugin.datasets.lmdb_build import build_lmdb
 from lorat_plugin.errors import InputError
-from lorat_plugin.training.config import TrainConfig, load_config
-from lorat_plugin.training.recipe import Batch, PairDataset, collate, make_loader
+from lorat_plugin.training.config import TrainConfig, check_weights_rule, load_config
+from lorat_plugin.training.recipe import Batch, collate
 from lorat_plugin.training.sources import (
     Unreadable,
-    check_weights_rule,
+    make_loader,
     open_named,
+    open_pairs,
     training_source,
     validation_source,
 )
@@ -56,14 +57,14 @@ def test_folders_and_lmdb_give_bit_identical_batches(tmp_path: Path) -> None:
                 build_lmdb(name, tmp_path / name, tmp_path / f"{name}_lmdb")
             else:
                 WRITERS[name](tmp_path / name)
-        dataset = PairDataset(settings(datasets=[f"{name}:{tmp_path / name}{kind}" for name in NAMES]))
+        dataset = open_pairs(settings(datasets=[f"{name}:{tmp_path / name}{kind}" for name in NAMES]))
         assert [d.name for d in dataset.source.datasets] == list(NAMES)  # type: ignore[attr-defined]
         batches.append(collate([dataset[i] for i in range(30)]))  # the second epoch too
     assert same(*batches)
 
 
 def test_a_redraw_goes_on_with_the_sample_s_own_generator(got10k: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = PairDataset(settings(datasets=[got10k]))
+    dataset = open_pairs(settings(datasets=[got10k]))
     calls: list[object] = []
     monkeypatch.setattr("lorat_plugin.training.recipe.make_pair", lambda *a: calls.append(a[0]) or len(calls) > 1)
     assert dataset[27] is True
@@ -76,7 +77,7 @@ def test_a_redraw_goes_on_with_the_sample_s_own_generator(got10k: str, monkeypat
 
 def test_batches_are_the_same_for_any_number_of_workers_and_processes(got10k: str) -> None:
     config = settings(datasets=[got10k], dataset_weights=[1])
-    dataset = PairDataset(config)
+    dataset = open_pairs(config)
     whole = list(make_loader(dataset, config))
     assert len(whole) == 3 and all(len(batch.box) == 5 for batch in whole)
     assert all(map(same, whole, make_loader(dataset, replace(config, workers=2))))
@@ -96,12 +97,12 @@ def test_validation_has_the_held_out_split_or_samples_that_training_never_meets(
     (root / "val" / "list.txt").write_text("GOT-10k_Train_000002\n")
     (root / "train" / "GOT-10k_Train_000002").rename(root / "val" / "GOT-10k_Train_000002")
     (root / "train" / "list.txt").write_text("GOT-10k_Train_000001\n")
-    dataset = PairDataset(settings(datasets=[got10k], validation_datasets=[got10k]))
+    dataset = open_pairs(settings(datasets=[got10k], validation_datasets=[got10k]))
     held_out = dataset.for_validation()
     names = [s.datasets[0][0].name for s in (dataset.source, held_out.source)]  # type: ignore[attr-defined]
     assert names == ["GOT-10k_Train_000001", "GOT-10k_Train_000002"]
     assert held_out[0].search.shape == dataset[0].search.shape
-    without = PairDataset(settings(datasets=[got10k]))
+    without = open_pairs(settings(datasets=[got10k]))
     assert validation_source(without.config) is None
     assert not torch.equal(without[3].search, without.for_validation()[3].search)
     clips = write_clips(tmp_path / "clips")
@@ -128,9 +129,9 @@ def test_unreadable_frames_are_passed_over_counted_and_named(tmp_path: Path, kin
         build_lmdb("got10k", root, tmp_path / "lmdb")
         root = tmp_path / "lmdb"
     config = settings(datasets=[f"got10k:{root}"], workers=workers, steps=12, unreadable_limit=1)
-    dataset = PairDataset(config)
+    dataset = open_pairs(config)
     batches = make_loader(dataset, config)
-    again = PairDataset(config)
+    again = open_pairs(config)
     for step, batch in enumerate(batches):
         if step == 7:
             assert same(batch, collate([again[i] for i in range(35, 40)]))
@@ -145,7 +146,7 @@ def test_unreadable_frames_are_passed_over_counted_and_named(tmp_path: Path, kin
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_data_set_that_went_away_stops_the_run_with_one_sentence(got10k: str, workers: int) -> None:
     config = settings(datasets=[got10k], workers=workers, unreadable_limit=100_000)
-    dataset = PairDataset(config)
+    dataset = open_pairs(config)
     for frame in Path(got10k.partition(":")[2]).rglob("*.jpg"):
         frame.unlink()
     with pytest.raises(InputError, match=r"^sample 0: 100 draws in a row .*\.jpg: cannot be read: [^\n]*$"):

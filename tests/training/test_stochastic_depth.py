@@ -13,8 +13,7 @@ from torch import nn
 from lorat_plugin import create_model
 from lorat_plugin.errors import InputError
 from lorat_plugin.network import LoRATNetwork
-from lorat_plugin.training.merged_products import use_merged_products
-from lorat_plugin.training.stochastic_depth import RandomSubset, add_stochastic_depth
+from lorat_plugin.training.layers import RandomSubset, add_stochastic_depth, use_merged_products
 from lorat_plugin.variants import get_variant
 from tests.helpers.small_variants import variant_of
 

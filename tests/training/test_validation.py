@@ -15,8 +15,8 @@ from lorat_plugin.datasets.sequences import Frames
 from lorat_plugin.errors import InputError
 from lorat_plugin.images import read_image
 from lorat_plugin.network import LoRATNetwork
+from lorat_plugin.training.journal import clip_success
 from lorat_plugin.training.pairs import read_clips
-from lorat_plugin.training.validation import clip_success
 from tests.helpers.sequences import write_clip
 
 

@@ -18,16 +18,15 @@ from numpy.random import Generator
 
 from lorat_plugin.crop import Crop, mean_colour
 from lorat_plugin.devices import find_device
-from lorat_plugin.synthetic.pairs import FramePair, ObjectPairs, PatchPairs
+from lorat_plugin.synthetic.pairs import FramePair, ObjectPairs, PairSource, PatchPairs
 from lorat_plugin.training.augment import Changes
 from lorat_plugin.training.config import TrainConfig
 from lorat_plugin.training.device.bank import BankedDataset, BankedFiles, BankFrame, FrameBank, Request
 from lorat_plugin.training.device.pixels import Tints, Windows, make_crops, pack
 from lorat_plugin.training.device.records import BankedMaterial, FrameRecord, RecordedPairs, Recorder
 from lorat_plugin.training.device.scenes import Scenes, render
-from lorat_plugin.training.pairs import ClipPairs, DatasetPairs, WithAbsent
+from lorat_plugin.training.pairs import ClipPairs, DatasetPairs, Mix, WithAbsent
 from lorat_plugin.training.recipe import Batch, Pair, PairDataset, choose_crops, label
-from lorat_plugin.training.sources import Mix
 from lorat_plugin.variants import Variant
 
 DRAWING = ("cuda",)  # devices that draw made frames in less time than worker processes
@@ -70,18 +69,18 @@ class PlannedPair:
 
 
 class PlannedBatch(NamedTuple):
-    """Planned pairs stacked.
+    """N planned pairs stacked, the templates of all before the search crops.
 
-    Fields: pixels (P,) int32, the windows that travel; scenes, the frames that are to be drawn, if any; for templates
-    and search crops their windows and tints, and origin (N,) int64: TRAVELS, BANKED, or from DRAWN on the frame's
-    place among the scenes; mask, box and positive as in `Batch`.
+    Fields: pixels (P,) int32, the windows that travel; scenes, the frames that are to be drawn, if any; windows and
+    tints of the 2 N crops, and their origin (2 N,) int64: TRAVELS, BANKED, or from DRAWN on the frame's place among
+    the scenes; mask, box and positive as in `Batch`.
     """
 
     pixels: torch.Tensor
     scenes: Scenes | None
-    windows: tuple[Windows, Windows]
-    tints: tuple[Tints, Tints]
-    origin: tuple[torch.Tensor, torch.Tensor]
+    windows: Windows
+    tints: Tints
+    origin: torch.Tensor
     mask: torch.Tensor
     box: torch.Tensor
     positive: torch.Tensor
@@ -89,7 +88,8 @@ class PlannedBatch(NamedTuple):
     @classmethod
     def of(cls, pairs: Sequence[PlannedPair]) -> PlannedBatch:
         """Stack pairs."""
-        crops = [pair.crops[which] for which in (0, 1) for pair in pairs]
+        order = [(which, pair) for which in (0, 1) for pair in pairs]
+        crops = [pair.crops[which] for which, pair in order]
         records = [crop.frame for crop in crops if isinstance(crop.frame, FrameRecord)]
         scenes = Scenes.of(records) if records else None
         drawn = iter(zip(scenes.places, scenes.starts, strict=True)) if scenes else iter(())
@@ -107,19 +107,14 @@ class PlannedBatch(NamedTuple):
             starts.append(crop.start + start)
             origin.append(pixels_in)
         cuts, _, widths, fills, _ = zip(*crops, strict=True)
-        windows = []
-        for which, part in enumerate((slice(0, len(pairs)), slice(len(pairs), None))):
-            flips = [pair.changes.flips[which] for pair in pairs]
-            windows.append(Windows.of(cuts[part], starts[part], widths[part], fills[part], flips))
-        changes = [pair.changes for pair in pairs]
-        labels = [torch.stack([getattr(p.labels, name) for p in pairs]) for name in ("mask", "box", "positive")]
+        flips = [pair.changes.flips[which] for which, pair in order]
         return cls(
             torch.from_numpy(np.concatenate(parts)),
             scenes,
-            (windows[0], windows[1]),
-            (Tints.of(changes, 0), Tints.of(changes, 1)),
-            (torch.tensor(origin[: len(pairs)]), torch.tensor(origin[len(pairs) :])),
-            *labels,
+            Windows.of(cuts, starts, widths, fills, flips),
+            Tints.of([(pair.changes, which) for which, pair in order]),
+            torch.tensor(origin),
+            *(torch.stack([getattr(p.labels, name) for p in pairs]) for name in ("mask", "box", "positive")),
         )
 
 
@@ -137,34 +132,36 @@ class DeviceBatch:
         bank = self.bank.pixels if self.bank else None
         there = device if bank is None else bank.device
         pixels = {TRAVELS: plan.pixels.to(there, non_blocking=True)}
-        means = torch.zeros(0, 3)
+        windows = Windows(*(t.to(there, non_blocking=True) for t in plan.windows))
+        tints = plan.tints._replace(order=plan.tints.order.to(there), factors=plan.tints.factors.to(there))
         if bank is not None:
             pixels[BANKED] = bank
             if plan.scenes:
                 pixels[DRAWN], means = render(plan.scenes, bank)
-        crops = []
-        for which, size in enumerate((variant.template_size, variant.search_size)):
-            origin, tints = plan.origin[which], plan.tints[which]
-            sources = [(p, torch.nonzero(origin.clamp(max=DRAWN) == code)[:, 0]) for code, p in pixels.items()]
-            windows = Windows(*(t.to(there, non_blocking=True) for t in plan.windows[which]))
-            drawn = sources[-1][1] if plan.scenes else origin[:0]
-            if len(drawn):
-                places = (origin[drawn] - DRAWN).to(there)
-                windows = windows._replace(fill=windows.fill.index_copy(0, drawn.to(there), means[places]))
-            tints = tints._replace(order=tints.order.to(there), factors=tints.factors.to(there))
-            crops.append(make_crops(sources, windows, tints, size, variant.normalization))
+                drawn = torch.nonzero(plan.origin >= DRAWN)[:, 0]
+                fill = windows.fill.index_copy(0, drawn.to(there), means[(plan.origin[drawn] - DRAWN).to(there)])
+                windows = windows._replace(fill=fill)
+        crops, count = [], len(plan.mask)
+        for half, size in ((slice(count), variant.template_size), (slice(count, None), variant.search_size)):
+            origin = plan.origin[half].clamp(max=DRAWN)
+            sources = [(p, torch.nonzero(origin == code)[:, 0]) for code, p in pixels.items()]
+            parts = Windows(*(t[half] for t in windows)), Tints(*(t[half] for t in tints))
+            crops.append(make_crops(sources, *parts, size, variant.normalization))
         return Batch(crops[0], crops[1], plan.mask, plan.box, plan.positive).to(device)
 
 
 class DevicePairs(PairDataset):
     """Samples by index, as `PairDataset` has them, with pixels made on the device."""
 
-    def __init__(self, config: TrainConfig, variant: Variant | None = None) -> None:
-        """Open the data, and fill the bank if there is to be one.
-
-        Errors: `training_source`; InputError for frames that take more memory than `bank_gb`, or than the device has.
-        """
-        super().__init__(config, variant)
+    def __init__(
+        self,
+        config: TrainConfig,
+        source: PairSource,
+        held_out: PairSource | None = None,
+        variant: Variant | None = None,
+    ) -> None:
+        """Fill the bank if there is to be one. Raises InputError for more frames than `bank_gb` or the device holds."""
+        super().__init__(config, source, held_out, variant)
         self.device = find_device(config.device)
         self.bank: FrameBank | None = None
         if config.bank_gb:
@@ -218,11 +215,6 @@ def _whole(crop: Crop) -> Crop:
     width, height = crop.size
     everything = (0, 0, width, height)
     return Crop(crop.size, everything, everything, crop.scale, crop.shift)
-
-
-def open_pairs(config: TrainConfig) -> PairDataset:
-    """The samples of a run, made where its settings say. Errors: `PairDataset`, `DevicePairs`."""
-    return DevicePairs(config) if config.pairs_on == "device" else PairDataset(config)
 
 
 def _banked(source: Any, users: list[Banked], drawn: bool) -> Any:

@@ -117,14 +117,14 @@ class Tints(NamedTuple):
     radius: torch.Tensor
 
     @classmethod
-    def of(cls, changes: Sequence[Changes], which: int) -> Tints:
-        """The colour changes of template (0) or search crops (1)."""
-        colours: list[Colours] = [change.colours[which] for change in changes]
+    def of(cls, changes: Sequence[tuple[Changes, int]]) -> Tints:
+        """The colour changes of crops, each with its number in its pair: 0 template, 1 search crop."""
+        colours: list[Colours] = [change.colours[which] for change, which in changes]
         return cls(
             torch.tensor([c.order for c in colours]),
             torch.tensor([[c.factors[i] for i in c.order] for c in colours]),
-            torch.tensor([change.third for change in changes]),
-            torch.tensor([change.radius for change in changes]),
+            torch.tensor([change.third for change, _ in changes]),
+            torch.tensor([change.radius for change, _ in changes]),
         )
 
 

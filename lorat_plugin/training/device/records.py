@@ -16,22 +16,9 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
+from lorat_plugin.synthetic import rendering
 from lorat_plugin.synthetic.material import Cache, Material
 from lorat_plugin.synthetic.pairs import FramePair, ObjectPairs, PatchPairs
-from lorat_plugin.synthetic.rendering import (
-    PATCH,
-    Cutout,
-    Look,
-    Pose,
-    Tint,
-    covered,
-    draw_grain,
-    draw_push,
-    draw_tints,
-    hull_of,
-    pose_matrix,
-    pushed,
-)
 from lorat_plugin.training.device.bank import BankFrame, FrameBank, Request
 
 MIN_SIDE = 8  # pixels: pictures are not halved below
@@ -65,7 +52,7 @@ class CutoutRecord:
     hull: np.ndarray
     alpha: Callable[[], np.ndarray]
     split: float = 0.0
-    tints: tuple[Tint, Tint] | None = None
+    tints: tuple[rendering.Tint, rendering.Tint] | None = None
     margin: int = 0
     push: np.ndarray | None = None
 
@@ -95,7 +82,7 @@ class FrameRecord:
 
     shape: tuple[int, int, int]
     layers: list[Layer] = field(default_factory=list)
-    look: Look = field(default_factory=Look)
+    look: rendering.Look = field(default_factory=rendering.Look)
     grain: tuple[int, int] = (0, 0)
     read: Callable[[], np.ndarray] | None = None
 
@@ -105,22 +92,22 @@ class Recorder:
 
     def recolour(self, cutout: CutoutRecord, rng: Generator, strength: float) -> CutoutRecord:
         """As `rendering.recolour`."""
-        split, tints = draw_tints(cutout.shape[0], rng, strength)
+        split, tints = rendering.draw_tints(cutout.shape[0], rng, strength)
         return replace(cutout, split=split, tints=tints)
 
     def bend(self, cutout: CutoutRecord, rng: Generator, strength: float) -> CutoutRecord:
         """As `rendering.bend`; the outline is bent here, for the box."""
-        margin, push = draw_push(cutout.shape, rng, strength)
-        hull = hull_of(pushed(cutout.alpha(), margin, push))
+        margin, push = rendering.draw_push(cutout.shape, rng, strength)
+        hull = rendering.hull_of(rendering.pushed(cutout.alpha(), margin, push))
         if hull is None:
             return cutout
         shape = (cutout.shape[0] + 2 * margin, cutout.shape[1] + 2 * margin)
         return replace(cutout, shape=shape, hull=hull, margin=margin, push=push)
 
-    def draw(self, canvas: FrameRecord, cutout: CutoutRecord, pose: Pose) -> None:
+    def draw(self, canvas: FrameRecord, cutout: CutoutRecord, pose: rendering.Pose) -> None:
         """As `rendering.draw`."""
-        matrix = pose_matrix(cutout.shape, pose)
-        area = covered(matrix, cutout.shape, canvas.shape)
+        matrix = rendering.pose_matrix(cutout.shape, pose)
+        area = rendering.covered(matrix, cutout.shape, canvas.shape)
         if area[2] > area[0] and area[3] > area[1]:
             canvas.layers.append(_layer(cutout.picture, matrix, area, cutout))
 
@@ -131,16 +118,16 @@ class Recorder:
 
     def opaque_patch(self, photo: Picture, x: int, y: int) -> CutoutRecord:
         """As `rendering.opaque_patch`."""
-        shape = (min(PATCH, photo.shape[0] - y), min(PATCH, photo.shape[1] - x))
+        shape = (min(rendering.PATCH, photo.shape[0] - y), min(rendering.PATCH, photo.shape[1] - x))
         whole = np.array([[0, 0], [shape[1], 0], [0, shape[0]], shape[::-1]], np.float64)
         part = replace(photo, levels=photo.levels[:1], corner=(x, y), shape=shape)
         return CutoutRecord(part, shape, whole, lambda: np.full(shape, 255, np.uint8))
 
-    def degrade(self, frame: FrameRecord, look: Look, rng: Generator) -> FrameRecord:
+    def degrade(self, frame: FrameRecord, look: rendering.Look, rng: Generator) -> FrameRecord:
         """As `rendering.degrade`."""
         frame.look = look
         if look.noise:
-            frame.grain = draw_grain(frame.shape[:2], rng)
+            frame.grain = rendering.draw_grain(frame.shape[:2], rng)
         return frame
 
 
@@ -175,7 +162,7 @@ class BankedMaterial:
                 for level in range(self._levels[subject, index]):
                     size = _halved(width, height, level)
                     read = partial(self._read, subject, index, level)
-                    yield Request((self.key, subject, index, level), partial(_same, size), read)
+                    yield Request((self.key, subject, index, level), lambda size=size: size, read)  # type: ignore[misc]
 
     def _whole(self, subject: str, index: int) -> np.ndarray:
         return self.material.photo(index) if subject == "photo" else self.material.cutout(index).rgba
@@ -194,13 +181,9 @@ class BankedMaterial:
         return self._picture("photo", index)
 
     def _cutout(self, index: int) -> CutoutRecord:
-        own: Cutout = self.material.cutout(index)
+        own: rendering.Cutout = self.material.cutout(index)
         picture = self._picture("cutout", index)
         return CutoutRecord(picture, own.shape, own.hull, lambda: self.material.cutout(index).rgba[..., 3])
-
-
-def _same(size: tuple[int, int]) -> tuple[int, int]:
-    return size
 
 
 def _halved(width: int, height: int, times: int) -> tuple[int, int]:

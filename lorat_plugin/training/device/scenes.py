@@ -10,15 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from torch.nn.functional import avg_pool2d, conv2d, interpolate, pad
+from torch.nn.functional import avg_pool2d, conv2d, grid_sample, interpolate, pad
 
 from lorat_plugin.synthetic.rendering import GRAIN, Look, noise_tile, streak_kernel
 from lorat_plugin.training.device.pixels import gaussian, take
-from lorat_plugin.training.device.records import FrameRecord, Layer
+
+if TYPE_CHECKING:
+    from lorat_plugin.training.device.records import FrameRecord, Layer
 
 GREY = (0.299, 0.587, 0.114)
 LUMA = (  # quantisation of JPEG at quality 50 (ITU-T T.81, annex K)
@@ -188,23 +190,11 @@ def _mirrored(index: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
 def _spread(push: torch.Tensor, layer: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Shifts (N, 2) at (x, y), fractions of the object's width and height, by cubic interpolation of `push`."""
     rows, columns = push.shape[1:3]
-    (first_x, near_x), (first_y, near_y) = _cubic(x * columns - 0.5), _cubic(y * rows - 0.5)
-    total = torch.zeros(len(x), 2, device=x.device)
-    for i in range(4):
-        row = (first_y + i).clamp(0, rows - 1)
-        for j in range(4):
-            column = (first_x + j).clamp(0, columns - 1)
-            total += push[layer, row, column] * (near_y[i] * near_x[j])[:, None]
-    return total
-
-
-def _cubic(at: torch.Tensor, a: float = -0.75) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Index of the first of four neighbours, and their weights (Keys' kernel with OpenCV's a)."""
-    low = at.floor()
-    t = at - low
-    outer = [((a * (s + 1) - 5 * a) * (s + 1) + 8 * a) * (s + 1) - 4 * a for s in (t, 1 - t)]
-    inner = [((a + 2) * s - (a + 3)) * s * s + 1 for s in (t, 1 - t)]
-    return low.long() - 1, [outer[0], inner[0], inner[1], outer[1]]
+    # one picture of all layers, each with room for the four neighbours of a point beyond its first or last row
+    stacked = pad(push.permute(0, 3, 1, 2), (0, 0, 2, 2), "replicate").transpose(0, 1).reshape(1, 2, -1, columns)
+    down = (y * rows).clamp(-0.5, rows + 0.5) + 2 + layer * (rows + 4)
+    places = torch.stack([2 * x - 1, 2 * down / stacked.shape[2] - 1], -1)[None, None]
+    return grid_sample(stacked, places, "bicubic", "border", align_corners=False)[0, :, 0].T
 
 
 def degrade(frames: torch.Tensor, looks: Sequence[Look], grains: Sequence[tuple[int, int]]) -> torch.Tensor:

@@ -1,4 +1,8 @@
-"""A faster way through adapted layers while training: one product with the merged weight instead of three.
+"""What training changes in a network's layers: stochastic depth, merged products, checkpointing, compilation.
+
+Stochastic depth (arXiv 1603.09382) has one rate for all blocks. Up to 0.1 every sample's branch is dropped by chance,
+which is timm's `DropPath`; above it, as in DINOv2 (arXiv 2304.07193), a random part of the batch goes through a branch
+and the others are spared its computation.
 
 peft computes W x, then B (A x), then adds; on a CPU the two extra passes over all tokens cost more than forming
 W + s B A once a step. The factors' gradients come from products of rank r, so the full weight's gradient is never made.
@@ -10,16 +14,72 @@ merged one only in half precision.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from peft.tuners.lora import Linear as LoraLinear
-from timm.layers import Mlp
+from timm.layers import DropPath, Mlp
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import gelu, linear
+from torch.utils.checkpoint import checkpoint
 
 from lorat_plugin.checkpoints.adapters import ADAPTER
+from lorat_plugin.errors import InputError
+from lorat_plugin.network import LoRATNetwork
+from lorat_plugin.network_v2 import LoRATv2Network
+
+LARGEST_DROP = 0.1  # rate above which leaving out samples saves enough time
+
+
+class RandomSubset(nn.Module):
+    """Stands in a block where `DropPath` does, at a branch's end; `choose` is the hook of the branch's first layer.
+
+    Of B samples n = max(int(B * (1 - rate)), 1) pass through the branch; their results count B / n times, the others 0.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        self.size = 0
+        self.chosen: torch.Tensor | None = None
+
+    def choose(self, layer: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor | None:
+        """Draw the samples that (B, N, dim) input is cut down to."""
+        x = inputs[0]
+        self.size = len(x)
+        kept = max(int(self.size * (1 - self.rate)), 1)
+        self.chosen = torch.randperm(self.size, device=x.device)[:kept] if self.training else None
+        return None if self.chosen is None else x[self.chosen]
+
+    def forward(self, branch: torch.Tensor) -> torch.Tensor:
+        """(n, N, dim) -> (B, N, dim)."""
+        if self.chosen is None:
+            return branch
+        whole = branch.new_zeros(self.size, *branch.shape[1:])
+        return whole.index_add(0, self.chosen, branch, alpha=self.size / len(self.chosen))
+
+
+def add_stochastic_depth(network: LoRATNetwork, rate: float) -> None:
+    """Drop the branches of all blocks at a rate in [0, 1) whenever the network is in train mode, in place.
+
+    The draws come from torch's global generator. Raises InputError if the backbone's blocks cannot drop branches.
+    """
+    if isinstance(network, LoRATv2Network):
+        network.drop_path = rate  # of its last block; see `LoRATv2Network.branch_scales`
+        return
+    if not rate:
+        return
+    for block in network.blocks:
+        for number in (1, 2):
+            if not (hasattr(block, f"norm{number}") and hasattr(block, f"drop_path{number}")):
+                name = type(block).__name__
+                raise InputError(f"stochastic depth does not fit blocks of timm's class {name}: set drop_path to 0")
+            drop = DropPath(rate) if rate <= LARGEST_DROP else RandomSubset(rate)
+            if isinstance(drop, RandomSubset):
+                getattr(block, f"norm{number}").register_forward_pre_hook(drop.choose)
+            setattr(block, f"drop_path{number}", drop)
 
 
 class _MergedProduct(torch.autograd.Function):
@@ -84,3 +144,15 @@ def use_merged_products(network: nn.Module) -> None:
         exact = type(mlp.act) is nn.GELU and mlp.act.approximate == "none" and isinstance(mlp.norm, nn.Identity)
         if exact and getattr(mlp.drop1, "p", 0.0) == 0 and isinstance(mlp.fc2, MergedLoraLinear):
             mlp.act, mlp.fc2.activate = nn.Identity(), True
+
+
+def checkpoint_activations(network: LoRATNetwork) -> None:
+    """Let every block keep only its input and compute the rest again in the backward pass, in place."""
+    for block in network.blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def compiled(network: torch.nn.Module) -> torch.nn.Module:
+    """A network that is compiled at its first call; parts that cannot be compiled run as they are."""
+    torch._dynamo.config.suppress_errors = True
+    return torch.compile(network)  # type: ignore[return-value]
