@@ -99,8 +99,8 @@ def choose_contestants(
     """
     contestants = []
     for spec in specs:
-        name, given, folder = spec.partition("=")
-        if given:
+        name, _, folder = spec.partition("=")
+        if folder:
             contestants.append(Contestant(find_results(Path(folder), benchmark, name), None))
             continue
         if spec not in (LORAT, *BASELINES) and ":" not in spec:

@@ -128,6 +128,7 @@ def test_a_damaged_result_is_tracked_again(benchmark: Benchmark, caplog: pytest.
     [
         (["static"], "one tracker alone is no comparison"),
         (["static", "SORT"], "unknown tracker 'SORT': use LoRAT, static, MIL"),
+        (["static", "Mine="], "unknown tracker 'Mine=': use LoRAT, static, MIL"),
         (["static", "static"], "static: two trackers of that name"),
         (["static", "theirs:Moving", "theirs:Moving"], "Moving: two trackers of that name"),
         (["static", "theirs:Absent"], r"theirs:Absent: cannot be made \(AttributeError"),
