@@ -1,6 +1,6 @@
 """Clips whose target leaves the frame, or vanishes, and comes back elsewhere; how trackers do on them.
 
-`python -m tests.helpers.leaving_clips CUTOUTS PHOTOS` prints the table of docs/howto/absence.md; without
+`python -m tests.helpers.leaving_clips CUTOUTS PHOTOS` prints a row of measures for each threshold; without
 folders: made up.
 """
 
