@@ -295,7 +295,7 @@ def main() -> None:
     draw_frame_path("davis_bmx-trees", tracker, IMAGES / "frame.jpg")
     draw_network(IMAGES / "network.png")
     draw_memory(IMAGES / "memory.png")
-    tracker = LoRATTracker.from_pretrained("lorat_tiny", device="cpu", engine="eager", absent_below=None)
+    tracker = LoRATTracker.from_pretrained("lorat_tiny", device="cpu", engine="eager", absent_below=0.3)
     draw_absence(tracker, IMAGES / "absence.jpg")
     (DOCS / "figures" / "benchmarks.md").write_text(benchmark_page(), encoding="utf-8")
 
