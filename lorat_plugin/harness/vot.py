@@ -177,8 +177,7 @@ class LoRATPython:
 
 def _end_with_parent() -> None:
     """End this process with the toolkit that spawned it, whose death the queues between them do not report."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
+    if (parent := multiprocessing.parent_process()) is not None:
 
         def follow() -> None:
             parent.join()
@@ -211,13 +210,12 @@ def _colour_image(frame: Any) -> np.ndarray:
 def serve(tracker: SequenceTracker, *, multiobject: bool = True) -> int:
     """Answer TraX requests on stdin and stdout until the toolkit quits or closes the pipe.
 
-    With `multiobject` all objects of a sequence are tracked at once; otherwise the toolkit runs the sequence again for
-    each of them. Returns the exit code: 0 after a quit or a closed pipe; after a failure 2 (bad input) or 1, with the
-    traceback logged and the reason sent to the toolkit.
+    Without `multiobject` the toolkit runs a sequence again for each object. Returns the exit code: 0 after a quit or a
+    closed pipe; after a failure 2 (bad input) or 1, with the traceback logged and the reason sent to the toolkit.
     """
     import trax
 
-    with contextlib.suppress(trax.TraxException):  # the toolkit has closed the pipe
+    try:
         server = _open_server(multiobject)
         try:
             while (request := server.wait()).type != "quit":
@@ -234,6 +232,8 @@ def serve(tracker: SequenceTracker, *, multiobject: bool = True) -> int:
             with contextlib.suppress(trax.TraxException):
                 server.quit(_sentence(error))
             return _exit_code(error)
+    except trax.TraxException as error:  # the toolkit has closed the pipe
+        logger.info("the connection ended: %s", error)
     return 0
 
 
