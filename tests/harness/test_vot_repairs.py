@@ -15,7 +15,7 @@ def test_masks_and_polygons_pass_the_python_protocol(monkeypatch: pytest.MonkeyP
 
     for name in ("_encode_region", "_decode_region"):
         monkeypatch.setattr(python, name, getattr(python, name))  # put back after the test
-    vot_repairs.mend_python_masks()
+    vot_repairs.repair_python_masks()
     pixels = np.zeros((20, 30), np.uint8)
     pixels[4:9, 3:13] = 1
     sent = python._encode_region(Mask(pixels, optimize=True))

@@ -27,7 +27,7 @@ class Repair:
     apply: Callable[[], None]
 
 
-def mend_multistart() -> None:
+def repair_multistart() -> None:
     """`MultiStartExperiment.execute` asks the tracker with a status instead of its region, and at the wrong frame."""
     from vot.dataset.proxy import FrameMapSequence
     from vot.experiment import multistart
@@ -62,7 +62,7 @@ def mend_multistart() -> None:
     multistart.MultiStartExperiment.execute = execute
 
 
-def mend_realtime() -> None:
+def repair_realtime() -> None:
     """The real-time runtime cannot run a whole sequence, and a TraX tracker refuses what it passes for "no object"."""
     from vot.tracker import OnlineTrackerRuntime, RealtimeTrackerRuntime
     from vot.tracker.trax import TraxTrackerRuntime
@@ -76,7 +76,7 @@ def mend_realtime() -> None:
     TraxTrackerRuntime.update = update_without_new
 
 
-def mend_supervised() -> None:
+def repair_supervised() -> None:
     """`SupervisedExperiment` speaks of one object where the runtimes speak of lists of objects."""
     from vot.experiment import Experiment
     from vot.experiment.multirun import SupervisedExperiment
@@ -109,7 +109,7 @@ def mend_supervised() -> None:
     SupervisedExperiment._get_runtime = get_runtime
 
 
-def mend_redetection() -> None:
+def repair_redetection() -> None:
     """Transformers are made before the workspace has told its experiments where to store; they get the cache late."""
     from vot.workspace import Workspace
 
@@ -125,7 +125,7 @@ def mend_redetection() -> None:
     Workspace.__init__ = init_with_cache
 
 
-def mend_late_objects() -> None:
+def repair_late_objects() -> None:
     """A tracker of many objects gets an object that appears late with its region in frame 0, where it has none."""
     from vot.experiment import Experiment
     from vot.region import Special
@@ -141,7 +141,7 @@ def mend_late_objects() -> None:
     Experiment._get_initialization = first_region
 
 
-def mend_python_masks() -> None:
+def repair_python_masks() -> None:
     """The python protocol hands over a mask without bounds, and understands no mask or polygon in answers."""
     import numpy as np
     from vot.region import Mask, Polygon
@@ -167,12 +167,12 @@ def mend_python_masks() -> None:
 
 BROKEN_NOW = SpecifierSet(">=0.8.1,<=0.9.0")
 REPAIRS = {
-    "multistart": Repair(BROKEN_NOW, "0.7.4", mend_multistart),
-    "realtime": Repair(BROKEN_NOW, "0.7.4", mend_realtime),
-    "supervised": Repair(BROKEN_NOW, "0.7.4", mend_supervised),
-    "redetection": Repair(SpecifierSet(">=0.7.3,<=0.9.0"), None, mend_redetection),
-    "late objects": Repair(SpecifierSet(">=0.7.3,<0.8"), "0.9.0", mend_late_objects),
-    "python masks": Repair(BROKEN_NOW, None, mend_python_masks),
+    "multistart": Repair(BROKEN_NOW, "0.7.4", repair_multistart),
+    "realtime": Repair(BROKEN_NOW, "0.7.4", repair_realtime),
+    "supervised": Repair(BROKEN_NOW, "0.7.4", repair_supervised),
+    "redetection": Repair(SpecifierSet(">=0.7.3,<=0.9.0"), None, repair_redetection),
+    "late objects": Repair(SpecifierSet(">=0.7.3,<0.8"), "0.9.0", repair_late_objects),
+    "python masks": Repair(BROKEN_NOW, None, repair_python_masks),
 }
 
 
