@@ -29,7 +29,7 @@ from lorat_plugin.datasets.clips import find_scorable_clips, link_clips, write_s
 from lorat_plugin.errors import InputError
 from lorat_plugin.evaluation.benchmarks import Benchmark
 from lorat_plugin.evaluation.registry import open_benchmark
-from lorat_plugin.evaluation.results import ResultFiles, result_files
+from lorat_plugin.evaluation.results import ResultFiles
 from lorat_plugin.evaluation.runner import FrameTracker
 from lorat_plugin.evaluation.scoring import score_tracker
 from lorat_plugin.files import write_json
@@ -88,7 +88,6 @@ def summarize(folder: Path, trackers: Sequence[str], model: str) -> dict[str, An
     """Report by `ExperimentGOT10k.report`, score, and write the video and results.json.
 
     The toolkit's report and the video are about the first tracker; the video shows the best of the others beside it.
-
     Returns the content of results.json: `model`; `opencv`, its version; `trackers`, by name, the best AUC first: `ao`,
     `sr50`, `sr75` of all frames together, `auc`, success averaged over the overlap thresholds 0, 0.05 ... 1, then over
     sequences, `fps` and `sequence_auc`, each without the first frame and frames without a target; `sequences`, frames
@@ -101,7 +100,8 @@ def summarize(folder: Path, trackers: Sequence[str], model: str) -> dict[str, An
         experiment.report(list(trackers))
     plt.close("all")
     benchmark = open_benchmark("got10k", folder / "sequences", "val", experiment.dataset.seq_names)
-    files = {name: result_files(benchmark, folder / "results", name) for name in trackers}
+    home = Path(experiment.result_dir)
+    files = {name: ResultFiles(name, home / name, benchmark.layout, benchmark.origin) for name in trackers}
     scores = {name: _score(benchmark, files[name]) for name in trackers}
     scores = dict(sorted(scores.items(), key=lambda item: -item[1]["auc"]))
     rivals = [name for name in scores if name != trackers[0]][:1]
